@@ -1,0 +1,132 @@
+//! Low-rank adapters (LoRA, arXiv 2106.09685) as side paths of the decoder's matrices:
+//! `y = x Wᵀ + x A B`, with `A [in, r]`, `B [r, out]` and the scale `α / r` folded into `B`.
+
+use std::collections::HashMap;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::config::DecoderConfig;
+
+/// The matrices of a block that can carry an adapter.
+#[allow(missing_docs, reason = "the names are the projections'")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    Query,
+    Key,
+    Value,
+    Output,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Target {
+    /// All of them, in the order of a block.
+    pub const ALL: [Self; 7] =
+        [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+
+    /// Module name in Hugging Face checkpoints and PEFT folders.
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::Query => "self_attn.q_proj",
+            Self::Key => "self_attn.k_proj",
+            Self::Value => "self_attn.v_proj",
+            Self::Output => "self_attn.o_proj",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+
+    /// Inputs and outputs of the matrix.
+    pub fn size(self, c: &DecoderConfig) -> (usize, usize) {
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        match self {
+            Self::Query => (c.hidden_size, q),
+            Self::Key | Self::Value => (c.hidden_size, kv),
+            Self::Output => (q, c.hidden_size),
+            Self::Gate | Self::Up => (c.hidden_size, c.intermediate_size),
+            Self::Down => (c.intermediate_size, c.hidden_size),
+        }
+    }
+}
+
+/// The pair of one matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LowRank {
+    /// Rank r.
+    pub rank: usize,
+    /// `[in, r]`, row-major.
+    pub a: Vec<f32>,
+    /// `[r, out]`, row-major, scale included.
+    pub b: Vec<f32>,
+}
+
+/// One adapter on the host: pairs by layer and matrix.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Adapter {
+    /// The matrices that have a side path.
+    pub pairs: HashMap<(usize, Target), LowRank>,
+}
+
+/// Adapters of several experts stacked for one pass: `A [experts, in, r]`, `B [experts, r, out]` per
+/// matrix, smaller ranks and absent pairs filled with zeros (which add exactly nothing).
+///
+/// Lanes are expert-major: with `s` lanes per expert, lane `e · s + i` belongs to expert `e`.
+#[derive(Debug, Clone)]
+pub struct AdapterStack {
+    experts: usize,
+    pairs: HashMap<(usize, Target), (Tensor<3>, Tensor<3>)>,
+}
+
+impl AdapterStack {
+    /// Stacks one adapter per expert; `None` is the base itself.
+    pub fn new(adapters: &[Option<&Adapter>], config: &DecoderConfig, device: &Device) -> Self {
+        let experts = adapters.len();
+        let mut pairs = HashMap::new();
+        for layer in 0..config.layers {
+            for target in Target::ALL {
+                let own: Vec<Option<&LowRank>> =
+                    adapters.iter().map(|a| a.and_then(|a| a.pairs.get(&(layer, target)))).collect();
+                let rank = own.iter().flatten().map(|p| p.rank).max().unwrap_or(0);
+                if rank == 0 {
+                    continue;
+                }
+                let (inputs, outputs) = target.size(config);
+                let mut a = vec![0.0; experts * inputs * rank];
+                let mut b = vec![0.0; experts * rank * outputs];
+                for (expert, pair) in own.iter().enumerate() {
+                    let Some(pair) = pair else { continue };
+                    for (to, from) in
+                        a[expert * inputs * rank..].chunks_mut(rank).zip(pair.a.chunks(pair.rank))
+                    {
+                        to[..pair.rank].copy_from_slice(from);
+                    }
+                    let start = expert * rank * outputs;
+                    b[start..start + pair.b.len()].copy_from_slice(&pair.b);
+                }
+                let a = TensorData::new(a, [experts, inputs, rank]);
+                let b = TensorData::new(b, [experts, rank, outputs]);
+                let tensors = (Tensor::from_data(a, device), Tensor::from_data(b, device));
+                pairs.insert((layer, target), tensors);
+            }
+        }
+        Self { experts, pairs }
+    }
+
+    /// Number of experts.
+    pub fn experts(&self) -> usize {
+        self.experts
+    }
+
+    /// What the side path of a matrix adds to `[lanes, time, out]` for inputs `[lanes, time, in]`;
+    /// `None` where no expert adapts it.
+    pub(crate) fn side(&self, layer: usize, target: Target, x: &Tensor<3>) -> Option<Tensor<3>> {
+        let (a, b) = self.pairs.get(&(layer, target))?;
+        let [lanes, time, inputs] = x.dims();
+        let rows = lanes / self.experts * time;
+        let y = x.clone().reshape([self.experts, rows, inputs]).matmul(a.clone()).matmul(b.clone());
+        let outputs = y.dims()[2];
+        Some(y.reshape([lanes, time, outputs]))
+    }
+}

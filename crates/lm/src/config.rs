@@ -1,0 +1,193 @@
+//! The inside description of a decoder. Outside formats (`config.json`, GGUF metadata) are read by
+//! [`crate::load`] and converted into this once.
+
+use serde::{Deserialize, Serialize};
+
+/// Shape and constants of a LLaMA-family decoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderConfig {
+    /// Rows of the embedding and of the head.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads` (grouped-query attention, arXiv 2305.13245).
+    pub kv_heads: usize,
+    /// Width of one head; usually `hidden_size / heads`, but Qwen3 and some Mistrals set it.
+    pub head_dim: usize,
+    /// Longest sequence in tokens.
+    pub context_length: usize,
+    /// Added to the mean square inside RMSNorm.
+    pub norm_eps: f32,
+    /// Rotary position embedding.
+    pub rope: Rope,
+    /// The head is the transposed embedding.
+    pub tied_head: bool,
+    /// Biases on the q, k and v projections (Qwen2; LLaMA with `attention_bias`).
+    pub qkv_bias: bool,
+    /// A bias on the attention's output projection (LLaMA with `attention_bias`).
+    pub output_bias: bool,
+    /// Biases on gate, up and down (LLaMA with `mlp_bias`).
+    pub mlp_bias: bool,
+    /// RMSNorm over each head of q and k before RoPE (Qwen3).
+    pub qk_norm: bool,
+    /// A query sees this many tokens, itself included (Mistral 0.1); `None` is all of them.
+    pub sliding_window: Option<usize>,
+}
+
+/// Rotary position embedding (arXiv 2104.09864), always in the half-split layout: dimension `j` is
+/// rotated with `j + head_dim / 2`. Files in the interleaved layout are permuted when they are read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rope {
+    /// Base of the geometric series of wavelengths.
+    pub theta: f32,
+    /// How the frequencies are stretched for long contexts.
+    pub scaling: RopeScaling,
+}
+
+/// Change of the rotary frequencies for long contexts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum RopeScaling {
+    /// None.
+    Plain,
+    /// All frequencies divided by the factor.
+    Linear(f32),
+    /// LLaMA 3.1: low frequencies divided by `factor`, high ones kept, a ramp between.
+    Llama3 {
+        /// Divides the low frequencies.
+        factor: f32,
+        /// Wavelengths above `original_context / low_freq_factor` are scaled.
+        low_freq_factor: f32,
+        /// Wavelengths below `original_context / high_freq_factor` are kept.
+        high_freq_factor: f32,
+        /// Context length before the stretch.
+        original_context: f32,
+    },
+    /// Each frequency divided by its own factor (GGUF's `rope_freqs.weight`), `head_dim / 2` values.
+    Factors(Vec<f32>),
+}
+
+impl Rope {
+    /// Angle per position of each rotated pair, `[head_dim / 2]`, in radians per token.
+    ///
+    /// ```
+    /// use lm::config::{Rope, RopeScaling};
+    /// let rope = Rope { theta: 10_000.0, scaling: RopeScaling::Plain };
+    /// assert_eq!(rope.frequencies(4), vec![1.0, 0.01]);
+    /// ```
+    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
+        (0..head_dim / 2)
+            .map(|j| {
+                let freq = 1.0 / (self.theta as f64).powf(2.0 * j as f64 / head_dim as f64);
+                let freq = match &self.scaling {
+                    RopeScaling::Plain => freq,
+                    RopeScaling::Linear(factor) => freq / *factor as f64,
+                    RopeScaling::Factors(factors) => freq / factors[j] as f64,
+                    &RopeScaling::Llama3 {
+                        factor,
+                        low_freq_factor,
+                        high_freq_factor,
+                        original_context,
+                    } => {
+                        let [factor, low, high, context] =
+                            [factor, low_freq_factor, high_freq_factor, original_context]
+                                .map(f64::from);
+                        let wavelength = 2.0 * std::f64::consts::PI / freq;
+                        if wavelength < context / high {
+                            freq
+                        } else if wavelength > context / low {
+                            freq / factor
+                        } else {
+                            let ramp = (context / wavelength - low) / (high - low);
+                            (1.0 - ramp) * freq / factor + ramp * freq
+                        }
+                    }
+                };
+                freq as f32
+            })
+            .collect()
+    }
+}
+
+impl DecoderConfig {
+    /// Checks that the numbers fit together.
+    ///
+    /// # Errors
+    /// The first contradiction, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("layers", self.layers),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("context_length", self.context_length),
+        ];
+        for (name, size) in sizes {
+            if size == 0 || size > 1 << 30 {
+                return Err(format!("{name} is {size}"));
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(format!("{} heads don't divide by {} kv heads", self.heads, self.kv_heads));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(format!("head_dim {} is odd, RoPE rotates pairs", self.head_dim));
+        }
+        if !(self.norm_eps >= 0.0 && self.norm_eps < 1.0) {
+            return Err(format!("norm_eps is {}", self.norm_eps));
+        }
+        if !(self.rope.theta > 0.0 && self.rope.theta.is_finite()) {
+            return Err(format!("rope theta is {}", self.rope.theta));
+        }
+        if let RopeScaling::Factors(f) = &self.rope.scaling
+            && f.len() != self.head_dim / 2
+        {
+            return Err(format!("{} rope factors for head_dim {}", f.len(), self.head_dim));
+        }
+        if self.sliding_window == Some(0) {
+            return Err("sliding_window is 0".into());
+        }
+        Ok(())
+    }
+
+    /// Number of weights, embedding and head included (a tied head counts once).
+    pub fn parameters(&self) -> usize {
+        let attention = self.hidden_size * self.head_dim * (2 * self.heads + 2 * self.kv_heads);
+        let block =
+            attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size;
+        let embedding = self.vocab_size * self.hidden_size;
+        let heads = if self.tied_head { 1 } else { 2 };
+        self.layers * block + heads * embedding + self.hidden_size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llama3_scaling_keeps_high_and_divides_low_frequencies() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192.0,
+        };
+        let plain = Rope { theta: 500_000.0, scaling: RopeScaling::Plain }.frequencies(128);
+        let scaled = Rope { theta: 500_000.0, scaling }.frequencies(128);
+        assert_eq!(scaled[0], plain[0]);
+        assert!((scaled[63] / plain[63] - 0.125).abs() < 1e-6);
+        // transformers' `_compute_llama3_parameters` for the same numbers, j = 32.
+        assert!(scaled[32] < plain[32] && scaled[32] > plain[32] / 8.0);
+    }
+}

@@ -1,0 +1,138 @@
+//! Reading models: a GGUF file or a Hugging Face folder becomes a [`Checkpoint`], which hands out
+//! tensors by their Hugging Face names.
+
+pub mod dequant;
+pub mod gguf;
+mod gguf_model;
+pub mod hf;
+pub mod mapped;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use mapped::{Mapped, StoredTensor};
+
+use crate::config::DecoderConfig;
+use crate::{Error, Result};
+
+/// An opened model whose tensors have not been read yet.
+#[derive(Debug)]
+pub struct Checkpoint {
+    pub(crate) path: PathBuf,
+    pub(crate) config: DecoderConfig,
+    pub(crate) chat_template: Option<String>,
+    pub(crate) bos_token: Option<String>,
+    pub(crate) eos_token: Option<String>,
+    /// Tokens that end a response, as far as the files say.
+    pub(crate) end_tokens: Vec<u32>,
+    files: Vec<Mapped>,
+    /// By Hugging Face name: file and place.
+    tensors: HashMap<String, (usize, StoredTensor)>,
+    /// Header of a GGUF file, which also holds the tokenizer.
+    pub(crate) gguf: Option<gguf::Header>,
+}
+
+impl Checkpoint {
+    /// Opens a `.gguf` file, a Hugging Face folder, or a folder that holds one `.gguf` file. Only
+    /// headers are read.
+    ///
+    /// # Errors
+    /// Missing, damaged or unsupported files, by name and position.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+        if !metadata.is_dir() {
+            return gguf_model::open(path);
+        }
+        if path.join("config.json").is_file() {
+            return hf::open(path);
+        }
+        let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
+        let mut found: Vec<_> = entries
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.extension().is_some_and(|e| e == "gguf"))
+            .collect();
+        match (found.pop(), found.is_empty()) {
+            (Some(only), true) => gguf_model::open(&only),
+            _ => Err(Error::format(
+                path,
+                "not a model: a folder needs config.json with safetensors, or exactly one .gguf file",
+            )),
+        }
+    }
+
+    /// Shape of the model.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Where the model was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Name, shape and format of every stored tensor, sorted by name.
+    pub fn tensors(&self) -> Vec<(&str, &StoredTensor)> {
+        let mut all: Vec<_> = self.tensors.iter().map(|(n, (_, t))| (n.as_str(), t)).collect();
+        all.sort_by_key(|(name, _)| *name);
+        all
+    }
+
+    /// Starts reading the tensors.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader { checkpoint: self, read: RefCell::default() }
+    }
+}
+
+/// Hands out tensors once each and knows at the end what nobody asked for.
+pub(crate) struct Reader<'a> {
+    checkpoint: &'a Checkpoint,
+    read: RefCell<HashSet<String>>,
+}
+
+impl Reader<'_> {
+    /// The tensor `name` as f32, checked against `expected`.
+    pub(crate) fn get(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {
+        let checkpoint = self.checkpoint;
+        let Some((file, tensor)) = checkpoint.tensors.get(name) else {
+            return Err(Error::MissingTensor {
+                path: checkpoint.path.clone(),
+                tensor: name.into(),
+            });
+        };
+        if tensor.shape != expected {
+            return Err(Error::Shape {
+                path: checkpoint.path.clone(),
+                tensor: name.into(),
+                expected: expected.into(),
+                got: tensor.shape.clone(),
+            });
+        }
+        self.read.borrow_mut().insert(name.into());
+        let mut data = checkpoint.files[*file].read(tensor);
+        if checkpoint.gguf.is_some() {
+            gguf_model::unpermute(&checkpoint.config, checkpoint.rope_interleaved(), name, &mut data);
+        }
+        Ok(data)
+    }
+
+    /// Refuses a checkpoint that holds weights nobody read: they would be silently ignored.
+    pub(crate) fn finish(self) -> Result<()> {
+        let read = self.read.borrow();
+        let harmless = |name: &str| {
+            name.ends_with("rotary_emb.inv_freq")
+                || (name == "lm_head.weight" && self.checkpoint.config.tied_head)
+        };
+        let mut left: Vec<_> = self.checkpoint.tensors.keys().collect();
+        left.retain(|name| !read.contains(*name) && !harmless(name));
+        left.sort();
+        match left.first() {
+            None => Ok(()),
+            Some(first) => Err(Error::unsupported(
+                &self.checkpoint.path,
+                format!("{} unknown tensor(s), the first '{first}',", left.len()),
+                "the tensors of LLaMA, Mistral, Qwen2 and Qwen3",
+            )),
+        }
+    }
+}
