@@ -22,8 +22,15 @@ pub enum Target {
 
 impl Target {
     /// All of them, in the order of a block.
-    pub const ALL: [Self; 7] =
-        [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 7] = [
+        Self::Query,
+        Self::Key,
+        Self::Value,
+        Self::Output,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+    ];
 
     /// Module name in Hugging Face checkpoints and PEFT folders.
     pub fn module(self) -> &'static str {
@@ -86,8 +93,10 @@ impl AdapterStack {
         let mut pairs = HashMap::new();
         for layer in 0..config.layers {
             for target in Target::ALL {
-                let own: Vec<Option<&LowRank>> =
-                    adapters.iter().map(|a| a.and_then(|a| a.pairs.get(&(layer, target)))).collect();
+                let own: Vec<Option<&LowRank>> = adapters
+                    .iter()
+                    .map(|a| a.and_then(|a| a.pairs.get(&(layer, target))))
+                    .collect();
                 let rank = own.iter().flatten().map(|p| p.rank).max().unwrap_or(0);
                 if rank == 0 {
                     continue;
@@ -97,8 +106,9 @@ impl AdapterStack {
                 let mut b = vec![0.0; experts * rank * outputs];
                 for (expert, pair) in own.iter().enumerate() {
                     let Some(pair) = pair else { continue };
-                    for (to, from) in
-                        a[expert * inputs * rank..].chunks_mut(rank).zip(pair.a.chunks(pair.rank))
+                    for (to, from) in a[expert * inputs * rank..]
+                        .chunks_mut(rank)
+                        .zip(pair.a.chunks(pair.rank))
                     {
                         to[..pair.rank].copy_from_slice(from);
                     }
@@ -125,7 +135,11 @@ impl AdapterStack {
         let (a, b) = self.pairs.get(&(layer, target))?;
         let [lanes, time, inputs] = x.dims();
         let rows = lanes / self.experts * time;
-        let y = x.clone().reshape([self.experts, rows, inputs]).matmul(a.clone()).matmul(b.clone());
+        let y = x
+            .clone()
+            .reshape([self.experts, rows, inputs])
+            .matmul(a.clone())
+            .matmul(b.clone());
         let outputs = y.dims()[2];
         Some(y.reshape([lanes, time, outputs]))
     }

@@ -138,10 +138,16 @@ impl DecoderConfig {
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(format!("{} heads don't divide by {} kv heads", self.heads, self.kv_heads));
+            return Err(format!(
+                "{} heads don't divide by {} kv heads",
+                self.heads, self.kv_heads
+            ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(format!("head_dim {} is odd, RoPE rotates pairs", self.head_dim));
+            return Err(format!(
+                "head_dim {} is odd, RoPE rotates pairs",
+                self.head_dim
+            ));
         }
         if !(self.norm_eps >= 0.0 && self.norm_eps < 1.0) {
             return Err(format!("norm_eps is {}", self.norm_eps));
@@ -152,7 +158,11 @@ impl DecoderConfig {
         if let RopeScaling::Factors(f) = &self.rope.scaling
             && f.len() != self.head_dim / 2
         {
-            return Err(format!("{} rope factors for head_dim {}", f.len(), self.head_dim));
+            return Err(format!(
+                "{} rope factors for head_dim {}",
+                f.len(),
+                self.head_dim
+            ));
         }
         if self.sliding_window == Some(0) {
             return Err("sliding_window is 0".into());
@@ -183,8 +193,16 @@ mod tests {
             high_freq_factor: 4.0,
             original_context: 8192.0,
         };
-        let plain = Rope { theta: 500_000.0, scaling: RopeScaling::Plain }.frequencies(128);
-        let scaled = Rope { theta: 500_000.0, scaling }.frequencies(128);
+        let plain = Rope {
+            theta: 500_000.0,
+            scaling: RopeScaling::Plain,
+        }
+        .frequencies(128);
+        let scaled = Rope {
+            theta: 500_000.0,
+            scaling,
+        }
+        .frequencies(128);
         assert_eq!(scaled[0], plain[0]);
         assert!((scaled[63] / plain[63] - 0.125).abs() < 1e-6);
         // transformers' `_compute_llama3_parameters` for the same numbers, j = 32.

@@ -95,11 +95,17 @@ impl Decoder {
         let reader = checkpoint.reader();
         let c = &config;
         let vector = |name: &str, n: usize| -> Result<Tensor<1>> {
-            Ok(Tensor::from_data(TensorData::new(reader.get(name, &[n])?, [n]), device))
+            Ok(Tensor::from_data(
+                TensorData::new(reader.get(name, &[n])?, [n]),
+                device,
+            ))
         };
         let matrix = |name: &str, [out, inputs]: [usize; 2]| -> Result<Tensor<2>> {
             let data = reader.get(name, &[out, inputs])?;
-            Ok(Tensor::from_data(TensorData::new(data, [out, inputs]), device))
+            Ok(Tensor::from_data(
+                TensorData::new(data, [out, inputs]),
+                device,
+            ))
         };
         let block = |layer: usize| -> Result<Block> {
             let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
@@ -108,11 +114,15 @@ impl Decoder {
                 let module = format!("model.layers.{layer}.{}", target.module());
                 Ok(Linear {
                     weight: matrix(&format!("{module}.weight"), [outputs, inputs])?,
-                    bias: bias.then(|| vector(&format!("{module}.bias"), outputs)).transpose()?,
+                    bias: bias
+                        .then(|| vector(&format!("{module}.bias"), outputs))
+                        .transpose()?,
                 })
             };
             let head_norm = |part: &str| {
-                c.qk_norm.then(|| vector(&name(part), c.head_dim)).transpose()
+                c.qk_norm
+                    .then(|| vector(&name(part), c.head_dim))
+                    .transpose()
             };
             Ok(Block {
                 attention_norm: vector(&name("input_layernorm"), c.hidden_size)?,
@@ -138,7 +148,15 @@ impl Decoder {
         let norm = vector("model.norm.weight", c.hidden_size)?;
         reader.finish()?;
         let frequencies = c.rope.frequencies(c.head_dim);
-        Ok(Self { device: device.clone(), embedding, blocks, norm, head, frequencies, config })
+        Ok(Self {
+            device: device.clone(),
+            embedding,
+            blocks,
+            norm,
+            head,
+            frequencies,
+            config,
+        })
     }
 
     /// Shape of the model.
@@ -175,7 +193,10 @@ impl Decoder {
     ) -> Result<Tensor<3>> {
         let c = &self.config;
         self.check(tokens, cache, adapters)?;
-        let (lanes, time) = (tokens.len(), tokens.iter().map(|t| t.len()).max().unwrap_or(0));
+        let (lanes, time) = (
+            tokens.len(),
+            tokens.iter().map(|t| t.len()).max().unwrap_or(0),
+        );
         let pass = self.pass(tokens, time, cache)?;
         let mut ids = vec![0i32; lanes * time];
         for (row, tokens) in ids.chunks_mut(time).zip(tokens) {
@@ -185,7 +206,10 @@ impl Decoder {
         }
         let ids: Tensor<1, Int> = Tensor::from_data(ids.as_slice(), &self.device);
         let mut x: Tensor<3> =
-            self.embedding.clone().select(0, ids).reshape([lanes, time, c.hidden_size]);
+            self.embedding
+                .clone()
+                .select(0, ids)
+                .reshape([lanes, time, c.hidden_size]);
         for (layer, block) in self.blocks.iter().enumerate() {
             x = self.block(layer, block, x, &pass, cache, adapters);
         }
@@ -215,7 +239,9 @@ impl Decoder {
         adapters: Option<&AdapterStack>,
     ) -> Result<Tensor<2>> {
         if tokens.iter().any(|t| t.is_empty()) {
-            return Err(Error::Argument("a lane has no token to continue from".into()));
+            return Err(Error::Argument(
+                "a lane has no token to continue from".into(),
+            ));
         }
         let hidden = self.hidden(tokens, cache, adapters)?;
         let [lanes, time, width] = hidden.dims();
@@ -234,18 +260,32 @@ impl Decoder {
         let fail = |message: String| Err(Error::Argument(message));
         if tokens.len() != cache.lanes() || tokens.iter().all(|t| t.is_empty()) {
             let lanes = tokens.len();
-            return fail(format!("{lanes} lanes of tokens for a cache of {}", cache.lanes()));
+            return fail(format!(
+                "{lanes} lanes of tokens for a cache of {}",
+                cache.lanes()
+            ));
         }
         if let Some(stack) = adapters.filter(|s| !tokens.len().is_multiple_of(s.experts().max(1))) {
-            return fail(format!("{} lanes for {} experts", tokens.len(), stack.experts()));
+            return fail(format!(
+                "{} lanes for {} experts",
+                tokens.len(),
+                stack.experts()
+            ));
         }
         for (tokens, read) in tokens.iter().zip(cache.lengths()) {
             let needed = read + tokens.len();
             if needed > self.config.context_length {
                 let limit = self.config.context_length;
-                return Err(Error::TooLong { tokens: needed, limit, what: "the model's context" });
+                return Err(Error::TooLong {
+                    tokens: needed,
+                    limit,
+                    what: "the model's context",
+                });
             }
-            if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            if let Some(id) = tokens
+                .iter()
+                .find(|&&id| id as usize >= self.config.vocab_size)
+            {
                 let size = self.config.vocab_size;
                 return fail(format!("token {id} is outside of the vocabulary of {size}"));
             }
@@ -264,8 +304,10 @@ impl Decoder {
         let half = c.head_dim / 2;
         let mut cos = vec![0.0f32; lanes * time * c.head_dim];
         let mut sin = cos.clone();
-        for (row, (cos, sin)) in
-            cos.chunks_mut(c.head_dim).zip(sin.chunks_mut(c.head_dim)).enumerate()
+        for (row, (cos, sin)) in cos
+            .chunks_mut(c.head_dim)
+            .zip(sin.chunks_mut(c.head_dim))
+            .enumerate()
         {
             let position = (before[row / time] + row % time) as f32;
             for (j, frequency) in self.frequencies.iter().enumerate() {
@@ -276,7 +318,10 @@ impl Decoder {
             }
         }
         let table = |data| {
-            Tensor::from_data(TensorData::new(data, [lanes, 1, time, c.head_dim]), &self.device)
+            Tensor::from_data(
+                TensorData::new(data, [lanes, 1, time, c.head_dim]),
+                &self.device,
+            )
         };
 
         let columns = start + time;
@@ -296,7 +341,12 @@ impl Decoder {
             let mask: Tensor<4, Bool> = Tensor::from_data(mask, &self.device);
             mask.repeat_dim(2, c.heads / c.kv_heads)
         });
-        Ok(Pass { start, cos: table(cos), sin: table(sin), mask })
+        Ok(Pass {
+            start,
+            cos: table(cos),
+            sin: table(sin),
+            mask,
+        })
     }
 
     fn block(
@@ -335,7 +385,9 @@ impl Decoder {
 
         // The query heads of one key head stand below each other: nothing is repeated.
         let group = c.heads / c.kv_heads;
-        let q = pass.rotate(q).reshape([lanes, c.kv_heads, group * time, c.head_dim]);
+        let q = pass
+            .rotate(q)
+            .reshape([lanes, c.kv_heads, group * time, c.head_dim]);
         let scores = q.matmul(k.swap_dims(2, 3)) * (c.head_dim as f32).powf(-0.5);
         let scores = match &pass.mask {
             Some(mask) => {
@@ -344,8 +396,12 @@ impl Decoder {
             }
             None => scores,
         };
-        let mixed = softmax(scores, 3).matmul(v).reshape([lanes, c.heads, time, c.head_dim]);
-        let mixed = mixed.swap_dims(1, 2).reshape([lanes, time, c.heads * c.head_dim]);
+        let mixed = softmax(scores, 3)
+            .matmul(v)
+            .reshape([lanes, c.heads, time, c.head_dim]);
+        let mixed = mixed
+            .swap_dims(1, 2)
+            .reshape([lanes, time, c.heads * c.head_dim]);
         let x = x + project(&block.output, Target::Output, &mixed);
 
         let m = rms_norm(x.clone(), &block.feed_forward_norm, c.norm_eps);
@@ -359,8 +415,13 @@ impl Pass {
     /// RoPE: turns each pair `(j, j + head_dim / 2)` of `[lanes, heads, time, head_dim]`.
     fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
-        let swapped =
-            Tensor::cat(vec![x.clone().narrow(3, half, half), x.clone().narrow(3, 0, half)], 3);
+        let swapped = Tensor::cat(
+            vec![
+                x.clone().narrow(3, half, half),
+                x.clone().narrow(3, 0, half),
+            ],
+            3,
+        );
         x * self.cos.clone() + swapped * self.sin.clone()
     }
 }

@@ -55,7 +55,9 @@ pub enum Error {
     #[error("{0}")]
     Argument(String),
     /// More tokens than the model's context or the cache's capacity.
-    #[error("{tokens} tokens do not fit into {limit} ({what}); shorten the prompt or generate less")]
+    #[error(
+        "{tokens} tokens do not fit into {limit} ({what}); shorten the prompt or generate less"
+    )]
     TooLong {
         /// Tokens needed.
         tokens: usize,
@@ -77,14 +79,25 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        move |source| Self::Io { path: path.into(), source }
+        move |source| Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 
     pub(crate) fn format(path: &Path, message: impl Into<String>) -> Self {
-        Self::Format { path: path.into(), offset: None, message: message.into() }
+        Self::Format {
+            path: path.into(),
+            offset: None,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn unsupported(path: &Path, what: impl Into<String>, supported: &str) -> Self {
-        Self::Unsupported { path: path.into(), what: what.into(), supported: supported.into() }
+        Self::Unsupported {
+            path: path.into(),
+            what: what.into(),
+            supported: supported.into(),
+        }
     }
 }

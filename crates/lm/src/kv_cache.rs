@@ -81,13 +81,22 @@ impl KvCache {
             let message = format!("fork of lane {lane} of a cache with {} lanes", self.lanes());
             return Err(Error::Argument(message));
         }
-        let Some((keys, _)) = self.layers.first() else { return Ok(self.clone()) };
+        let Some((keys, _)) = self.layers.first() else {
+            return Ok(self.clone());
+        };
         let ids: Vec<i32> = lanes.iter().map(|&lane| lane as i32).collect();
         let ids = Tensor::from_data(ids.as_slice(), &keys.device());
         let pick = |t: &Tensor<4>| t.clone().select(0, ids.clone());
         Ok(Self {
-            layers: self.layers.iter().map(|(k, v)| (pick(k), pick(v))).collect(),
-            columns: lanes.iter().map(|&lane| self.columns[lane].clone()).collect(),
+            layers: self
+                .layers
+                .iter()
+                .map(|(k, v)| (pick(k), pick(v)))
+                .collect(),
+            columns: lanes
+                .iter()
+                .map(|&lane| self.columns[lane].clone())
+                .collect(),
             lengths: lanes.iter().map(|&lane| self.lengths[lane]).collect(),
             capacity: self.capacity,
         })
@@ -107,7 +116,13 @@ impl KvCache {
         for ((columns, length), &count) in
             self.columns.iter_mut().zip(&mut self.lengths).zip(counts)
         {
-            let position = |t: usize| if t < count { (*length + t) as u32 } else { HOLE };
+            let position = |t: usize| {
+                if t < count {
+                    (*length + t) as u32
+                } else {
+                    HOLE
+                }
+            };
             columns.extend((0..time).map(position));
             *length += count;
         }

@@ -1,15 +1,23 @@
 //! Language models: loading, running over lanes, tokenising, sampling.
-#![warn(missing_docs)]
 
 pub mod adapter;
+pub mod chat;
 pub mod config;
 mod decoder;
+pub mod device;
 mod error;
 mod kv_cache;
 pub mod load;
+mod model;
+pub mod sampling;
+pub mod source;
+pub mod tokenizer;
 
 pub use adapter::{Adapter, AdapterStack};
 pub use config::DecoderConfig;
 pub use decoder::Decoder;
+pub use device::DeviceSpec;
 pub use error::{Error, Result};
 pub use kv_cache::KvCache;
+pub use model::{LanguageModel, to_host};
+pub use tokenizer::Tokenizer;

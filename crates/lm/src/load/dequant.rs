@@ -76,7 +76,9 @@ impl Format {
     /// Bytes of `elements` weights; `None` where they don't fill whole blocks or overflow.
     pub fn bytes(self, elements: usize) -> Option<usize> {
         let (weights, bytes) = self.block();
-        elements.is_multiple_of(weights).then(|| (elements / weights).checked_mul(bytes))?
+        elements
+            .is_multiple_of(weights)
+            .then(|| (elements / weights).checked_mul(bytes))?
     }
 
     /// Decodes `raw` into `out`.
@@ -84,7 +86,11 @@ impl Format {
     /// # Panics
     /// When `raw` is not exactly the bytes of `out.len()` weights.
     pub fn decode(self, raw: &[u8], out: &mut [f32]) {
-        assert_eq!(self.bytes(out.len()), Some(raw.len()), "{self:?}: bytes and weights disagree");
+        assert_eq!(
+            self.bytes(out.len()),
+            Some(raw.len()),
+            "{self:?}: bytes and weights disagree"
+        );
         match self {
             Self::F32 => blocks(self, raw, out, |b, w| {
                 w[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
@@ -113,7 +119,9 @@ impl Format {
             }),
             Self::Q4_K => blocks(self, raw, out, |b, w| k_four_five(b, None, &b[16..], w)),
             Self::Q5_K => {
-                blocks(self, raw, out, |b, w| k_four_five(b, Some(&b[16..48]), &b[48..], w));
+                blocks(self, raw, out, |b, w| {
+                    k_four_five(b, Some(&b[16..48]), &b[48..], w)
+                });
             }
             Self::Q6_K => blocks(self, raw, out, k_six),
         }
@@ -177,8 +185,12 @@ fn k_four_five(block: &[u8], high: Option<&[u8]>, quants: &[u8], out: &mut [f32]
 }
 
 fn k_six(block: &[u8], out: &mut [f32]) {
-    let (low, high, scales, d) =
-        (&block[..128], &block[128..192], &block[192..208], half_at(block, 208));
+    let (low, high, scales, d) = (
+        &block[..128],
+        &block[128..192],
+        &block[192..208],
+        half_at(block, 208),
+    );
     for half in 0..2 {
         let (low, high) = (&low[half * 64..], &high[half * 32..]);
         for quarter in 0..4 {

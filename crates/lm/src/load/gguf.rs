@@ -75,7 +75,10 @@ impl<'a> Cursor<'a> {
     /// A count of things of at least `each` bytes, which must fit into the rest of the file.
     fn count(&mut self, each: usize, what: &str) -> Result<usize> {
         let (count, left) = (self.u64()?, self.bytes.len() - self.at);
-        match usize::try_from(count).ok().and_then(|n| n.checked_mul(each)) {
+        match usize::try_from(count)
+            .ok()
+            .and_then(|n| n.checked_mul(each))
+        {
             Some(bytes) if bytes <= left => Ok(count as usize),
             _ => self.fail(format!(
                 "the header claims {count} {what}, more than the {left} bytes left can hold: the \
@@ -128,14 +131,20 @@ impl Header {
     /// [`Error::Format`] with the position, for anything that the format forbids;
     /// [`Error::Unsupported`] for a tensor in a quantisation that [`Format`] lacks.
     pub fn parse(file: &Mapped) -> Result<Self> {
-        let mut c = Cursor { bytes: file.bytes(), at: 0, path: file.path() };
+        let mut c = Cursor {
+            bytes: file.bytes(),
+            at: 0,
+            path: file.path(),
+        };
         if c.array()? != *b"GGUF" {
             c.at = 0;
             return c.fail("not a GGUF file (it does not begin with 'GGUF')");
         }
         let version = c.u32()?;
         if !(2..=3).contains(&version) {
-            return c.fail(format!("GGUF version {version}; versions 2 and 3 can be read"));
+            return c.fail(format!(
+                "GGUF version {version}; versions 2 and 3 can be read"
+            ));
         }
         let tensor_count = c.count(24, "tensors")?;
         let metadata_count = c.count(13, "metadata entries")?;
@@ -175,7 +184,9 @@ impl Header {
                 n > 0 && usize::try_from(n).is_ok_and(|n| format.bytes(n).is_some())
             });
             let Some(bytes) = elements.filter(|_| row_fits).and_then(|n| format.bytes(n)) else {
-                return c.fail(format!("tensor '{name}': shape {shape:?} is impossible in {format:?}"));
+                return c.fail(format!(
+                    "tensor '{name}': shape {shape:?} is impossible in {format:?}"
+                ));
             };
             let offset = c.u64()?;
             found.push((name, shape, format, bytes, offset));
@@ -184,7 +195,9 @@ impl Header {
         let mut tensors = HashMap::new();
         let mut spans = Vec::with_capacity(found.len());
         for (name, shape, format, bytes, offset) in found {
-            let start = usize::try_from(offset).ok().and_then(|o| o.checked_add(data));
+            let start = usize::try_from(offset)
+                .ok()
+                .and_then(|o| o.checked_add(data));
             let end = start.and_then(|s| s.checked_add(bytes));
             let (Some(start), Some(end)) = (start, end) else {
                 return c.fail(format!("tensor '{name}': its offset {offset} overflows"));
@@ -198,7 +211,11 @@ impl Header {
             }
             spans.push((start, end, name.clone()));
             let shape = shape.into_iter().map(|n| n as usize).collect();
-            let tensor = StoredTensor { shape, format, range: start..end };
+            let tensor = StoredTensor {
+                shape,
+                format,
+                range: start..end,
+            };
             if tensors.insert(name.clone(), tensor).is_some() {
                 return c.fail(format!("tensor '{name}' appears twice"));
             }
@@ -254,6 +271,17 @@ impl Header {
     pub fn strings(&self, key: &str) -> Option<Vec<&str>> {
         let text = |v: &'_ Value| matches!(v, Value::String(_));
         let array = self.array(key).filter(|a| a.iter().all(text))?;
-        Some(array.iter().filter_map(|v| if let Value::String(s) = v { Some(&**s) } else { None }).collect())
+        Some(
+            array
+                .iter()
+                .filter_map(|v| {
+                    if let Value::String(s) = v {
+                        Some(&**s)
+                    } else {
+                        None
+                    }
+                })
+                .collect(),
+        )
     }
 }

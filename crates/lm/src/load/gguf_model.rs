@@ -11,12 +11,23 @@ use crate::{Error, Result};
 
 const ARCHITECTURES: &str = "general.architecture llama, mistral, qwen2, qwen3";
 
-fn decoder_config(path: &Path, header: &Header, factors: Option<Vec<f32>>) -> Result<DecoderConfig> {
+fn decoder_config(
+    path: &Path,
+    header: &Header,
+    factors: Option<Vec<f32>>,
+) -> Result<DecoderConfig> {
     let Some(arch) = header.string("general.architecture") else {
-        return Err(Error::format(path, "no general.architecture in the metadata"));
+        return Err(Error::format(
+            path,
+            "no general.architecture in the metadata",
+        ));
     };
     if !["llama", "mistral", "qwen2", "qwen3"].contains(&arch) {
-        return Err(Error::unsupported(path, format!("architecture '{arch}'"), ARCHITECTURES));
+        return Err(Error::unsupported(
+            path,
+            format!("architecture '{arch}'"),
+            ARCHITECTURES,
+        ));
     }
     let optional = |key: &str| header.integer(&format!("{arch}.{key}"));
     let needed = |key: &str| {
@@ -25,18 +36,26 @@ fn decoder_config(path: &Path, header: &Header, factors: Option<Vec<f32>>) -> Re
     };
     let number = |key: &str| header.number(&format!("{arch}.{key}")).map(|v| v as f32);
     if optional("expert_count").is_some_and(|n| n > 0) {
-        return Err(Error::unsupported(path, "a model with routed experts", "dense models"));
+        return Err(Error::unsupported(
+            path,
+            "a model with routed experts",
+            "dense models",
+        ));
     }
     let (hidden_size, heads) = (needed("embedding_length")?, needed("attention.head_count")?);
     let head_dim = optional("attention.key_length").unwrap_or(hidden_size / heads.max(1));
-    for (key, expected) in [("attention.value_length", head_dim), ("rope.dimension_count", head_dim)]
-    {
+    for (key, expected) in [
+        ("attention.value_length", head_dim),
+        ("rope.dimension_count", head_dim),
+    ] {
         if let Some(got) = optional(key).filter(|&got| got != expected) {
             let what = format!("{arch}.{key} = {got} with heads of {head_dim}");
             return Err(Error::unsupported(path, what, "the size of a head"));
         }
     }
-    let scaling = header.string(&format!("{arch}.rope.scaling.type")).unwrap_or("none");
+    let scaling = header
+        .string(&format!("{arch}.rope.scaling.type"))
+        .unwrap_or("none");
     let scaling = match (factors, scaling) {
         (Some(factors), _) => RopeScaling::Factors(factors),
         (None, "none") => RopeScaling::Plain,
@@ -61,7 +80,10 @@ fn decoder_config(path: &Path, header: &Header, factors: Option<Vec<f32>>) -> Re
         head_dim,
         context_length: needed("context_length")?,
         norm_eps: number("attention.layer_norm_rms_epsilon").unwrap_or(1e-5),
-        rope: Rope { theta: number("rope.freq_base").unwrap_or(10_000.0), scaling },
+        rope: Rope {
+            theta: number("rope.freq_base").unwrap_or(10_000.0),
+            scaling,
+        },
         tied_head: !has("output.weight"),
         qkv_bias: has("blk.0.attn_q.bias"),
         output_bias: has("blk.0.attn_output.bias"),
@@ -82,7 +104,9 @@ fn hf_name(name: &str) -> String {
         _ => {}
     }
     let parts: Vec<_> = name.split('.').collect();
-    let &["blk", layer, part, kind] = parts.as_slice() else { return name.into() };
+    let &["blk", layer, part, kind] = parts.as_slice() else {
+        return name.into();
+    };
     let part = match part {
         "attn_norm" => "input_layernorm",
         "ffn_norm" => "post_attention_layernorm",
@@ -107,7 +131,11 @@ pub(super) fn unpermute(config: &DecoderConfig, interleaved: bool, name: &str, d
     if !interleaved || !rotated {
         return;
     }
-    let columns = if name.ends_with(".bias") { 1 } else { config.hidden_size };
+    let columns = if name.ends_with(".bias") {
+        1
+    } else {
+        config.hidden_size
+    };
     let half = config.head_dim / 2;
     let mut head = vec![0.0; config.head_dim * columns];
     for rows in data.chunks_exact_mut(config.head_dim * columns) {
@@ -122,7 +150,10 @@ pub(super) fn unpermute(config: &DecoderConfig, interleaved: bool, name: &str, d
 impl Checkpoint {
     /// GGUF stores q and k of `llama` for interleaved rotation, those of Qwen half-split.
     pub(super) fn rope_interleaved(&self) -> bool {
-        let arch = self.gguf.as_ref().and_then(|h| h.string("general.architecture"));
+        let arch = self
+            .gguf
+            .as_ref()
+            .and_then(|h| h.string("general.architecture"));
         arch.is_some_and(|a| !a.starts_with("qwen"))
     }
 }
@@ -131,13 +162,23 @@ impl Checkpoint {
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let file = Mapped::open(path)?;
     let mut header = Header::parse(&file)?;
-    let factors = header.tensors.remove("rope_freqs.weight").map(|t| file.read(&t));
+    let factors = header
+        .tensors
+        .remove("rope_freqs.weight")
+        .map(|t| file.read(&t));
     let config = decoder_config(path, &header, factors)?;
-    let tensors: HashMap<_, _> =
-        header.tensors.iter().map(|(name, t)| (hf_name(name), (0, t.clone()))).collect();
+    let tensors: HashMap<_, _> = header
+        .tensors
+        .iter()
+        .map(|(name, t)| (hf_name(name), (0, t.clone())))
+        .collect();
     let token = |key: &str| header.integer(key).and_then(|id| u32::try_from(id).ok());
     let eos = token("tokenizer.ggml.eos_token_id");
-    let ends = [eos, token("tokenizer.ggml.eot_token_id"), token("tokenizer.ggml.eom_token_id")];
+    let ends = [
+        eos,
+        token("tokenizer.ggml.eot_token_id"),
+        token("tokenizer.ggml.eom_token_id"),
+    ];
     let text = |id: Option<u32>| match header.array("tokenizer.ggml.tokens")?.get(id? as usize)? {
         Value::String(text) => Some(text.clone()),
         _ => None,

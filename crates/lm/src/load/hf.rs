@@ -51,13 +51,22 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T
 }
 
 fn rope_scaling(path: &Path, value: Option<&Value>) -> Result<RopeScaling> {
-    let Some(value) = value.filter(|v| !v.is_null()) else { return Ok(RopeScaling::Plain) };
-    let number = |key: &str| {
-        value.get(key).and_then(Value::as_f64).map(|v| v as f32).ok_or_else(|| {
-            Error::format(path, format!("rope_scaling has no number '{key}': {value}"))
-        })
+    let Some(value) = value.filter(|v| !v.is_null()) else {
+        return Ok(RopeScaling::Plain);
     };
-    let kind = value.get("rope_type").or_else(|| value.get("type")).and_then(Value::as_str);
+    let number = |key: &str| {
+        value
+            .get(key)
+            .and_then(Value::as_f64)
+            .map(|v| v as f32)
+            .ok_or_else(|| {
+                Error::format(path, format!("rope_scaling has no number '{key}': {value}"))
+            })
+    };
+    let kind = value
+        .get("rope_type")
+        .or_else(|| value.get("type"))
+        .and_then(Value::as_str);
     match kind.unwrap_or("default") {
         "default" => Ok(RopeScaling::Plain),
         "linear" => Ok(RopeScaling::Linear(number("factor")?)),
@@ -79,21 +88,42 @@ fn decoder_config(path: &Path) -> Result<DecoderConfig> {
     let hf: HfConfig = read_json(path)?;
     let family = hf.model_type.as_str();
     if !["llama", "mistral", "qwen2", "qwen3"].contains(&family) {
-        return Err(Error::unsupported(path, format!("model_type '{family}'"), FAMILIES));
+        return Err(Error::unsupported(
+            path,
+            format!("model_type '{family}'"),
+            FAMILIES,
+        ));
     }
     if let Some(act) = hf.hidden_act.as_deref().filter(|a| *a != "silu") {
-        return Err(Error::unsupported(path, format!("hidden_act '{act}'"), "silu"));
+        return Err(Error::unsupported(
+            path,
+            format!("hidden_act '{act}'"),
+            "silu",
+        ));
     }
     if hf.rope_interleaved == Some(true) {
-        return Err(Error::unsupported(path, "rope_interleaved", "the half-split layout"));
+        return Err(Error::unsupported(
+            path,
+            "rope_interleaved",
+            "the half-split layout",
+        ));
     }
     let qwen = family.starts_with("qwen");
     if qwen && hf.use_sliding_window == Some(true) {
-        return Err(Error::unsupported(path, "use_sliding_window", "full attention for Qwen"));
+        return Err(Error::unsupported(
+            path,
+            "use_sliding_window",
+            "full attention for Qwen",
+        ));
     }
     let parameters = hf.rope_parameters.as_ref();
-    let theta = parameters.and_then(|p| p.get("rope_theta")).and_then(Value::as_f64);
-    let theta = theta.map(|t| t as f32).or(hf.rope_theta).unwrap_or(10_000.0);
+    let theta = parameters
+        .and_then(|p| p.get("rope_theta"))
+        .and_then(Value::as_f64);
+    let theta = theta
+        .map(|t| t as f32)
+        .or(hf.rope_theta)
+        .unwrap_or(10_000.0);
     let bias = hf.attention_bias.unwrap_or(false);
     let config = DecoderConfig {
         vocab_size: hf.vocab_size,
@@ -109,7 +139,10 @@ fn decoder_config(path: &Path) -> Result<DecoderConfig> {
         },
         context_length: hf.max_position_embeddings,
         norm_eps: hf.rms_norm_eps,
-        rope: Rope { theta, scaling: rope_scaling(path, parameters.or(hf.rope_scaling.as_ref()))? },
+        rope: Rope {
+            theta,
+            scaling: rope_scaling(path, parameters.or(hf.rope_scaling.as_ref()))?,
+        },
         tied_head: hf.tie_word_embeddings.unwrap_or(false),
         qkv_bias: bias || family == "qwen2",
         output_bias: bias && family != "qwen2",
@@ -142,13 +175,19 @@ pub(crate) fn safetensors(file: &Mapped) -> Result<HashMap<String, StoredTensor>
             }
         };
         let (start, end) = info.data_offsets;
-        let elements = info.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+        let elements = info
+            .shape
+            .iter()
+            .try_fold(1usize, |product, &n| product.checked_mul(n));
         let bytes = elements.and_then(|n| format.bytes(n));
         if end > file.bytes().len() - data || bytes != end.checked_sub(start) {
             return Err(invalid(&format!("tensor '{name}' lies at {start}..{end}")));
         }
-        let tensor =
-            StoredTensor { shape: info.shape.clone(), format, range: data + start..data + end };
+        let tensor = StoredTensor {
+            shape: info.shape.clone(),
+            format,
+            range: data + start..data + end,
+        };
         tensors.insert(name, tensor);
     }
     Ok(tensors)
@@ -178,12 +217,20 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     names.sort();
     names.dedup();
     for name in &names {
-        let plain = Path::new(name).file_name().is_some_and(|f| f == name.as_str());
+        let plain = Path::new(name)
+            .file_name()
+            .is_some_and(|f| f == name.as_str());
         if !plain {
-            return Err(Error::format(&index, format!("shard '{name}' is not a file name")));
+            return Err(Error::format(
+                &index,
+                format!("shard '{name}' is not a file name"),
+            ));
         }
         if !folder.join(name).is_file() {
-            return Err(Error::format(folder, format!("shard '{name}' is missing; fetch it")));
+            return Err(Error::format(
+                folder,
+                format!("shard '{name}' is missing; fetch it"),
+            ));
         }
     }
     Ok(names.into_iter().map(|n| folder.join(n)).collect())
@@ -204,7 +251,9 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
 fn chat_template(folder: &Path, tokenizer_config: &Value) -> Result<Option<String>> {
     let file = folder.join("chat_template.jinja");
     if file.is_file() {
-        return std::fs::read_to_string(&file).map(Some).map_err(Error::io(&file));
+        return std::fs::read_to_string(&file)
+            .map(Some)
+            .map_err(Error::io(&file));
     }
     Ok(match tokenizer_config.get("chat_template") {
         Some(Value::String(text)) => Some(text.clone()),
@@ -220,7 +269,10 @@ fn chat_template(folder: &Path, tokenizer_config: &Value) -> Result<Option<Strin
 /// A special token's text, which `tokenizer_config.json` gives plainly or as an object.
 fn token_text(config: &Value, key: &str) -> Option<String> {
     let value = config.get(key)?;
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(String::from)
+    value
+        .as_str()
+        .or_else(|| value.get("content")?.as_str())
+        .map(String::from)
 }
 
 /// Opens a folder as written by `save_pretrained`.
@@ -229,7 +281,11 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     let config = decoder_config(&config_path)?;
     let optional = |name: &str| -> Result<Value> {
         let path = folder.join(name);
-        if path.is_file() { read_json(&path) } else { Ok(Value::Null) }
+        if path.is_file() {
+            read_json(&path)
+        } else {
+            Ok(Value::Null)
+        }
     };
     let tokenizer_config = optional("tokenizer_config.json")?;
     let mut end_tokens = ids(optional("generation_config.json")?.get("eos_token_id"));
@@ -241,8 +297,14 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     for path in shards(folder)? {
         let file = Mapped::open(&path)?;
         for (name, tensor) in safetensors(&file)? {
-            if tensors.insert(name.clone(), (files.len(), tensor)).is_some() {
-                return Err(Error::format(&path, format!("tensor '{name}' is in two shards")));
+            if tensors
+                .insert(name.clone(), (files.len(), tensor))
+                .is_some()
+            {
+                return Err(Error::format(
+                    &path,
+                    format!("tensor '{name}' is in two shards"),
+                ));
             }
         }
         files.push(file);
@@ -251,7 +313,10 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     if !tensors.contains_key("model.embed_tokens.weight")
         && tensors.contains_key("embed_tokens.weight")
     {
-        tensors = tensors.into_iter().map(|(n, t)| (format!("model.{n}"), t)).collect();
+        tensors = tensors
+            .into_iter()
+            .map(|(n, t)| (format!("model.{n}"), t))
+            .collect();
     }
     Ok(Checkpoint {
         path: folder.into(),

@@ -40,7 +40,10 @@ impl Mapped {
         // SAFETY: model files are replaced by rename, not written in place, while they are in use.
         let map = (metadata.len() > 0).then(|| unsafe { Mmap::map(&file) });
         let map = map.transpose().map_err(Error::io(path))?;
-        Ok(Self { path: path.into(), map })
+        Ok(Self {
+            path: path.into(),
+            map,
+        })
     }
 
     /// The file's path.
@@ -57,7 +60,9 @@ impl Mapped {
     /// resident.
     pub fn read(&self, tensor: &StoredTensor) -> Vec<f32> {
         let mut out = vec![0.0; tensor.shape.iter().product()];
-        tensor.format.decode(&self.bytes()[tensor.range.clone()], &mut out);
+        tensor
+            .format
+            .decode(&self.bytes()[tensor.range.clone()], &mut out);
         self.release(&tensor.range);
         out
     }

@@ -4,8 +4,10 @@
 pub mod dequant;
 pub mod gguf;
 mod gguf_model;
+pub(crate) mod gguf_tokenizer;
 pub mod hf;
 pub mod mapped;
+mod peft;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -73,14 +75,21 @@ impl Checkpoint {
 
     /// Name, shape and format of every stored tensor, sorted by name.
     pub fn tensors(&self) -> Vec<(&str, &StoredTensor)> {
-        let mut all: Vec<_> = self.tensors.iter().map(|(n, (_, t))| (n.as_str(), t)).collect();
+        let mut all: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|(n, (_, t))| (n.as_str(), t))
+            .collect();
         all.sort_by_key(|(name, _)| *name);
         all
     }
 
     /// Starts reading the tensors.
     pub(crate) fn reader(&self) -> Reader<'_> {
-        Reader { checkpoint: self, read: RefCell::default() }
+        Reader {
+            checkpoint: self,
+            read: RefCell::default(),
+        }
     }
 }
 
@@ -111,7 +120,12 @@ impl Reader<'_> {
         self.read.borrow_mut().insert(name.into());
         let mut data = checkpoint.files[*file].read(tensor);
         if checkpoint.gguf.is_some() {
-            gguf_model::unpermute(&checkpoint.config, checkpoint.rope_interleaved(), name, &mut data);
+            gguf_model::unpermute(
+                &checkpoint.config,
+                checkpoint.rope_interleaved(),
+                name,
+                &mut data,
+            );
         }
         Ok(data)
     }

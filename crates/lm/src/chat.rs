@@ -1,0 +1,165 @@
+//! Messages to prompt text by the model's own chat template.
+
+use minijinja::value::Kwargs;
+use minijinja::{Environment, ErrorKind, Value, context};
+use serde::{Deserialize, Serialize};
+
+use crate::load::Checkpoint;
+use crate::{Error, Result};
+
+/// Who says a message.
+#[allow(missing_docs, reason = "the names are the field's")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// Who says it.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of the user.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self {
+            role: Role::User,
+            content: content.into(),
+        }
+    }
+
+    /// A system message.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self {
+            role: Role::System,
+            content: content.into(),
+        }
+    }
+}
+
+/// A compiled chat template. It runs exactly as the file has it, in the Jinja dialect of
+/// transformers (`trim_blocks`, `lstrip_blocks`, Python's string and list methods).
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    bos_token: String,
+    eos_token: String,
+}
+
+/// Writes JSON the way Python's `json.dumps` does: a space after each comma and colon.
+struct PythonJson;
+
+impl serde_json::ser::Formatter for PythonJson {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        w: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        w: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W) -> std::io::Result<()> {
+        w.write_all(b": ")
+    }
+}
+
+fn to_json(value: Value, options: Kwargs) -> Result<String, minijinja::Error> {
+    let invalid =
+        |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
+    let indent: Option<usize> = options.get("indent")?;
+    let mut out = Vec::new();
+    match indent {
+        Some(width) => {
+            let spaces = " ".repeat(width);
+            let format = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(
+                &mut out, format,
+            ))
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(
+            &mut out, PythonJson,
+        )),
+    }
+    .map_err(invalid)?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+impl ChatTemplate {
+    /// The template of a checkpoint; `None` when it has none (a base model without chat tuning).
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] for a template that does not parse.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Option<Self>> {
+        let Some(source) = &checkpoint.chat_template else {
+            return Ok(None);
+        };
+        let bos = checkpoint.bos_token.clone().unwrap_or_default();
+        let eos = checkpoint.eos_token.clone().unwrap_or_default();
+        Self::new(source, bos, eos).map(Some)
+    }
+
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] when it does not parse.
+    ///
+    /// ```
+    /// use lm::chat::{ChatTemplate, Message};
+    /// let source = "{% for m in messages %}<{{ m.role }}>{{ m['content'].strip() }}{% endfor %}";
+    /// let template = ChatTemplate::new(source, String::new(), String::new())?;
+    /// assert_eq!(template.render(&[Message::user(" hi ")], true)?, "<user>hi");
+    /// # Ok::<(), lm::Error>(())
+    /// ```
+    pub fn new(source: &str, bos_token: String, eos_token: String) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("tojson", to_json);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, _> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment
+            .add_template_owned("chat", source.to_string())
+            .map_err(|e| Error::ChatTemplate(format!("does not parse: {e:#}")))?;
+        Ok(Self {
+            environment,
+            bos_token,
+            eos_token,
+        })
+    }
+
+    /// The prompt text of a conversation; `add_generation_prompt` opens the assistant's turn.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] when the template refuses the messages (wrong order of roles, say).
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let refuse = |e: minijinja::Error| Error::ChatTemplate(format!("{e:#}"));
+        let template = self.environment.get_template("chat").map_err(refuse)?;
+        template
+            .render(context! {
+                messages,
+                add_generation_prompt,
+                bos_token => self.bos_token,
+                eos_token => self.eos_token,
+            })
+            .map_err(refuse)
+    }
+}

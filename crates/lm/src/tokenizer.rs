@@ -1,0 +1,137 @@
+//! Text to token ids and back, by Hugging Face's `tokenizers`.
+
+use std::path::Path;
+
+use crate::load::Checkpoint;
+use crate::{Error, Result};
+
+/// A model's tokenizer.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+}
+
+fn refused(e: impl std::fmt::Display) -> Error {
+    Error::Tokenizer(e.to_string())
+}
+
+impl Tokenizer {
+    /// The tokenizer that came with a checkpoint: inside the GGUF file, or `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Missing or damaged vocabulary or merges, or a kind that is not supported.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self> {
+        if let Some(header) = &checkpoint.gguf {
+            let json = crate::load::gguf_tokenizer::tokenizer_json(&checkpoint.path, header)?;
+            let bytes = serde_json::to_vec(&json).map_err(refused)?;
+            return Self::parse(&checkpoint.path, &bytes);
+        }
+        let path = checkpoint.path.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        Self::parse(&path, &bytes)
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|e| Error::format(path, format!("not a usable tokenizer: {e}")))?;
+        // A file may ask for padding or truncation; here neither must ever happen silently.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(refused)?;
+        Ok(Self { inner })
+    }
+
+    /// Token ids of `text`. Special tokens written in the text are recognised; `add_special` also
+    /// adds those that the model wants around a plain text (such as BOS).
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer refuses the text.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, add_special).map_err(refused)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of token ids, without special tokens.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer refuses the ids.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(refused)
+    }
+
+    /// The vocabulary's entry for an id, as stored (byte-level pieces in their stand-in letters).
+    pub fn piece(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Id of a token by its entry.
+    pub fn id(&self, piece: &str) -> Option<u32> {
+        self.inner.token_to_id(piece)
+    }
+
+    /// Number of ids, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The text that each token adds to the ones before it; pieces of a character that is not
+    /// complete yet are empty, and the last of them carries it.
+    ///
+    /// # Errors
+    /// Those of [`Self::decode`].
+    pub fn increments(&self, ids: &[u32]) -> Result<Vec<String>> {
+        let mut stream = self.stream();
+        ids.iter().map(|&id| stream.push(id)).collect()
+    }
+
+    /// Decodes token by token.
+    pub fn stream(&self) -> TokenStream<'_> {
+        TokenStream {
+            tokenizer: self,
+            ids: vec![],
+            start: 0,
+            printed: 0,
+        }
+    }
+
+    /// The whole tokenizer as the content of `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when it cannot be written.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(refused)
+    }
+}
+
+/// Turns tokens into text as they come.
+#[derive(Debug)]
+pub struct TokenStream<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: Vec<u32>,
+    /// Where decoding starts again: a token's text may depend on the one before it.
+    start: usize,
+    /// Bytes of the text from `start` on that have been handed out.
+    printed: usize,
+}
+
+impl TokenStream<'_> {
+    /// The text that `id` completes, empty while a character is unfinished.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::decode`].
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids[self.start..])?;
+        if text.ends_with('\u{fffd}') || text.len() <= self.printed {
+            return Ok(String::new());
+        }
+        let new = text.get(self.printed..).unwrap_or_default().to_string();
+        if self.ids.len() - self.start > 8 {
+            // Only the last token stays as context, so that a long text costs no more than a short one.
+            self.start = self.ids.len() - 1;
+            self.printed = self.tokenizer.decode(&self.ids[self.start..])?.len();
+        } else {
+            self.printed = text.len();
+        }
+        Ok(new)
+    }
+}

@@ -1,0 +1,29 @@
+//! GGUF block formats against the `gguf` package.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{expected, fixture};
+use lm::load::dequant::Format;
+use lm::load::gguf::Header;
+use lm::load::mapped::Mapped;
+
+#[test]
+fn every_block_format_decodes_as_the_reference_does() {
+    let file = Mapped::open(&fixture("formats.gguf")).unwrap();
+    let header = Header::parse(&file).unwrap();
+    for format in Format::ALL {
+        let name = format!("{format:?}");
+        let tensor = &header.tensors[&name];
+        assert_eq!(
+            (tensor.format, tensor.shape.as_slice()),
+            (format, &[2, 512][..])
+        );
+        common::close(
+            &name,
+            &file.read(tensor),
+            &expected("formats.safetensors", &name),
+            1e-6,
+        );
+    }
+}
