@@ -45,6 +45,53 @@ impl Message {
     }
 }
 
+/// What a model is asked: a conversation, or a text that goes in as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Prompt {
+    /// Turns, the last of them the user's; rendered by the model's chat template.
+    Chat(Vec<Message>),
+    /// A text that skips the chat template.
+    Raw(String),
+}
+
+impl Prompt {
+    /// The same prompt with an instruction for the model: added to the system message, which is
+    /// made if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a raw prompt, which has no place for one.
+    ///
+    /// ```
+    /// use lm::chat::{Message, Prompt};
+    /// let prompt = Prompt::Chat(vec![Message::user("Why?")]).instructed("Be brief.")?;
+    /// assert_eq!(prompt, Prompt::Chat(vec![Message::system("Be brief."), Message::user("Why?")]));
+    /// # Ok::<(), lm::Error>(())
+    /// ```
+    pub fn instructed(&self, instruction: &str) -> Result<Self> {
+        let Self::Chat(messages) = self else {
+            let message = "an instruction needs a chat prompt, this one is raw text";
+            return Err(Error::Argument(message.into()));
+        };
+        let mut messages = messages.clone();
+        match messages.first_mut().filter(|m| m.role == Role::System) {
+            Some(system) => system.content = format!("{}\n\n{instruction}", system.content),
+            None => messages.insert(0, Message::system(instruction)),
+        }
+        Ok(Self::Chat(messages))
+    }
+
+    /// The conversation as one readable text, for reports: the last user message, or the raw text.
+    pub fn question(&self) -> &str {
+        match self {
+            Self::Raw(text) => text,
+            Self::Chat(messages) => messages
+                .iter()
+                .rfind(|m| m.role == Role::User)
+                .map_or("", |m| &m.content),
+        }
+    }
+}
+
 /// A compiled chat template. It runs exactly as the file has it, in the Jinja dialect of
 /// transformers (`trim_blocks`, `lstrip_blocks`, Python's string and list methods).
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::adapter::AdapterStack;
-use crate::chat::{ChatTemplate, Message};
+use crate::chat::{ChatTemplate, Message, Prompt};
 use crate::load::Checkpoint;
 use crate::{Decoder, Error, Result, Tokenizer};
 
@@ -68,6 +68,21 @@ impl LanguageModel {
             return Err(Error::ChatTemplate(message.into()));
         };
         self.tokenizer.encode(&chat.render(messages, true)?, false)
+    }
+
+    /// Token ids of a prompt, as the model reads them before it answers.
+    ///
+    /// # Errors
+    /// Those of [`Self::chat_tokens`], and a prompt without a single token.
+    pub fn prompt_tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        let ids = match prompt {
+            Prompt::Chat(messages) => self.chat_tokens(messages)?,
+            Prompt::Raw(text) => self.tokenizer.encode(text, true)?,
+        };
+        if ids.is_empty() {
+            return Err(Error::Argument("the prompt is empty".into()));
+        }
+        Ok(ids)
     }
 
     /// Log-probability in nats of every token of `responses[i]` after `prompts[i]`, one lane each

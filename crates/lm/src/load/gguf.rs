@@ -227,9 +227,9 @@ impl Header {
     /// Number at `key`, if there is one.
     pub fn number(&self, key: &str) -> Option<f64> {
         match self.metadata.get(key)? {
-            &Value::Unsigned(v) => Some(v as f64),
-            &Value::Signed(v) => Some(v as f64),
-            &Value::Float(v) => Some(v),
+            Value::Unsigned(v) => Some(*v as f64),
+            Value::Signed(v) => Some(*v as f64),
+            Value::Float(v) => Some(*v),
             _ => None,
         }
     }
@@ -237,8 +237,8 @@ impl Header {
     /// Non-negative integer at `key`, if there is one.
     pub fn integer(&self, key: &str) -> Option<usize> {
         match self.metadata.get(key)? {
-            &Value::Unsigned(v) => usize::try_from(v).ok(),
-            &Value::Signed(v) => usize::try_from(v).ok(),
+            Value::Unsigned(v) => usize::try_from(*v).ok(),
+            Value::Signed(v) => usize::try_from(*v).ok(),
             _ => None,
         }
     }

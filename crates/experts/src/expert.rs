@@ -1,0 +1,83 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lm::chat::Prompt;
+use lm::{Adapter, LanguageModel};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// How a config names an expert.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpertSpec {
+    /// The base model as it is.
+    Base,
+    /// The base with an instruction in its system message.
+    Prompted(String),
+    /// The base with a PEFT folder.
+    Adapter(PathBuf),
+    /// A model of its own, by registered name or path.
+    Full(String),
+}
+
+/// An expert that is ready to run.
+#[derive(Debug, Clone)]
+pub struct Expert {
+    /// The name that weights and tables use.
+    pub name: String,
+    /// Its model, shared where several experts have the same base.
+    pub model: Arc<LanguageModel>,
+    /// Low-rank change of the model.
+    pub adapter: Option<Arc<Adapter>>,
+    /// Instruction in the system message.
+    pub instruction: Option<String>,
+}
+
+impl Expert {
+    /// Opens `spec` over `base`. `full` opens the model of [`ExpertSpec::Full`] by name or path.
+    ///
+    /// # Errors
+    /// [`Error::Expert`] with the expert's name.
+    pub fn open(
+        name: &str,
+        spec: &ExpertSpec,
+        base: &Arc<LanguageModel>,
+        full: impl FnOnce(&str) -> lm::Result<Arc<LanguageModel>>,
+    ) -> Result<Self> {
+        let failed = |source| Error::Expert {
+            expert: name.into(),
+            source,
+        };
+        let mut expert = Self {
+            name: name.into(),
+            model: base.clone(),
+            adapter: None,
+            instruction: None,
+        };
+        match spec {
+            ExpertSpec::Base => {}
+            ExpertSpec::Prompted(instruction) => expert.instruction = Some(instruction.clone()),
+            ExpertSpec::Adapter(folder) => {
+                let adapter = Adapter::load(folder, base.decoder.config()).map_err(failed)?;
+                expert.adapter = Some(Arc::new(adapter));
+            }
+            ExpertSpec::Full(model) => expert.model = full(model).map_err(failed)?,
+        }
+        Ok(expert)
+    }
+
+    /// Token ids that this expert reads for a prompt.
+    ///
+    /// # Errors
+    /// [`Error::Expert`] when the prompt or the instruction does not fit the model's template.
+    pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        let tokens = || match &self.instruction {
+            Some(instruction) => self.model.prompt_tokens(&prompt.instructed(instruction)?),
+            None => self.model.prompt_tokens(prompt),
+        };
+        tokens().map_err(|source| Error::Expert {
+            expert: self.name.clone(),
+            source,
+        })
+    }
+}

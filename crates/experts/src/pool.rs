@@ -1,0 +1,275 @@
+//! Several experts over several sequences, the weights of a shared base read once per step.
+//!
+//! Results come to the host: a mixer is then a pure function on slices, the same on every device,
+//! and what crosses is `experts · sequences · vocab` floats per token.
+
+use std::sync::Arc;
+
+use lm::chat::Prompt;
+use lm::sampling::log_softmax;
+use lm::{Adapter, AdapterStack, KvCache, LanguageModel, to_host};
+use rayon::prelude::*;
+
+use crate::{Error, Expert, Result};
+
+/// Experts that run together.
+#[derive(Debug)]
+pub struct ExpertPool {
+    experts: Vec<Expert>,
+    groups: Vec<Group>,
+}
+
+/// Experts with the same model.
+#[derive(Debug)]
+struct Group {
+    model: Arc<LanguageModel>,
+    /// Indices into the pool.
+    members: Vec<usize>,
+    adapters: Option<AdapterStack>,
+}
+
+/// What the experts have read so far.
+#[derive(Debug)]
+pub struct PoolState {
+    /// One cache per group; lanes are expert-major.
+    caches: Vec<KvCache>,
+    sequences: usize,
+}
+
+/// Log-probabilities of the next token, in nats.
+#[derive(Debug, Clone, Default)]
+pub struct NextTokens {
+    /// Number of experts.
+    pub experts: usize,
+    /// Number of sequences.
+    pub sequences: usize,
+    /// Size of the vocabulary.
+    pub vocab: usize,
+    /// `[experts, sequences, vocab]`, row-major.
+    pub log_probs: Vec<f32>,
+}
+
+impl NextTokens {
+    /// One expert's log-probabilities for one sequence, `[vocab]`.
+    ///
+    /// # Panics
+    /// When there is no such expert or sequence.
+    pub fn row(&self, expert: usize, sequence: usize) -> &[f32] {
+        assert!(
+            expert < self.experts && sequence < self.sequences,
+            "no such row"
+        );
+        &self.log_probs[(expert * self.sequences + sequence) * self.vocab..][..self.vocab]
+    }
+}
+
+impl ExpertPool {
+    /// Groups experts by model.
+    ///
+    /// # Errors
+    /// No expert, two of the same name, or vocabularies that differ.
+    pub fn new(experts: Vec<Expert>) -> Result<Self> {
+        let Some(first) = experts.first() else {
+            return Err(Error::Argument("a pool needs at least one expert".into()));
+        };
+        for (i, expert) in experts.iter().enumerate() {
+            if experts[..i].iter().any(|other| other.name == expert.name) {
+                let message = format!("two experts are called '{}'", expert.name);
+                return Err(Error::Argument(message));
+            }
+            same_vocabulary(first, expert)?;
+        }
+        let mut groups: Vec<Group> = Vec::new();
+        for (i, expert) in experts.iter().enumerate() {
+            match groups
+                .iter_mut()
+                .find(|g| Arc::ptr_eq(&g.model, &expert.model))
+            {
+                Some(group) => group.members.push(i),
+                None => groups.push(Group {
+                    model: expert.model.clone(),
+                    members: vec![i],
+                    adapters: None,
+                }),
+            }
+        }
+        for group in &mut groups {
+            let adapters: Vec<Option<&Adapter>> = group
+                .members
+                .iter()
+                .map(|&i| experts[i].adapter.as_deref())
+                .collect();
+            if adapters.iter().any(Option::is_some) {
+                let decoder = &group.model.decoder;
+                let stack = AdapterStack::new(&adapters, decoder.config(), decoder.device());
+                group.adapters = Some(stack);
+            }
+        }
+        Ok(Self { experts, groups })
+    }
+
+    /// The experts in the order of [`NextTokens`].
+    pub fn experts(&self) -> &[Expert] {
+        &self.experts
+    }
+
+    /// Size of the shared vocabulary.
+    pub fn vocab(&self) -> usize {
+        self.experts[0].model.decoder.config().vocab_size
+    }
+
+    /// Longest sequence that every expert can read, in tokens.
+    pub fn context_length(&self) -> usize {
+        let lengths = self
+            .experts
+            .iter()
+            .map(|e| e.model.decoder.config().context_length);
+        lengths.min().unwrap_or(0)
+    }
+
+    /// Reads the prompts with every expert; `max_new_tokens` can follow. `next` gets the
+    /// distribution of the first token.
+    ///
+    /// # Errors
+    /// A prompt that an expert's template refuses or that leaves no room in the context.
+    pub fn begin(
+        &self,
+        prompts: &[Prompt],
+        max_new_tokens: usize,
+        next: &mut NextTokens,
+    ) -> Result<PoolState> {
+        self.prepare(next, prompts.len());
+        let mut caches = Vec::new();
+        for group in &self.groups {
+            let mut tokens = Vec::new();
+            for &member in &group.members {
+                for prompt in prompts {
+                    tokens.push(self.experts[member].tokens(prompt)?);
+                }
+            }
+            let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
+            let limit = group.model.decoder.config().context_length;
+            if longest + max_new_tokens > limit {
+                let tokens = longest + max_new_tokens;
+                return Err(lm::Error::TooLong {
+                    tokens,
+                    limit,
+                    what: "the model's context",
+                }
+                .into());
+            }
+            let mut cache = group
+                .model
+                .decoder
+                .cache(tokens.len(), longest + max_new_tokens);
+            let lanes: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+            self.forward(group, &lanes, &mut cache, next)?;
+            caches.push(cache);
+        }
+        finish(next);
+        Ok(PoolState {
+            caches,
+            sequences: prompts.len(),
+        })
+    }
+
+    /// Appends one token to every sequence; `next` gets the distribution after it.
+    ///
+    /// # Errors
+    /// Another number of tokens than sequences, or a full context.
+    pub fn step(&self, state: &mut PoolState, tokens: &[u32], next: &mut NextTokens) -> Result<()> {
+        if tokens.len() != state.sequences {
+            let (got, expected) = (tokens.len(), state.sequences);
+            return Err(Error::Argument(format!(
+                "{got} tokens for {expected} sequences"
+            )));
+        }
+        self.prepare(next, tokens.len());
+        for (group, cache) in self.groups.iter().zip(&mut state.caches) {
+            let one_each = tokens
+                .chunks(1)
+                .cycle()
+                .take(group.members.len() * tokens.len());
+            let lanes: Vec<&[u32]> = one_each.collect();
+            self.forward(group, &lanes, cache, next)?;
+        }
+        finish(next);
+        Ok(())
+    }
+
+    /// Keeps only the sequences `keep`, in this order.
+    ///
+    /// # Errors
+    /// A sequence that is not there.
+    pub fn retain(&self, state: &mut PoolState, keep: &[usize]) -> Result<()> {
+        for (group, cache) in self.groups.iter().zip(&mut state.caches) {
+            let experts = 0..group.members.len();
+            let lanes: Vec<usize> = experts
+                .flat_map(|e| keep.iter().map(move |s| (e, *s)))
+                .map(|(e, s)| e * state.sequences + s)
+                .collect();
+            *cache = cache.fork(&lanes)?;
+        }
+        state.sequences = keep.len();
+        Ok(())
+    }
+
+    fn prepare(&self, next: &mut NextTokens, sequences: usize) {
+        (next.experts, next.sequences, next.vocab) = (self.experts.len(), sequences, self.vocab());
+        next.log_probs
+            .resize(next.experts * next.sequences * next.vocab, 0.0);
+    }
+
+    fn forward(
+        &self,
+        group: &Group,
+        lanes: &[&[u32]],
+        cache: &mut KvCache,
+        next: &mut NextTokens,
+    ) -> Result<()> {
+        let logits = group
+            .model
+            .decoder
+            .next_logits(lanes, cache, group.adapters.as_ref())?;
+        let logits = to_host(logits)?;
+        let width = next.sequences * next.vocab;
+        for (&member, logits) in group.members.iter().zip(logits.chunks(width)) {
+            next.log_probs[member * width..][..width].copy_from_slice(logits);
+        }
+        Ok(())
+    }
+}
+
+fn finish(next: &mut NextTokens) {
+    next.log_probs
+        .par_chunks_mut(next.vocab)
+        .for_each(log_softmax);
+}
+
+fn same_vocabulary(first: &Expert, second: &Expert) -> Result<()> {
+    if Arc::ptr_eq(&first.model, &second.model) {
+        return Ok(());
+    }
+    let differ = |reason: String| {
+        Err(Error::Vocabulary {
+            first: first.name.clone(),
+            second: second.name.clone(),
+            reason,
+        })
+    };
+    let size = |e: &Expert| e.model.decoder.config().vocab_size;
+    if size(first) != size(second) {
+        return differ(format!("{} and {} entries", size(first), size(second)));
+    }
+    let (one, two) = (&first.model.tokenizer, &second.model.tokenizer);
+    for id in 0..size(first) as u32 {
+        if one.piece(id) != two.piece(id) {
+            return differ(format!(
+                "token {id} is {:?} and {:?}",
+                one.piece(id),
+                two.piece(id)
+            ));
+        }
+    }
+    Ok(())
+}

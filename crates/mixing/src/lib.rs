@@ -1,0 +1,39 @@
+//! Mixing: strategies that turn several experts' next-token distributions into one, and the
+//! generator that decodes with them.
+//!
+//! One strategy is one file in `strategies/` and one variant of [`Strategy`].
+
+mod generator;
+mod mixer;
+mod preference;
+pub mod strategies;
+
+pub use generator::{Generation, Generator, Request, Response};
+pub use mixer::{Mixed, Mixer, Plan, Step, mix_probabilities, normalise};
+pub use preference::Preference;
+pub use strategies::Strategy;
+
+/// Name of the expert that is always there: the base model as it is.
+pub const BASE: &str = "base";
+
+/// Everything that can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// From an expert or the pool.
+    #[error(transparent)]
+    Experts(#[from] experts::Error),
+    /// From the language model.
+    #[error(transparent)]
+    Lm(#[from] lm::Error),
+    /// A strategy whose parameters make no sense, or that does not fit the preference or the
+    /// experts.
+    #[error("{0}")]
+    Argument(String),
+}
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+pub(crate) fn refuse<T>(message: impl Into<String>) -> Result<T> {
+    Err(Error::Argument(message.into()))
+}
