@@ -1,0 +1,48 @@
+//! Dimensions of preference and their two directions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::rewards::{Normaliser, Scorer};
+use crate::{Error, Result};
+
+/// One dimension: what measures it and what its ends are called.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dimension {
+    /// The reward; it grows towards `high`.
+    pub scorer: Scorer,
+    /// Direction that wants more of it, such as "informative".
+    pub high: String,
+    /// Direction that wants less of it, such as "concise".
+    pub low: String,
+    /// Brings scores to unit variance. Default: the constants stored with the scorer.
+    #[serde(default)]
+    pub normaliser: Option<Normaliser>,
+}
+
+/// Dimensions by name.
+pub type Dimensions = BTreeMap<String, Dimension>;
+
+/// The dimension that `direction` belongs to, and 1 for its high end or −1 for its low one.
+///
+/// # Errors
+/// A direction that no dimension has.
+pub fn locate<'a>(dimensions: &'a Dimensions, direction: &str) -> Result<(&'a str, f64)> {
+    for (name, dimension) in dimensions {
+        if dimension.high == direction {
+            return Ok((name, 1.0));
+        }
+        if dimension.low == direction {
+            return Ok((name, -1.0));
+        }
+    }
+    let ends = dimensions
+        .values()
+        .flat_map(|d| [d.low.as_str(), d.high.as_str()]);
+    let known = ends.collect::<Vec<_>>().join(", ");
+    Err(Error::Argument(format!(
+        "no dimension has the direction '{direction}'; they have: {known}"
+    )))
+}

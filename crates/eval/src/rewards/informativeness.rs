@@ -1,0 +1,47 @@
+//! Informativeness: `ln(1 + distinct content words)`.
+//!
+//! Distinct content words are the number of words (length) times the share of them that are neither
+//! stop words (crate `stop-words`, NLTK's English list) nor repetitions (information density).
+//! Saying the same twice adds nothing; the logarithm makes the tenth word worth more than the
+//! hundredth.
+
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+use lm::chat::Prompt;
+use unicode_segmentation::UnicodeSegmentation;
+
+use super::{Normaliser, Reward};
+
+static STOP_WORDS: LazyLock<HashSet<&'static str>> =
+    LazyLock::new(|| stop_words::get("en").iter().copied().collect());
+
+pub(super) struct Informativeness;
+
+impl Reward for Informativeness {
+    fn score(&self, _prompt: &Prompt, response: &str) -> f64 {
+        let lower = response.to_lowercase();
+        let words: HashSet<&str> = lower
+            .unicode_words()
+            .filter(|word| !STOP_WORDS.contains(word))
+            .collect();
+        (words.len() as f64).ln_1p()
+    }
+
+    fn normaliser(&self) -> Normaliser {
+        // experiments/rewards, 2026-11-23.
+        Normaliser { mean: 3.0, sd: 0.5 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_distinct_content_words() {
+        let score = |text: &str| Informativeness.score(&Prompt::Raw(String::new()), text);
+        assert_eq!(score("the of and to"), 0.0);
+        assert_eq!(score("Light, light and more light: photons"), 2f64.ln_1p());
+    }
+}

@@ -1,0 +1,232 @@
+//! Tables: data frames and their four files.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use polars::prelude::*;
+
+use crate::{Error, Result, write_atomic};
+
+/// Bytes of a data frame as Parquet.
+///
+/// # Errors
+/// What polars reports.
+pub fn parquet(name: &Path, frame: &mut DataFrame) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    ParquetWriter::new(&mut bytes)
+        .finish(frame)
+        .map_err(|e| Error::table(name, e))?;
+    Ok(bytes)
+}
+
+/// Reads a Parquet file.
+///
+/// # Errors
+/// With the file's name, for a file that is missing or damaged.
+pub fn read_parquet(path: &Path) -> Result<DataFrame> {
+    let file = std::fs::File::open(path).map_err(|source| Error::Io {
+        path: path.into(),
+        source,
+    })?;
+    ParquetReader::new(file)
+        .finish()
+        .map_err(|e| Error::table(path, e))
+}
+
+/// A cell as people read it: floats with three decimals, nothing for missing values.
+fn cell(value: &AnyValue<'_>) -> String {
+    match value {
+        AnyValue::Null => String::new(),
+        AnyValue::Float64(v) => format!("{v:.3}"),
+        AnyValue::Float32(v) => format!("{v:.3}"),
+        AnyValue::String(s) => (*s).to_string(),
+        AnyValue::StringOwned(s) => s.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Header and rows as text.
+///
+/// # Errors
+/// What polars reports.
+pub fn cells(frame: &DataFrame) -> Result<(Vec<String>, Vec<Vec<String>>)> {
+    let header = frame
+        .get_column_names()
+        .iter()
+        .map(|n| n.to_string())
+        .collect();
+    let mut rows = vec![Vec::new(); frame.height()];
+    for column in frame.columns() {
+        for (i, row) in rows.iter_mut().enumerate() {
+            let value = column
+                .get(i)
+                .map_err(|e| Error::table(Path::new("table"), e))?;
+            row.push(cell(&value));
+        }
+    }
+    Ok((header, rows))
+}
+
+/// A table in GitHub's Markdown.
+///
+/// # Errors
+/// What polars reports.
+pub fn markdown(frame: &DataFrame) -> Result<String> {
+    let (header, rows) = cells(frame)?;
+    let escape = |s: &String| {
+        s.replace('\\', "\\\\")
+            .replace('|', "\\|")
+            .replace('\n', " ")
+    };
+    let line = |row: &[String]| {
+        let row: Vec<String> = row.iter().map(escape).collect();
+        format!("| {} |\n", row.join(" | "))
+    };
+    let marks: Vec<&str> = frame
+        .columns()
+        .iter()
+        .map(|c| if numeric(c) { "--:" } else { "---" })
+        .collect();
+    let mut out = line(&header);
+    out.push_str(&format!("| {} |\n", marks.join(" | ")));
+    rows.iter().for_each(|row| out.push_str(&line(row)));
+    Ok(out)
+}
+
+fn numeric(column: &Column) -> bool {
+    column.dtype().is_primitive_numeric()
+}
+
+/// A table in LaTeX, for the `booktabs` package.
+///
+/// # Errors
+/// What polars reports.
+pub fn latex(frame: &DataFrame) -> Result<String> {
+    let (header, rows) = cells(frame)?;
+    let escape = |s: &String| {
+        let mut out = String::new();
+        for c in s.chars() {
+            match c {
+                '\\' => out.push_str("\\textbackslash{}"),
+                '~' => out.push_str("\\textasciitilde{}"),
+                '^' => out.push_str("\\textasciicircum{}"),
+                '&' | '%' | '$' | '#' | '_' | '{' | '}' => {
+                    out.push('\\');
+                    out.push(c);
+                }
+                '\n' => out.push(' '),
+                c => out.push(c),
+            }
+        }
+        out
+    };
+    let line = |row: &[String]| {
+        let row: Vec<String> = row.iter().map(escape).collect();
+        format!("{} \\\\\n", row.join(" & "))
+    };
+    let marks: String = frame
+        .columns()
+        .iter()
+        .map(|c| if numeric(c) { 'r' } else { 'l' })
+        .collect();
+    let mut out = format!(
+        "\\begin{{tabular}}{{{marks}}}\n\\toprule\n{}\\midrule\n",
+        line(&header)
+    );
+    rows.iter().for_each(|row| out.push_str(&line(row)));
+    out.push_str("\\bottomrule\n\\end{tabular}\n");
+    Ok(out)
+}
+
+/// A table in HTML.
+///
+/// # Errors
+/// What polars reports.
+pub fn html(frame: &DataFrame) -> Result<String> {
+    let (header, rows) = cells(frame)?;
+    let mut out = String::from("<table><thead><tr>");
+    let classes: Vec<&str> = frame
+        .columns()
+        .iter()
+        .map(|c| if numeric(c) { " class=\"n\"" } else { "" })
+        .collect();
+    for (name, class) in header.iter().zip(&classes) {
+        write!(out, "<th{class}>{}</th>", escape_html(name)).ok();
+    }
+    out.push_str("</tr></thead><tbody>");
+    for row in &rows {
+        out.push_str("<tr>");
+        for (value, class) in row.iter().zip(&classes) {
+            write!(out, "<td{class}>{}</td>", escape_html(value)).ok();
+        }
+        out.push_str("</tr>");
+    }
+    out.push_str("</tbody></table>");
+    Ok(out)
+}
+
+/// Text as HTML content.
+pub fn escape_html(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+/// Writes `folder/name.{csv,md,tex,parquet}`. CSV and Parquet keep full precision.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_all(folder: &Path, name: &str, frame: &mut DataFrame) -> Result<()> {
+    let path = |extension: &str| folder.join(format!("{name}.{extension}"));
+    let mut csv = Vec::new();
+    CsvWriter::new(&mut csv)
+        .finish(frame)
+        .map_err(|e| Error::table(&path("csv"), e))?;
+    write_atomic(&path("csv"), &csv)?;
+    write_atomic(&path("md"), markdown(frame)?.as_bytes())?;
+    write_atomic(&path("tex"), latex(frame)?.as_bytes())?;
+    write_atomic(&path("parquet"), &parquet(&path("parquet"), frame)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_text_forms() {
+        let frame =
+            df!("strategy" => ["a|b", "c_d"], "utility" => [Some(0.12345), None], "n" => [3, 4])
+                .unwrap();
+        assert_eq!(
+            markdown(&frame).unwrap(),
+            "| strategy | utility | n |\n| --- | --: | --: |\n| a\\|b | 0.123 | 3 |\n| c_d |  | 4 |\n"
+        );
+        assert_eq!(
+            latex(&frame).unwrap(),
+            "\\begin{tabular}{lrr}\n\\toprule\nstrategy & utility & n \\\\\n\\midrule\n\
+             a|b & 0.123 & 3 \\\\\nc\\_d &  & 4 \\\\\n\\bottomrule\n\\end{tabular}\n"
+        );
+        assert!(html(&frame).unwrap().contains("<td class=\"n\">0.123</td>"));
+    }
+
+    #[test]
+    fn parquet_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut frame = df!("x" => [1.5f64, -0.1], "name" => ["é", ""]).unwrap();
+        write_all(folder.path(), "t", &mut frame).unwrap();
+        assert!(
+            read_parquet(&folder.path().join("t.parquet"))
+                .unwrap()
+                .equals(&frame)
+        );
+        let csv = std::fs::read_to_string(folder.path().join("t.csv")).unwrap();
+        assert_eq!(csv, "x,name\n1.5,é\n-0.1,\"\"\n");
+        std::fs::write(folder.path().join("bad.parquet"), b"PAR1 no").unwrap();
+        let error = read_parquet(&folder.path().join("bad.parquet"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("bad.parquet"), "{error}");
+    }
+}
