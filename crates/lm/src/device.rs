@@ -1,6 +1,6 @@
 //! The devices of a build, by the names that configs and the command line use.
 
-use burn::tensor::Device;
+pub use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};

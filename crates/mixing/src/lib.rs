@@ -5,11 +5,13 @@
 
 mod generator;
 mod mixer;
+mod named;
 mod preference;
 pub mod strategies;
 
 pub use generator::{Generation, Generator, Request, Response};
 pub use mixer::{Mixed, Mixer, Plan, Step, mix_probabilities, normalise};
+pub use named::Named;
 pub use preference::Preference;
 pub use strategies::Strategy;
 

@@ -12,6 +12,7 @@ pub struct Preference {
     pub text: String,
     /// Importance by direction, each above 0. Only ratios count: `(a: 2, b: 1)` asks for a twice as
     /// much as for b.
+    #[serde(deserialize_with = "crate::named::unique")]
     pub weights: BTreeMap<String, f64>,
 }
 

@@ -1,1 +1,284 @@
+//! Plots, one file each. A plot is data that can draw itself on any backend; [`save`] makes the SVG
+//! and the PNG.
 
+mod rewards;
+mod utility;
+mod weights;
+mod win_rates;
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+pub use rewards::RewardPlot;
+pub use utility::UtilityPlot;
+pub use weights::WeightPlot;
+pub use win_rates::WinRatePlot;
+
+use crate::statistics::Estimate;
+use crate::{Error, Result, write_atomic};
+
+/// Why a backend could not draw.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// Something that can be drawn.
+pub trait Plot {
+    /// Width and height at scale 1, in pixels.
+    fn size(&self) -> (u32, u32);
+
+    /// Draws on an area of `scale` times [`Self::size`].
+    ///
+    /// # Errors
+    /// What the backend reports.
+    fn draw<B>(&self, area: &DrawingArea<B, Shift>, scale: u32) -> Result<(), Failure>
+    where
+        B: DrawingBackend,
+        B::ErrorType: 'static;
+}
+
+/// Colours that stay apart for colour-blind readers (Okabe and Ito), in order of use.
+pub const COLOURS: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(213, 94, 0),
+    RGBColor(120, 110, 20),
+    RGBColor(90, 90, 90),
+];
+
+/// The colour of the `i`-th strategy or expert.
+pub fn colour(i: usize) -> RGBColor {
+    COLOURS[i % COLOURS.len()]
+}
+
+/// Pixels of a PNG per pixel of the SVG, so that it prints well.
+const PNG_SCALE: u32 = 2;
+const INK: RGBColor = RGBColor(40, 40, 40);
+const FAINT: RGBColor = RGBColor(225, 225, 225);
+
+/// Makes the bundled font the one that text is measured and drawn with.
+fn font() -> Result<&'static str> {
+    static REGISTERED: OnceLock<bool> = OnceLock::new();
+    const FAMILY: &str = "sans-serif";
+    let bytes = include_bytes!("../fonts/DejaVuSans.ttf");
+    let registered = *REGISTERED
+        .get_or_init(|| plotters::style::register_font(FAMILY, FontStyle::Normal, bytes).is_ok());
+    if registered {
+        return Ok(FAMILY);
+    }
+    Err(Error::Plot {
+        path: "font".into(),
+        message: "the bundled font is damaged".into(),
+    })
+}
+
+/// A text style of `size` pixels at scale 1.
+fn text(size: u32, scale: u32, horizontal: HPos) -> TextStyle<'static> {
+    ("sans-serif", size * scale)
+        .into_font()
+        .color(&INK)
+        .pos(Pos::new(horizontal, VPos::Center))
+}
+
+fn failed(path: &Path, e: impl std::fmt::Display) -> Error {
+    Error::Plot {
+        path: path.into(),
+        message: e.to_string(),
+    }
+}
+
+/// The plot as SVG.
+///
+/// # Errors
+/// [`Error::Plot`].
+pub fn svg(plot: &impl Plot) -> Result<String> {
+    font()?;
+    let mut out = String::new();
+    {
+        let area = SVGBackend::with_string(&mut out, plot.size()).into_drawing_area();
+        let drawn = area.fill(&WHITE).map_err(Failure::from);
+        drawn
+            .and_then(|()| plot.draw(&area, 1))
+            .and_then(|()| area.present().map_err(Failure::from))
+            .map_err(|e| failed(Path::new("svg"), e))?;
+    }
+    Ok(out)
+}
+
+/// Writes `folder/name.svg` and `folder/name.png`; returns the SVG.
+///
+/// # Errors
+/// [`Error::Plot`] and [`Error::Io`].
+pub fn save(folder: &Path, name: &str, plot: &impl Plot) -> Result<String> {
+    let svg = svg(plot)?;
+    write_atomic(&folder.join(format!("{name}.svg")), svg.as_bytes())?;
+    let path = folder.join(format!("{name}.png"));
+    // plotters chooses the format by the ending and writes the file itself.
+    let beside = folder.join(format!(".{name}.part.png"));
+    let (width, height) = plot.size();
+    {
+        let size = (width * PNG_SCALE, height * PNG_SCALE);
+        let area = BitMapBackend::new(&beside, size).into_drawing_area();
+        let drawn = area.fill(&WHITE).map_err(Failure::from);
+        drawn
+            .and_then(|()| plot.draw(&area, PNG_SCALE))
+            .and_then(|()| area.present().map_err(Failure::from))
+            .map_err(|e| failed(&path, e))?;
+    }
+    std::fs::rename(&beside, &path).map_err(|source| Error::Io { path, source })?;
+    Ok(svg)
+}
+
+/// Width of a left margin that holds the labels, in pixels at scale 1.
+fn label_width(labels: &[String]) -> u32 {
+    let longest = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0);
+    12 + 8 * longest as u32
+}
+
+/// Smallest range that holds all intervals and `at`, with a margin of a twentieth.
+fn range<'a>(estimates: impl Iterator<Item = &'a Estimate>, at: f64) -> std::ops::Range<f64> {
+    let ends = estimates.flat_map(|e| [e.low, e.high]);
+    let (low, high) = ends.fold((at, at), |(low, high), v| (low.min(v), high.max(v)));
+    let margin = ((high - low) * 0.05).max(0.01);
+    low - margin..high + margin
+}
+
+/// One panel of dots with intervals, a row for each label; a dashed line marks `at`.
+struct DotPanel<'a> {
+    title: &'a str,
+    axis: &'a str,
+    /// Left margin in pixels at scale 1; labels are written when it is above the standard one.
+    left: u32,
+    labels: &'a [String],
+    estimates: &'a [Option<Estimate>],
+    range: std::ops::Range<f64>,
+    at: f64,
+}
+
+impl DotPanel<'_> {
+    fn draw<B>(&self, area: &DrawingArea<B, Shift>, scale: u32) -> Result<(), Failure>
+    where
+        B: DrawingBackend,
+        B::ErrorType: 'static,
+    {
+        let rows = self.labels.len() as f64;
+        let mut chart = ChartBuilder::on(area)
+            .caption(self.title, text(14, scale, HPos::Center))
+            .margin(6 * scale)
+            .set_label_area_size(LabelAreaPosition::Left, self.left * scale)
+            .set_label_area_size(LabelAreaPosition::Bottom, 42 * scale)
+            .build_cartesian_2d(self.range.clone(), 0.0..rows)?;
+        chart
+            .configure_mesh()
+            .disable_y_mesh()
+            .disable_y_axis()
+            .x_labels(5)
+            .x_desc(self.axis)
+            .label_style(text(11, scale, HPos::Center))
+            .axis_desc_style(text(11, scale, HPos::Center))
+            .bold_line_style(FAINT)
+            .light_line_style(TRANSPARENT)
+            .axis_style(INK.stroke_width(scale))
+            .draw()?;
+        let dashes = DashedLineSeries::new(
+            [(self.at, 0.0), (self.at, rows)],
+            4 * scale as i32,
+            3 * scale as i32,
+            INK.stroke_width(scale),
+        );
+        chart.draw_series(dashes)?;
+        for (i, (label, estimate)) in self.labels.iter().zip(self.estimates).enumerate() {
+            let y = rows - 0.5 - i as f64;
+            if let Some(e) = estimate {
+                let bar = PathElement::new(
+                    vec![(e.low, y), (e.high, y)],
+                    colour(i).stroke_width(2 * scale),
+                );
+                let dot = Circle::new((e.mean, y), 5 * scale, colour(i).filled());
+                chart.draw_series([bar.into_dyn(), dot.into_dyn()])?;
+            }
+            if self.left > 12 {
+                let (x, y) = chart.backend_coord(&(self.range.start, y));
+                let (left, top) = area.get_base_pixel();
+                let place = (x - left - 8 * scale as i32, y - top);
+                area.draw(&Text::new(
+                    label.clone(),
+                    place,
+                    text(12, scale, HPos::Right),
+                ))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn estimate(mean: f64) -> Option<Estimate> {
+        Some(Estimate {
+            mean,
+            low: mean - 0.1,
+            high: mean + 0.2,
+            count: 10,
+        })
+    }
+
+    #[test]
+    fn every_plot_is_drawn_with_its_labels_in_both_formats() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["base".to_string(), "fixed <log>".to_string()];
+        let rewards = RewardPlot {
+            strategies: names.to_vec(),
+            rewards: vec![
+                ("style".into(), vec![estimate(0.1), None]),
+                ("expertise".into(), vec![estimate(-1.0), estimate(2.0)]),
+            ],
+        };
+        let svg = save(folder.path(), "rewards", &rewards).unwrap();
+        for part in ["base", "fixed &lt;log&gt;", "style", "expertise"] {
+            assert!(svg.contains(part), "{part}");
+        }
+        let utility = UtilityPlot {
+            strategies: names.to_vec(),
+            utilities: vec![estimate(0.4), estimate(0.6)],
+            neutral: 0.5,
+        };
+        assert!(
+            save(folder.path(), "utility", &utility)
+                .unwrap()
+                .contains("utility")
+        );
+        let wins = WinRatePlot {
+            strategies: names.to_vec(),
+            rates: vec![None, Some(0.25), Some(0.75), None],
+        };
+        assert!(
+            save(folder.path(), "win_rates", &wins)
+                .unwrap()
+                .contains("0.75")
+        );
+        let weights = WeightPlot {
+            title: "a question".into(),
+            experts: names.to_vec(),
+            weights: vec![0.5, 0.5, 0.9, 0.1, 0.0, 1.0],
+        };
+        assert!(
+            save(folder.path(), "weights", &weights)
+                .unwrap()
+                .contains("token")
+        );
+        for name in ["rewards", "utility", "win_rates", "weights"] {
+            let png = std::fs::read(folder.path().join(format!("{name}.png"))).unwrap();
+            assert_eq!(&png[1..4], b"PNG");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 8);
+    }
+}

@@ -7,7 +7,7 @@ mod gguf_model;
 pub(crate) mod gguf_tokenizer;
 pub mod hf;
 pub mod mapped;
-mod peft;
+pub mod peft;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -66,6 +66,11 @@ impl Checkpoint {
     /// Shape of the model.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// The model is tuned for conversations.
+    pub fn has_chat_template(&self) -> bool {
+        self.chat_template.is_some()
     }
 
     /// Where the model was opened.

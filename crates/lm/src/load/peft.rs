@@ -1,10 +1,10 @@
 //! Adapters in the format of Hugging Face's PEFT: `adapter_config.json` and
 //! `adapter_model.safetensors`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::hf::{read_json, safetensors};
@@ -34,6 +34,7 @@ struct PeftConfig {
     bias: Option<String>,
     modules_to_save: Option<Value>,
     trainable_token_indices: Option<Value>,
+    base_model_name_or_path: Option<String>,
 }
 
 impl PeftConfig {
@@ -93,7 +94,43 @@ fn place(module: &str) -> Option<(usize, Target)> {
     Some((layer.parse().ok()?, target))
 }
 
+/// What an adapter folder says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Description {
+    /// PEFT's name of the method, `LORA` for those that can be loaded.
+    pub peft_type: String,
+    /// Rank where no pattern says otherwise.
+    pub rank: usize,
+    /// `lora_alpha`; the update is scaled by alpha / rank.
+    pub alpha: f64,
+    /// The model that it was trained on, as the config names it.
+    pub base: Option<String>,
+    /// Tensors by name, with their shapes.
+    pub tensors: BTreeMap<String, Vec<usize>>,
+    /// Numbers in all tensors together.
+    pub parameters: usize,
+}
+
 impl Adapter {
+    /// Reads what a PEFT folder holds, without a model.
+    ///
+    /// # Errors
+    /// [`Error::Format`] and [`Error::Io`] for damaged or missing files.
+    pub fn describe(folder: &Path) -> Result<Description> {
+        let peft: PeftConfig = read_json(&folder.join("adapter_config.json"))?;
+        let file = Mapped::open(&folder.join("adapter_model.safetensors"))?;
+        let stored = safetensors(&file)?.into_iter();
+        let tensors: BTreeMap<_, _> = stored.map(|(name, t)| (name, t.shape)).collect();
+        Ok(Description {
+            peft_type: peft.peft_type,
+            rank: peft.r,
+            alpha: peft.lora_alpha,
+            base: peft.base_model_name_or_path,
+            parameters: tensors.values().map(|s| s.iter().product::<usize>()).sum(),
+            tensors,
+        })
+    }
+
     /// Reads a PEFT folder for a model of shape `config`.
     ///
     /// # Errors

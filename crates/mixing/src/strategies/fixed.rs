@@ -27,6 +27,7 @@ pub enum Space {
 #[serde(deny_unknown_fields, default)]
 pub struct Fixed {
     /// Weight by expert, summing to 1. Default `None`: the importances of the preference.
+    #[serde(deserialize_with = "crate::named::unique_option")]
     pub weights: Option<BTreeMap<String, f64>>,
     /// Where the average is taken. Default: probabilities (paper).
     pub space: Space,

@@ -1,0 +1,167 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Compares ways to personalise a language model without retraining it for each person.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mope",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage or config.\n\
+                  Models are cached in ${MOPE_CACHE:-~/.cache/mope}; MOPE_MODELS names a registry of your own."
+)]
+pub struct Cli {
+    /// Print one JSON document on stdout and nothing else there
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Device, as in configs: Flex, Libtorch, Wgpu(Cpu), Cuda(0), …; replaces the config's
+    #[arg(long, global = true, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// Seed of all randomness; replaces the config's
+    #[arg(long, global = true, value_name = "N")]
+    pub seed: Option<u64>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run an experiment: generate, score, compare, report. Goes on where an earlier run stopped
+    #[command(
+        after_help = "Example: mope run experiments/quickstart/quickstart.ron\n\n\
+                      The run folder gets manifest.json, generations/*.parquet, scores/*.parquet,\n\
+                      tables/*.{csv,md,tex,parquet}, plots/*.{svg,png} and report.html. Killing the\n\
+                      process loses at most the batch in flight; run the same command again."
+    )]
+    Run(RunArgs),
+    /// Generate one response and stream it
+    #[command(after_help = "Examples:\n  \
+                      mope generate --model smollm2-135m-instruct --prompt 'Why is the sky blue?'\n  \
+                      mope generate --config experiments/quickstart/quickstart.ron --strategy fixed \\\n    \
+                      --preference 'concise=0.7,friendly=0.3' --prompt 'Why is the sky blue?' --weights")]
+    Generate(GenerateArgs),
+    /// Log-probabilities (nats) of a given response, one per token
+    #[command(
+        after_help = "Example: mope score --model smollm2-135m-instruct --raw \\\n    \
+                      --prompt 'The capital of France is' --response ' Paris.'"
+    )]
+    Score(ScoreArgs),
+    /// Make tables, plots and report again from the rows of a run folder
+    Report {
+        /// The run folder
+        dir: PathBuf,
+    },
+    /// Fetch a registered model into the cache and print its path
+    Fetch {
+        /// Name in the registry
+        name: String,
+    },
+    /// Say what a model file, a model folder or an adapter folder holds
+    Inspect {
+        /// A GGUF file, a Hugging Face folder or a PEFT folder
+        path: PathBuf,
+    },
+    /// Token ids and pieces of a text, special tokens included as the model wants them
+    Tokenize {
+        /// Registered name or path
+        #[arg(long, value_name = "NAME|PATH")]
+        model: String,
+        /// The text
+        #[arg(long, allow_hyphen_values = true)]
+        text: String,
+        /// Add no special tokens around the text
+        #[arg(long)]
+        plain: bool,
+    },
+    /// Check an experiment file and say what it would do, without loading a model
+    Check {
+        /// The experiment
+        file: PathBuf,
+    },
+    /// List the devices of this build
+    Devices,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The experiment, in RON
+    pub file: PathBuf,
+    /// Run folder [default: runs/<name>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Replaces the prompt set: JSON lines with a `prompt` field, or text with one prompt a line
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+}
+
+/// Which model or mixture answers, and what.
+#[derive(Debug, Args)]
+pub struct Selection {
+    /// Registered name or path; with --config, replaces the config's base model
+    #[arg(long, value_name = "NAME|PATH", required_unless_present = "config")]
+    pub model: Option<String>,
+    /// PEFT folder on top of the model
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    pub adapter: Option<PathBuf>,
+    /// Experiment whose experts and strategies are used
+    #[arg(long, value_name = "FILE.ron", requires = "strategy")]
+    pub config: Option<PathBuf>,
+    /// Strategy of the config
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub strategy: Option<String>,
+    /// Importance by direction, "concise=0.7,friendly=0.3", or the name of a preference of the config
+    #[arg(long, value_name = "WEIGHTS|NAME", requires = "config")]
+    pub preference: Option<String>,
+    /// The preference in words, for strategies that read it [default: made from the weights]
+    #[arg(long, value_name = "TEXT", requires = "preference")]
+    pub preference_text: Option<String>,
+    /// What is asked
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        required_unless_present = "messages"
+    )]
+    pub prompt: Option<String>,
+    /// A conversation instead: a JSON list of {"role", "content"}
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["prompt", "raw"])]
+    pub messages: Option<String>,
+    /// Skip the chat template: the prompt goes in as it is
+    #[arg(long)]
+    pub raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Longest response in tokens [default: the config's, else 128]
+    #[arg(long, value_name = "N")]
+    pub max_new_tokens: Option<usize>,
+    /// 0 is greedy [default: the config's, else 0]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Keep the k likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Keep the likeliest tokens that hold this probability
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Keep tokens with this fraction of the best one's probability
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Colour each token by its leading expert
+    #[arg(long)]
+    pub weights: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// The response whose tokens are scored
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub response: String,
+}

@@ -1,0 +1,120 @@
+//! The commands, verbs over everything else.
+
+mod generate;
+mod inspect;
+mod run;
+mod selection;
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Result;
+use lm::load::Checkpoint;
+use lm::source::Registry;
+use lm::{DeviceSpec, Tokenizer};
+use serde_json::{Value, json};
+
+use crate::cli::{Cli, Command};
+use crate::failure::{nearest, usage};
+use crate::models::resolve;
+
+/// Options that every command has.
+pub struct Global {
+    pub json: bool,
+    pub device: Option<DeviceSpec>,
+    pub seed: Option<u64>,
+}
+
+impl Global {
+    /// Prints the JSON document, or else the text.
+    fn print(&self, document: Value, text: impl FnOnce() -> String) -> Result<()> {
+        let text = if self.json {
+            serde_json::to_string_pretty(&document)?
+        } else {
+            text()
+        };
+        say(&format!("{}\n", text.trim_end()))
+    }
+}
+
+/// Writes to stdout; a reader that has gone away (as in `mope … | head`) is no failure.
+fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => Ok(other?),
+    }
+}
+
+/// Does what the command line asks.
+///
+/// # Errors
+/// A [`crate::failure::Usage`] for mistakes in it, anything else for failures.
+pub fn run(cli: Cli) -> Result<()> {
+    let device = cli.device.as_deref().map(DeviceSpec::parse).transpose();
+    let global = Global {
+        json: cli.json,
+        device: device.map_err(|e| usage(e.to_string()))?,
+        seed: cli.seed,
+    };
+    match cli.command {
+        Command::Run(args) => run::run(&global, &args),
+        Command::Generate(args) => generate::generate(&global, &args),
+        Command::Score(args) => generate::score(&global, &args),
+        Command::Report { dir } => run::report(&global, &dir),
+        Command::Fetch { name } => fetch(&global, &name),
+        Command::Inspect { path } => inspect::inspect(&global, &path),
+        Command::Tokenize { model, text, plain } => tokenize(&global, &model, &text, !plain),
+        Command::Check { file } => run::check(&global, &file),
+        Command::Devices => devices(&global),
+    }
+}
+
+fn fetch(global: &Global, name: &str) -> Result<()> {
+    let registry = Registry::load()?;
+    if !registry.entries().contains_key(name) {
+        let names = || registry.entries().keys().map(String::as_str);
+        let hint = nearest(name, names());
+        let known = names().collect::<Vec<_>>().join(", ");
+        return Err(usage(format!(
+            "no registered model '{name}'{hint}; registered: {known}"
+        )));
+    }
+    let path = resolve(name)?.display().to_string();
+    global.print(json!({"name": name, "path": path}), || path.clone())
+}
+
+fn tokenize(global: &Global, model: &str, text: &str, add_special: bool) -> Result<()> {
+    let path = resolve(model)?;
+    let tokenizer = Tokenizer::load(&Checkpoint::open(Path::new(&path))?)?;
+    let tokens = tokenizer.encode(text, add_special)?;
+    let pieces: Vec<String> = tokens
+        .iter()
+        .map(|&id| tokenizer.piece(id).unwrap_or_default())
+        .collect();
+    global.print(json!({"tokens": tokens, "pieces": pieces}), || {
+        let lines = tokens.iter().zip(&pieces);
+        lines
+            .map(|(id, piece)| format!("{id:>7}  {piece}\n"))
+            .collect()
+    })
+}
+
+fn devices(global: &Global) -> Result<()> {
+    let mut listed = Vec::new();
+    for spec in DeviceSpec::built() {
+        let error = spec.open().err().map(|e| e.to_string());
+        listed.push((spec.to_string(), error));
+    }
+    let document: Vec<Value> = listed
+        .iter()
+        .map(|(name, error)| json!({"device": name, "error": error}))
+        .collect();
+    global.print(json!({"devices": document}), || {
+        let lines = listed.iter().map(|(name, error)| match error {
+            None => format!("{name}\n"),
+            Some(error) => format!("{name}  (cannot be opened: {error})\n"),
+        });
+        lines.collect()
+    })
+}

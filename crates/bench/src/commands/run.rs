@@ -1,0 +1,104 @@
+//! `mope run`, `mope report`, `mope check`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use eval::table::markdown;
+use polars::prelude::{AnyValue, DataFrame};
+use serde_json::{Map, Value, json};
+
+use super::Global;
+use crate::cli::RunArgs;
+use crate::experiment::Experiment;
+use crate::{prompts, run};
+
+fn load(global: &Global, file: &Path) -> Result<Experiment> {
+    let mut experiment = Experiment::load(file)?;
+    experiment.seed = global.seed.unwrap_or(experiment.seed);
+    if let Some(device) = &global.device {
+        experiment.device = device.clone();
+    }
+    Ok(experiment)
+}
+
+pub fn run(global: &Global, args: &RunArgs) -> Result<()> {
+    let mut experiment = load(global, &args.file)?;
+    if let Some(path) = &args.prompts {
+        experiment.prompts = path.clone();
+    }
+    let default = || Path::new("runs").join(&experiment.name);
+    let out: PathBuf = args.out.clone().unwrap_or_else(default);
+    let summary = run::run(&experiment, &args.file, &out)?;
+    print(global, &out, &summary)
+}
+
+pub fn report(global: &Global, dir: &Path) -> Result<()> {
+    let summary = run::rebuild(dir)?;
+    print(global, dir, &summary)
+}
+
+fn print(global: &Global, out: &Path, summary: &DataFrame) -> Result<()> {
+    let report = out.join("report.html");
+    let table = markdown(summary)?;
+    let document = json!({
+        "run": out.display().to_string(),
+        "report": report.display().to_string(),
+        "summary": records(summary)?,
+    });
+    global.print(document, || {
+        format!("{table}\nreport: {}", report.display())
+    })
+}
+
+/// Rows of a table as JSON objects.
+fn records(frame: &DataFrame) -> Result<Vec<Value>> {
+    let mut rows = vec![Map::new(); frame.height()];
+    for column in frame.columns() {
+        for (i, row) in rows.iter_mut().enumerate() {
+            let value = match column.get(i)? {
+                AnyValue::Null => Value::Null,
+                AnyValue::Float64(v) => json!(v),
+                AnyValue::UInt32(v) => json!(v),
+                AnyValue::String(v) => json!(v),
+                other => json!(other.to_string()),
+            };
+            row.insert(column.name().to_string(), value);
+        }
+    }
+    Ok(rows.into_iter().map(Value::Object).collect())
+}
+
+pub fn check(global: &Global, file: &Path) -> Result<()> {
+    let experiment = load(global, file)?;
+    let prompts = prompts::load(&experiment.prompts)?;
+    let (strategies, preferences) = (
+        experiment.strategies.names(),
+        experiment.preferences.names(),
+    );
+    let responses =
+        prompts.len() * strategies.len() * preferences.len() * experiment.samples as usize;
+    let limit = responses * experiment.generation.max_new_tokens;
+    let document = json!({
+        "name": experiment.name,
+        "model": experiment.model,
+        "experts": experiment.expert_names(),
+        "strategies": strategies,
+        "preferences": preferences,
+        "prompts": prompts.len(),
+        "responses": responses,
+        "max_tokens": limit,
+    });
+    global.print(document, || {
+        format!(
+            "{}: {} prompts × {} samples × {} strategies × {} preferences = {responses} responses, \
+             at most {limit} tokens\nmodel: {}\nexperts: {}",
+            experiment.name,
+            prompts.len(),
+            experiment.samples,
+            strategies.len(),
+            preferences.len(),
+            experiment.model,
+            experiment.expert_names().join(", ")
+        )
+    })
+}

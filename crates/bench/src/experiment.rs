@@ -1,0 +1,272 @@
+//! The experiment file: what a user writes, read from RON and checked before anything is loaded.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use eval::dimension::{Dimension, Dimensions, locate};
+use eval::utility::Utility;
+use experts::ExpertSpec;
+use lm::DeviceSpec;
+use mixing::{BASE, Generation, Named, Plan, Preference, Strategy};
+use ron::extensions::Extensions;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{nearest, usage};
+
+/// One comparison.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// Names the run folder, `runs/<name>`.
+    pub name: String,
+    /// All randomness follows from it. Default 0 (ours).
+    #[serde(default)]
+    pub seed: u64,
+    /// Base model, by registered name or path (relative to the experiment file).
+    pub model: String,
+    /// Where it runs. Default `Flex`.
+    #[serde(default)]
+    pub device: DeviceSpec,
+    /// What is measured, and what the two directions of each dimension are called.
+    pub dimensions: Named<Dimension>,
+    /// Experts by name; `base` is always there. An expert that serves a direction has its name.
+    #[serde(default)]
+    pub experts: Named<ExpertSpec>,
+    /// Whom the strategies serve.
+    pub preferences: Named<Preference>,
+    /// What is compared, in the order of the tables; the first is what differences refer to.
+    pub strategies: Named<Strategy>,
+    /// Prompt set: `.jsonl` or text, relative to the experiment file.
+    pub prompts: PathBuf,
+    /// Responses per prompt, preference and strategy. Default 1 (ours).
+    #[serde(default = "one")]
+    pub samples: u32,
+    /// Length and sampling of responses.
+    #[serde(default)]
+    pub generation: Generation,
+    /// How rewards become one number. Default `BradleyTerry` (paper).
+    #[serde(default)]
+    pub utility: Utility,
+    /// Sequences that are decoded together; changes results only through rounding. Default 16 (ours).
+    #[serde(default = "sixteen")]
+    pub batch_size: usize,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn sixteen() -> usize {
+    16
+}
+
+/// RON as this project writes it: `Fixed(space: Log)`, and options without `Some`.
+fn options() -> ron::Options {
+    ron::Options::default()
+        .with_default_extension(Extensions::IMPLICIT_SOME)
+        .with_default_extension(Extensions::UNWRAP_VARIANT_NEWTYPES)
+}
+
+impl Experiment {
+    /// Reads and checks an experiment file.
+    ///
+    /// # Errors
+    /// With file, line and column where the text is wrong, with the name where the content is.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text =
+            std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+        let mut experiment = Self::parse(path, &text)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        experiment.resolve(folder);
+        experiment
+            .validate()
+            .map_err(|e| usage(format!("{}: {e:#}", path.display())))?;
+        Ok(experiment)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self> {
+        options().from_str(text).map_err(|e| {
+            let place = e.span.start;
+            let hint = match &e.code {
+                ron::Error::NoSuchStructField {
+                    expected, found, ..
+                } => nearest(found, expected.iter().copied()),
+                ron::Error::NoSuchEnumVariant {
+                    expected, found, ..
+                } => nearest(found, expected.iter().copied()),
+                _ => String::new(),
+            };
+            usage(format!(
+                "{}:{}:{}: {}{hint}",
+                path.display(),
+                place.line,
+                place.col,
+                e.code
+            ))
+        })
+    }
+
+    /// Paths of the file are relative to its folder.
+    fn resolve(&mut self, folder: &Path) {
+        self.prompts = folder.join(&self.prompts);
+        for (_, expert) in self.experts.iter_mut() {
+            match expert {
+                ExpertSpec::Adapter(path) => *path = folder.join(&path),
+                ExpertSpec::Full(model) => *model = model_path(folder, model),
+                ExpertSpec::Base | ExpertSpec::Prompted(_) => {}
+            }
+        }
+        self.model = model_path(folder, &self.model);
+    }
+
+    fn validate(&self) -> Result<()> {
+        plain("name", &self.name)?;
+        for (what, names) in [
+            ("expert", self.experts.names()),
+            ("preference", self.preferences.names()),
+            ("strategy", self.strategies.names()),
+            ("dimension", self.dimensions.names()),
+        ] {
+            names.iter().try_for_each(|name| plain(what, name))?;
+        }
+        for (what, none) in [
+            ("dimensions", self.dimensions.is_empty()),
+            ("preferences", self.preferences.is_empty()),
+            ("strategies", self.strategies.is_empty()),
+        ] {
+            anyhow::ensure!(!none, "{what}: at least one is needed");
+        }
+        anyhow::ensure!(
+            self.experts
+                .get(BASE)
+                .is_none_or(|e| *e == ExpertSpec::Base),
+            "expert '{BASE}' is the base model itself; give yours another name"
+        );
+        anyhow::ensure!(self.samples > 0, "samples: at least 1");
+        anyhow::ensure!(self.batch_size > 0, "batch_size: at least 1");
+        anyhow::ensure!(
+            self.generation.max_new_tokens > 0,
+            "generation: max_new_tokens: at least 1"
+        );
+        let sampling = &self.generation.sampling;
+        sampling
+            .validate()
+            .map_err(|e| anyhow::anyhow!("generation: sampling: {e}"))?;
+        let dimensions = self.dimensions();
+        self.check_directions()?;
+        for (name, dimension) in self.dimensions.iter() {
+            if let Some(n) = dimension.normaliser {
+                anyhow::ensure!(
+                    n.sd > 0.0 && n.sd.is_finite() && n.mean.is_finite(),
+                    "dimension '{name}': normaliser: sd must be above 0"
+                );
+            }
+        }
+        for (name, preference) in self.preferences.iter() {
+            let context = || format!("preference '{name}'");
+            for (direction, _) in preference.shares().with_context(context)? {
+                locate(&dimensions, &direction).with_context(context)?;
+            }
+        }
+        for (name, expert) in self.experts.iter() {
+            if let ExpertSpec::Adapter(folder) = expert {
+                let config = folder.join("adapter_config.json");
+                anyhow::ensure!(
+                    config.is_file(),
+                    "expert '{name}': {} is not there; an adapter is a folder as PEFT saves it",
+                    config.display()
+                );
+            }
+        }
+        for (strategy, _) in self.strategies.iter() {
+            for (preference, _) in self.preferences.iter() {
+                self.plan(strategy, preference)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A direction belongs to one end of one dimension.
+    fn check_directions(&self) -> Result<()> {
+        let mut seen: Vec<&str> = Vec::new();
+        for (name, dimension) in self.dimensions.iter() {
+            for end in [dimension.low.as_str(), dimension.high.as_str()] {
+                anyhow::ensure!(
+                    !seen.contains(&end),
+                    "dimension '{name}': the direction '{end}' is named twice"
+                );
+                seen.push(end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Dimensions by name.
+    pub fn dimensions(&self) -> Dimensions {
+        let owned = self.dimensions.iter();
+        owned.map(|(n, d)| (n.to_string(), d.clone())).collect()
+    }
+
+    /// The experts' names, the base among them.
+    pub fn expert_names(&self) -> Vec<&str> {
+        let mut names = self.experts.names();
+        if !names.contains(&BASE) {
+            names.push(BASE);
+        }
+        names
+    }
+
+    /// The expert of that name.
+    pub fn expert(&self, name: &str) -> ExpertSpec {
+        self.experts.get(name).cloned().unwrap_or(ExpertSpec::Base)
+    }
+
+    /// How a strategy serves a preference of this file.
+    ///
+    /// # Errors
+    /// An unknown name, or what the strategy says.
+    pub fn plan(&self, strategy: &str, preference: &str) -> Result<Plan> {
+        let found = self.preferences.get(preference).ok_or_else(|| {
+            let names = self.preferences.names();
+            let hint = nearest(preference, names.iter().copied());
+            let known = names.join(", ");
+            anyhow::anyhow!("no preference '{preference}'{hint}; there are: {known}")
+        })?;
+        self.plan_for(strategy, found)
+            .with_context(|| format!("strategy '{strategy}' for preference '{preference}'"))
+    }
+
+    /// How a strategy of this file serves any preference.
+    ///
+    /// # Errors
+    /// An unknown strategy, or what the strategy says.
+    pub fn plan_for(&self, strategy: &str, preference: &Preference) -> Result<Plan> {
+        let found = self.strategies.get(strategy).ok_or_else(|| {
+            let names = self.strategies.names();
+            let hint = nearest(strategy, names.iter().copied());
+            let known = names.join(", ");
+            anyhow::anyhow!("no strategy '{strategy}'{hint}; there are: {known}")
+        })?;
+        Ok(found.plan(preference, &self.expert_names())?)
+    }
+}
+
+/// A model as an experiment names it: a path relative to the file if there is one, else a name.
+fn model_path(folder: &Path, model: &str) -> String {
+    let path = folder.join(model);
+    if path.exists() {
+        path.to_string_lossy().into_owned()
+    } else {
+        model.to_string()
+    }
+}
+
+/// Names become parts of file names.
+fn plain(what: &str, name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+    anyhow::ensure!(
+        !name.is_empty() && name.chars().all(allowed),
+        "{what} '{name}': names are made of letters, digits, '-' and '_'"
+    );
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! Opening models by name or path, with progress while they are fetched.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use experts::{Expert, ExpertSpec};
+use indicatif::{ProgressBar, ProgressStyle};
+use lm::source::{Registry, sha256};
+use lm::{DeviceSpec, LanguageModel};
+
+use crate::failure::{nearest, usage};
+
+/// The path of a model, fetched if need be.
+///
+/// # Errors
+/// An unknown name (a mistake of usage), or why it could not be fetched.
+pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
+    let registry = Registry::load()?;
+    let names = || registry.entries().keys().map(String::as_str);
+    if !registry.entries().contains_key(name_or_path) && !Path::new(name_or_path).exists() {
+        let hint = nearest(name_or_path, names());
+        let known = names().collect::<Vec<_>>().join(", ");
+        return Err(usage(format!(
+            "model '{name_or_path}' is neither a path nor a registered name{hint}; registered: {known}"
+        )));
+    }
+    let bar = ProgressBar::no_length();
+    let style = ProgressStyle::with_template(
+        "     fetch {msg} [{bar:32}] {bytes}/{total_bytes} · {bytes_per_sec} · {eta} left",
+    );
+    if let Ok(style) = style {
+        bar.set_style(style.progress_chars("━╸ "));
+    }
+    let path = registry.resolve(name_or_path, &mut |name, done, total| {
+        bar.set_message(name.to_string());
+        bar.set_position(done);
+        if let Some(total) = total {
+            bar.set_length(total);
+        }
+    })?;
+    bar.finish_and_clear();
+    Ok(path)
+}
+
+/// SHA-256 of every file that a model or an adapter consists of, by name.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn hashes(path: &Path) -> Result<BTreeMap<String, String>> {
+    let mut files = Vec::new();
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).with_context(|| path.display().to_string())? {
+            let file = entry?.path();
+            let kinds = ["gguf", "safetensors", "json", "jinja", "txt"];
+            let known = file
+                .extension()
+                .is_some_and(|e| kinds.iter().any(|k| *k == e));
+            if known && file.is_file() {
+                files.push(file);
+            }
+        }
+    } else {
+        files.push(path.to_path_buf());
+    }
+    let named = files.into_iter().map(|file| {
+        let name = file.file_name().unwrap_or_default();
+        Ok((name.to_string_lossy().into_owned(), sha256(&file)?))
+    });
+    named.collect()
+}
+
+/// Models of one process, each opened once.
+pub struct Models {
+    device: lm::device::Device,
+    open: BTreeMap<PathBuf, Arc<LanguageModel>>,
+}
+
+impl Models {
+    /// Models on one device.
+    ///
+    /// # Errors
+    /// A device that this build does not have.
+    pub fn on(device: &DeviceSpec) -> Result<Self> {
+        let opened = device.open().map_err(|e| usage(e.to_string()))?;
+        Ok(Self {
+            device: opened,
+            open: BTreeMap::new(),
+        })
+    }
+
+    /// Opens a model by name or path.
+    ///
+    /// # Errors
+    /// Those of [`resolve`] and [`LanguageModel::open`].
+    pub fn open(&mut self, name_or_path: &str) -> Result<Arc<LanguageModel>> {
+        let path = resolve(name_or_path)?;
+        if let Some(model) = self.open.get(&path) {
+            return Ok(model.clone());
+        }
+        let model = Arc::new(LanguageModel::open(&path, &self.device)?);
+        self.open.insert(path, model.clone());
+        Ok(model)
+    }
+
+    /// Opens an expert over `base`.
+    ///
+    /// # Errors
+    /// With the expert's name.
+    pub fn expert(
+        &mut self,
+        name: &str,
+        spec: &ExpertSpec,
+        base: &Arc<LanguageModel>,
+    ) -> Result<Expert> {
+        let full = match spec {
+            ExpertSpec::Full(model) => {
+                let opened = self.open(model);
+                Some(opened.with_context(|| format!("expert '{name}'"))?)
+            }
+            _ => None,
+        };
+        Ok(Expert::open(name, spec, base, |model| {
+            full.ok_or_else(|| lm::Error::Argument(format!("{model} is not open")))
+        })?)
+    }
+}

@@ -1,0 +1,376 @@
+//! Stage "generate": responses of every strategy to every prompt for every preference.
+//!
+//! Batches are cut by content, so a batch is the same whether or not others are there already. A
+//! batch's file carries a key of all that its rows follow from: inputs, settings, seed, version.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use eval::rows::{GenerationRow, Identity, generations_frame};
+use eval::table::parquet;
+use experts::{Expert, ExpertPool};
+use lm::LanguageModel;
+use lm::sampling::Draws;
+use mixing::{Generator, Plan, Request, Response, Strategy};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::folder::RunFolder;
+use super::manifest::Session;
+use crate::experiment::Experiment;
+use crate::failure::usage;
+use crate::models::{Models, hashes, resolve};
+use crate::progress::Progress;
+use crate::prompts::NamedPrompt;
+
+/// Name that stands for a strategy in the rows of the reference responses.
+pub const REFERENCE: &str = "reference";
+
+/// Everything that generating needs.
+pub struct Generate<'a> {
+    experiment: &'a Experiment,
+    prompts: &'a [NamedPrompt],
+    base: Arc<LanguageModel>,
+    experts: BTreeMap<String, Expert>,
+    /// What an expert's responses follow from, by its name.
+    fingerprints: BTreeMap<String, Value>,
+    /// Hashes of input files by what they belong to.
+    pub inputs: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// All rows of a run.
+pub struct Rows {
+    /// The base's response to each prompt, which utility refers to.
+    pub references: Vec<GenerationRow>,
+    /// Responses of the strategies.
+    pub generations: Vec<GenerationRow>,
+}
+
+/// One strategy for one preference, or the references.
+struct Job<'a> {
+    part: &'static str,
+    strategy: &'a str,
+    preference: &'a str,
+    samples: u32,
+    definition: Value,
+}
+
+struct Batch<'a> {
+    job: &'a Job<'a>,
+    requests: Vec<(&'a NamedPrompt, u32)>,
+    file: String,
+}
+
+impl<'a> Generate<'a> {
+    /// Opens the models and checks that every prompt fits.
+    ///
+    /// # Errors
+    /// A model or adapter that can't be opened, a prompt that is too long.
+    pub fn open(experiment: &'a Experiment, prompts: &'a [NamedPrompt]) -> Result<Self> {
+        let mut models = Models::on(&experiment.device)?;
+        let base = models.open(&experiment.model)?;
+        let base_hashes = hashes(&resolve(&experiment.model)?)?;
+        let mut used = BTreeSet::new();
+        for (strategy, _) in experiment.strategies.iter() {
+            for (preference, _) in experiment.preferences.iter() {
+                used.extend(experiment.plan(strategy, preference)?.experts);
+            }
+        }
+        used.insert(mixing::BASE.to_string());
+        let mut generate = Self {
+            experiment,
+            prompts,
+            experts: BTreeMap::new(),
+            fingerprints: BTreeMap::new(),
+            inputs: [("model".to_string(), base_hashes)].into(),
+            base,
+        };
+        for name in used {
+            let spec = experiment.expert(&name);
+            let expert = models.expert(&name, &spec, &generate.base)?;
+            let files = match &spec {
+                experts::ExpertSpec::Adapter(folder) => Some(hashes(folder)?),
+                experts::ExpertSpec::Full(model) => Some(hashes(&resolve(model)?)?),
+                _ => None,
+            };
+            // Files count by content; where they lie does not.
+            let what = match &files {
+                Some(files) => json!(files),
+                None => json!(spec),
+            };
+            generate.fingerprints.insert(name.clone(), what);
+            if let Some(files) = files {
+                generate.inputs.insert(format!("expert {name}"), files);
+            }
+            generate.experts.insert(name, expert);
+        }
+        generate.check_lengths()?;
+        Ok(generate)
+    }
+
+    fn check_lengths(&self) -> Result<()> {
+        let new = self.experiment.generation.max_new_tokens;
+        for (strategy, _) in self.experiment.strategies.iter() {
+            for (preference, _) in self.experiment.preferences.iter() {
+                let plan = self.experiment.plan(strategy, preference)?;
+                for NamedPrompt { id, prompt } in self.prompts {
+                    let prompt = match &plan.instruction {
+                        Some(text) => prompt.instructed(text)?,
+                        None => prompt.clone(),
+                    };
+                    for name in &plan.experts {
+                        let expert = &self.experts[name];
+                        let limit = expert.model.decoder.config().context_length;
+                        let tokens = expert
+                            .tokens(&prompt)
+                            .with_context(|| format!("prompt '{id}'"))?
+                            .len();
+                        if tokens + new > limit {
+                            return Err(usage(format!(
+                                "{}: prompt '{id}' has {tokens} tokens for expert '{name}'; with \
+                                 {new} new ones it does not fit into the context of {limit}; \
+                                 shorten the prompt or lower max_new_tokens",
+                                self.experiment.prompts.display()
+                            )));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn jobs(&self) -> Vec<Job<'_>> {
+        let mut jobs = vec![Job {
+            part: "references",
+            strategy: REFERENCE,
+            preference: "",
+            samples: 1,
+            definition: json!(null),
+        }];
+        for (strategy, spec) in self.experiment.strategies.iter() {
+            for (preference, stated) in self.experiment.preferences.iter() {
+                jobs.push(Job {
+                    part: "generations",
+                    strategy,
+                    preference,
+                    samples: self.experiment.samples,
+                    definition: json!([spec, stated]),
+                });
+            }
+        }
+        jobs
+    }
+
+    fn plan(&self, job: &Job<'_>) -> Result<Plan> {
+        match job.part {
+            // The base serves nobody in particular, so whose preference it is does not matter.
+            "references" => {
+                let any = self.experiment.preferences.iter().next();
+                let (_, preference) = any.context("no preference")?;
+                Ok(
+                    Strategy::Base(mixing::strategies::Base {})
+                        .plan(preference, &[mixing::BASE])?,
+                )
+            }
+            _ => self.experiment.plan(job.strategy, job.preference),
+        }
+    }
+
+    /// Cuts a job into batches.
+    fn batches<'b>(&'b self, job: &'b Job<'b>) -> Result<Vec<Batch<'b>>> {
+        let experts: BTreeMap<String, &Value> = self
+            .plan(job)?
+            .experts
+            .into_iter()
+            .map(|name| {
+                let fingerprint = &self.fingerprints[&name];
+                (name, fingerprint)
+            })
+            .collect();
+        let requests: Vec<(&NamedPrompt, u32)> = self
+            .prompts
+            .iter()
+            .flat_map(|p| (0..job.samples).map(move |s| (p, s)))
+            .collect();
+        let cut = requests.chunks(self.experiment.batch_size).enumerate();
+        let batches = cut.map(|(i, requests)| {
+            let asked: Vec<Value> = requests
+                .iter()
+                .map(|(p, sample)| json!([p.id, p.prompt, sample]))
+                .collect();
+            let key = json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "device": self.experiment.device,
+                "seed": self.experiment.seed,
+                "model": self.inputs["model"],
+                "experts": experts,
+                "generation": self.experiment.generation,
+                "strategy": job.strategy,
+                "preference": job.preference,
+                "definition": job.definition,
+                "requests": asked,
+            });
+            let key = lm::source::hex(&Sha256::digest(key.to_string().as_bytes())[..6]);
+            let file = match job.part {
+                "references" => format!("{i:04}.{key}.parquet"),
+                _ => format!("{}.{}.{i:04}.{key}.parquet", job.strategy, job.preference),
+            };
+            Batch {
+                job,
+                requests: requests.to_vec(),
+                file,
+            }
+        });
+        Ok(batches.collect())
+    }
+
+    /// Makes what is missing and returns all rows.
+    ///
+    /// # Errors
+    /// A model that fails, a folder that cannot be written. What is done stays.
+    pub fn run(&self, folder: &RunFolder, session: &mut Session) -> Result<Rows> {
+        let jobs = self.jobs();
+        let batches: Vec<Vec<Batch<'_>>> = jobs
+            .iter()
+            .map(|job| self.batches(job))
+            .collect::<Result<_>>()?;
+        for part in ["references", "generations"] {
+            let own = batches.iter().flatten().filter(|b| b.job.part == part);
+            let moved = folder.keep_only(part, &own.map(|b| b.file.clone()).collect())?;
+            if moved > 0 {
+                eprintln!("{part}: {moved} files of another config moved to superseded/");
+            }
+        }
+        let limit = self.experiment.generation.max_new_tokens as u64;
+        let responses: usize = batches.iter().flatten().map(|b| b.requests.len()).sum();
+        let mut progress = Progress::new("generate", "tokens", responses as u64 * limit);
+        let mut rows = Rows {
+            references: Vec::new(),
+            generations: Vec::new(),
+        };
+        let mut spent: BTreeMap<String, f64> = BTreeMap::new();
+        for (job, batches) in jobs.iter().zip(&batches) {
+            // Opened for the first batch that is not there yet.
+            let mut pool = None;
+            for batch in batches {
+                let found = match folder.batch(job.part, &batch.file, batch.requests.len())? {
+                    Some(found) => {
+                        progress.skip(batch.requests.len() as u64 * limit);
+                        found
+                    }
+                    None => {
+                        if pool.is_none() {
+                            pool = Some(self.pool(job)?);
+                        }
+                        let pool = pool.as_ref().context("the pool is open")?;
+                        let place = format!("{} {}", job.strategy, job.preference);
+                        progress.message(place);
+                        let start = Instant::now();
+                        let made = self.batch(batch, pool, &mut progress)?;
+                        let tokens: usize = made.iter().map(|r| r.tokens.len()).sum();
+                        *session.tokens.entry(job.strategy.into()).or_default() += tokens as u64;
+                        *spent.entry(job.strategy.into()).or_default() +=
+                            start.elapsed().as_secs_f64();
+                        let path = folder.path(job.part).join(&batch.file);
+                        let mut frame = generations_frame(&made)?;
+                        eval::write_atomic(&path, &parquet(&path, &mut frame)?)?;
+                        made
+                    }
+                };
+                match job.part {
+                    "references" => rows.references.extend(found),
+                    _ => rows.generations.extend(found),
+                }
+            }
+        }
+        for (strategy, seconds) in spent {
+            let rate = session.tokens[&strategy] as f64 / seconds.max(1e-9);
+            session.tokens_per_second.insert(strategy, rate);
+        }
+        progress.finish();
+        Ok(rows)
+    }
+
+    fn pool(&self, job: &Job<'_>) -> Result<ExpertPool> {
+        let names = self.plan(job)?.experts;
+        let experts = names.iter().map(|name| self.experts[name].clone());
+        Ok(ExpertPool::new(experts.collect())?)
+    }
+
+    fn batch(
+        &self,
+        batch: &Batch<'_>,
+        pool: &ExpertPool,
+        progress: &mut Progress,
+    ) -> Result<Vec<GenerationRow>> {
+        let settings = &self.experiment.generation;
+        let limit = settings.max_new_tokens;
+        let plan = self.plan(batch.job)?;
+        let mut generator = Generator::new(pool, plan, &self.base.end_tokens)?;
+        let identity = |(prompt, sample): &(&NamedPrompt, u32)| Identity {
+            strategy: batch.job.strategy.into(),
+            preference: batch.job.preference.into(),
+            prompt: prompt.id.clone(),
+            sample: *sample,
+        };
+        let requests = batch
+            .requests
+            .iter()
+            .map(|request| Request {
+                prompt: request.0.prompt.clone(),
+                draws: draws(self.experiment.seed, &identity(request)),
+            })
+            .collect();
+        let responses = generator.generate(requests, settings, |_, response| {
+            progress.advance(1);
+            if response.ended {
+                progress.skip((limit - response.tokens.len()) as u64);
+            }
+        })?;
+        let rows = batch.requests.iter().zip(responses).map(|(request, r)| {
+            let question = request.0.prompt.question();
+            row(
+                &self.base,
+                identity(request),
+                question,
+                generator.experts(),
+                r,
+            )
+        });
+        rows.collect()
+    }
+}
+
+/// The randomness of one response.
+pub fn draws(seed: u64, identity: &Identity) -> Draws {
+    Draws::new(&[
+        &seed.to_le_bytes(),
+        identity.prompt.as_bytes(),
+        identity.preference.as_bytes(),
+        identity.strategy.as_bytes(),
+        &identity.sample.to_le_bytes(),
+    ])
+}
+
+fn row(
+    base: &LanguageModel,
+    identity: Identity,
+    question: &str,
+    experts: &[String],
+    response: Response,
+) -> Result<GenerationRow> {
+    Ok(GenerationRow {
+        identity,
+        question: question.into(),
+        response: base.tokenizer.decode(&response.tokens)?,
+        pieces: base.tokenizer.increments(&response.tokens)?,
+        tokens: response.tokens,
+        log_probs: response.log_probs,
+        experts: experts.to_vec(),
+        weights: response.weights,
+        ended: response.ended,
+    })
+}

@@ -1,0 +1,164 @@
+//! `manifest.json`: what a run was made from and how long it took. Times live here and nowhere else.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::experiment::Experiment;
+use crate::prompts::NamedPrompt;
+
+/// Everything a reader needs to make the run again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this program.
+    pub version: String,
+    /// Commit of the checkout that holds the experiment file, if it lies in one.
+    pub commit: Option<String>,
+    /// Versions of the libraries that results depend on.
+    pub crates: BTreeMap<String, String>,
+    /// The experiment with all defaults filled in.
+    pub experiment: Experiment,
+    /// The experiment file as it was written.
+    pub source: String,
+    /// Number of prompts.
+    pub prompts: usize,
+    /// SHA-256 of every input file.
+    pub inputs: BTreeMap<String, BTreeMap<String, String>>,
+    /// Every time that the run was worked on.
+    pub sessions: Vec<Session>,
+}
+
+/// One process that worked on the run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Session {
+    /// Seconds since 1970 (UTC).
+    pub started: u64,
+    /// The same; missing when the process did not get to the end.
+    pub finished: Option<u64>,
+    /// Processor model and number of its threads.
+    pub machine: String,
+    /// Wall time by stage, in seconds.
+    pub seconds: BTreeMap<String, f64>,
+    /// Tokens generated in this session, by strategy.
+    pub tokens: BTreeMap<String, u64>,
+    /// Tokens per second over all sequences of a batch, by strategy, prompts' reading included.
+    pub tokens_per_second: BTreeMap<String, f64>,
+}
+
+impl Manifest {
+    /// What is known before the run starts.
+    pub fn new(
+        experiment: &Experiment,
+        source: String,
+        folder: &Path,
+        prompts: &[NamedPrompt],
+        inputs: BTreeMap<String, BTreeMap<String, String>>,
+    ) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            commit: commit(folder),
+            crates: crates(),
+            experiment: experiment.clone(),
+            source,
+            prompts: prompts.len(),
+            inputs,
+            sessions: vec![],
+        }
+    }
+
+    /// Reads the manifest of a run folder.
+    ///
+    /// # Errors
+    /// A folder that is no run, or a damaged file.
+    pub fn load(root: &Path) -> Result<Self> {
+        let path = root.join("manifest.json");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("{} (is this a run folder?)", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{}: damaged", path.display()))
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn save(&self, root: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        Ok(eval::write_atomic(
+            &root.join("manifest.json"),
+            text.as_bytes(),
+        )?)
+    }
+}
+
+impl Session {
+    /// A session that starts now.
+    pub fn start() -> Self {
+        Self {
+            started: now(),
+            machine: machine(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Seconds since 1970 (UTC).
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| d.as_secs())
+}
+
+/// Processor model and threads.
+pub fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|l| l.strip_prefix("model name")?.split(':').nth(1))
+        .map_or(std::env::consts::ARCH, str::trim);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{model}, {threads} threads")
+}
+
+fn commit(folder: &Path) -> Option<String> {
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let output = std::process::Command::new("git")
+        .arg("-C")
+        .arg(folder)
+        .args(["rev-parse", "HEAD"])
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let text = text.trim();
+    (output.status.success() && !text.is_empty()).then(|| text.to_string())
+}
+
+/// From the lock file of the build.
+fn crates() -> BTreeMap<String, String> {
+    let lock = include_str!("../../../../Cargo.lock");
+    let watched = [
+        "burn",
+        "tokenizers",
+        "minijinja",
+        "polars",
+        "textstat",
+        "vader-sentimental",
+    ];
+    let packages = lock.split("[[package]]").filter_map(|package| {
+        let field = |key: &str| {
+            let line = package.lines().find_map(|l| l.strip_prefix(key))?;
+            Some(line.trim_matches([' ', '=', '"']).to_string())
+        };
+        let name = field("name = ")?;
+        watched
+            .contains(&name.as_str())
+            .then_some(())
+            .and_then(|()| Some((name, field("version = ")?)))
+    });
+    packages.collect()
+}
