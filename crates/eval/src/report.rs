@@ -16,7 +16,7 @@ pub struct Report<'a> {
     pub title: &'a str,
     /// What was compared, as pairs of a term and its explanation.
     pub facts: &'a [(String, String)],
-    /// Tables with a heading and a sentence on how to read them.
+    /// Tables with a heading and a sentence on how to read them; the plots follow the first.
     pub tables: Vec<(&'a str, String, &'a DataFrame)>,
     /// Plots as SVG, with what they show.
     pub plots: Vec<(String, String)>,
@@ -58,12 +58,8 @@ impl Report<'_> {
             write!(out, "<dt>{term}</dt><dd>{text}</dd>").ok();
         }
         out.push_str("</dl>\n");
-        for (heading, hint, frame) in &self.tables {
-            let (heading, hint) = (escape_html(heading), escape_html(hint));
-            let table = html(frame)?;
-            writeln!(out, "<h2>{heading}</h2><p class=\"hint\">{hint}</p>{table}").ok();
-        }
-        out.push_str("<h2>Plots</h2>\n");
+        let (first, others) = self.tables.split_at(self.tables.len().min(1));
+        out.push_str(&tables(first)?);
         for (caption, svg) in &self.plots {
             let caption = escape_html(caption);
             writeln!(
@@ -72,6 +68,7 @@ impl Report<'_> {
             )
             .ok();
         }
+        out.push_str(&tables(others)?);
         out.push_str(
             "<h2>Responses</h2>\n<p class=\"hint\">Each token has the colour of the expert with the \
              largest weight, stronger for a larger weight; hover for weights and log-probability.</p>\n",
@@ -92,6 +89,16 @@ impl Report<'_> {
         .ok();
         Ok(out)
     }
+}
+
+fn tables(tables: &[(&str, String, &DataFrame)]) -> Result<String> {
+    let mut out = String::new();
+    for (heading, hint, frame) in tables {
+        let (heading, hint) = (escape_html(heading), escape_html(hint));
+        let table = html(frame)?;
+        writeln!(out, "<h2>{heading}</h2><p class=\"hint\">{hint}</p>{table}").ok();
+    }
+    Ok(out)
 }
 
 /// Index of the largest weight.

@@ -1,0 +1,300 @@
+//! The other commands, and mistakes of every kind.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{done, experiment, fails, fixture, stdout, write};
+use serde_json::Value;
+
+fn json(folder: &std::path::Path, arguments: &[&str]) -> Value {
+    let mut all = vec!["--json"];
+    all.extend(arguments);
+    serde_json::from_str(&stdout(&done(folder, &all))).unwrap()
+}
+
+#[test]
+fn generate_and_score_agree() {
+    let folder = experiment();
+    let here = folder.path();
+    let model = fixture("llama");
+    let model = model.to_str().unwrap();
+    let adapter = fixture("adapter_plain");
+    let selections: [&[&str]; 4] = [
+        &["--model", model],
+        &["--model", model, "--adapter", adapter.to_str().unwrap()],
+        &[
+            "--config",
+            "pico.ron",
+            "--strategy",
+            "uniform",
+            "--preference",
+            "both",
+        ],
+        &[
+            "--config",
+            "pico.ron",
+            "--strategy",
+            "fixed",
+            "--preference",
+            "informative=0.25,friendly=0.75",
+        ],
+    ];
+    let mut texts = Vec::new();
+    for selection in selections {
+        let ask = ["--prompt", "Why is it so?"];
+        let generate = [
+            &["generate"],
+            selection,
+            &ask,
+            &["--max-new-tokens", "9", "--temperature", "0"],
+        ];
+        let made = json(here, &generate.concat());
+        let text = made["text"].as_str().unwrap();
+        assert_eq!(made["tokens"].as_array().unwrap().len(), 9, "{made}");
+        assert_eq!(
+            done(here, &generate.concat()).stdout,
+            format!("{text}\n").as_bytes()
+        );
+        let scored = json(
+            here,
+            &[&["score"], selection, &ask, &["--response", text]].concat(),
+        );
+        assert_eq!(scored["tokens"], made["tokens"]);
+        let numbers = |v: &Value| -> Vec<f64> {
+            v.as_array()
+                .unwrap()
+                .iter()
+                .map(|v| v.as_f64().unwrap())
+                .collect()
+        };
+        let (a, b) = (numbers(&made["log_probs"]), numbers(&scored["log_probs"]));
+        assert!(
+            a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5),
+            "{a:?} {b:?}"
+        );
+        assert!((b.iter().sum::<f64>() - scored["total"].as_f64().unwrap()).abs() < 1e-9);
+        assert_eq!(made.get("weights").is_some(), selection[0] == "--config");
+        texts.push(text.to_string());
+    }
+    assert_ne!(texts[0], texts[1], "the adapter has an effect");
+    let coloured = [
+        selections[3],
+        &["--prompt", "Why?", "--weights", "--max-new-tokens", "4"],
+    ]
+    .concat();
+    let shown = stdout(&done(here, &[&["generate"], &coloured[..]].concat()));
+    assert!(shown.contains("friendly  mean weight 0.750"), "{shown}");
+}
+
+#[test]
+fn small_commands() {
+    let folder = experiment();
+    let here = folder.path();
+    let model = fixture("llama");
+    let model = model.to_str().unwrap();
+    let tokens = json(here, &["tokenize", "--model", model, "--text", "A b"]);
+    assert_eq!(tokens["tokens"], serde_json::json!([36, 3, 69]));
+    assert_eq!(tokens["pieces"], serde_json::json!(["A", "Ġ", "b"]));
+    let config = json(here, &["inspect", model]);
+    assert_eq!(config["parameters"], 18_592);
+    assert_eq!(
+        json(
+            here,
+            &["inspect", fixture("adapter_plain").to_str().unwrap()]
+        )["peft_type"],
+        "LORA"
+    );
+    let check = json(here, &["check", "pico.ron"]);
+    assert_eq!(check["responses"], 72);
+    assert_eq!(json(here, &["devices"])["devices"][0]["device"], "Flex");
+    let conversation = r#"[{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]"#;
+    done(
+        here,
+        &[
+            "generate",
+            "--model",
+            model,
+            "--messages",
+            conversation,
+            "--max-new-tokens",
+            "2",
+        ],
+    );
+    done(
+        here,
+        &[
+            "run",
+            "pico.ron",
+            "--out",
+            "lines",
+            "--prompts",
+            "prompts.jsonl",
+        ],
+    );
+}
+
+#[test]
+fn mistakes_in_an_experiment_name_their_place() {
+    let folder = experiment();
+    let here = folder.path();
+    let change = |from: &str, to: &str| {
+        assert!(common::EXPERIMENT.contains(from));
+        write(here, "wrong.ron", &common::EXPERIMENT.replacen(from, to, 1));
+        fails(here, &["check", "wrong.ron"], 2)
+    };
+    for (from, to, expected) in [
+        ("seed: 3", "sead: 3", "wrong.ron:3:"),
+        ("seed: 3", "sead: 3", "did you mean 'seed'?"),
+        ("Uniform()", "Unifrom()", "did you mean 'Uniform'?"),
+        (
+            "\"friendly\": Prompted",
+            "\"informative\": Prompted",
+            "'informative' is defined twice",
+        ),
+        (
+            "\"friendly\": Prompted",
+            "\"friend ly\": Prompted",
+            "names are made of letters",
+        ),
+        (
+            "\"informative\": 2.0",
+            "\"informative\": -2.0",
+            "not above 0",
+        ),
+        (
+            "\"informative\": 2.0",
+            "\"helpful\": 2.0",
+            "no dimension has the direction 'helpful'",
+        ),
+        (
+            "\"concise\": Full",
+            "\"unfriendly\": Full",
+            "asks for 'concise'",
+        ),
+        ("\"base\": 0.5", "\"bass\": 0.5", "a weight for 'bass'"),
+        ("\"base\": 0.5", "\"base\": 0.7", "the weights sum to 1.2"),
+        (
+            "expert: \"friendly\"",
+            "expert: \"kind\"",
+            "there is no expert 'kind'",
+        ),
+        (
+            "temperature: 0.9",
+            "temperature: -0.9",
+            "temperature -0.9 is not 0 or more",
+        ),
+        (
+            "Adapter(\"",
+            "Adapter(\"nowhere",
+            "an adapter is a folder as PEFT saves it",
+        ),
+        ("samples: 2", "samples: 0", "samples: at least 1"),
+        (
+            "low: \"concise\"",
+            "low: \"friendly\"",
+            "'friendly' is named twice",
+        ),
+    ] {
+        let error = change(from, to);
+        assert!(
+            error.contains("wrong.ron") && error.contains(expected),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn other_mistakes_end_in_one_clear_error() {
+    let folder = experiment();
+    let here = folder.path();
+    let model = fixture("llama");
+    let model = model.to_str().unwrap();
+    let expect = |arguments: &[&str], code: i32, message: &str| {
+        let error = fails(here, arguments, code);
+        assert!(error.contains(message), "{error}");
+    };
+    expect(&["check", "none.ron"], 2, "none.ron");
+    std::fs::write(here.join("empty.txt"), "\n\n").unwrap();
+    expect(
+        &["run", "pico.ron", "--prompts", "empty.txt"],
+        2,
+        "no prompt in it",
+    );
+    std::fs::write(here.join("long.txt"), "x".repeat(300)).unwrap();
+    expect(
+        &["run", "pico.ron", "--prompts", "long.txt"],
+        2,
+        "prompt '1' has 3",
+    );
+    expect(
+        &["generate", "--model", "smol", "--prompt", "x"],
+        2,
+        "did you mean 'smollm2-135m-instruct'?",
+    );
+    expect(&["fetch", "nothing"], 2, "no registered model 'nothing'");
+    expect(
+        &["generate", "--model", model, "--prompt", ""],
+        2,
+        "the prompt is empty",
+    );
+    expect(
+        &[
+            "generate", "--model", model, "--prompt", "x", "--top-p", "2",
+        ],
+        2,
+        "top_p 2",
+    );
+    let long = "y".repeat(200);
+    expect(
+        &["generate", "--model", model, "--prompt", &long],
+        1,
+        "do not fit into 128",
+    );
+    let some = [
+        "generate",
+        "--config",
+        "pico.ron",
+        "--prompt",
+        "x",
+        "--strategy",
+    ];
+    expect(
+        &[&some[..], &["unifrom", "--preference", "both"]].concat(),
+        2,
+        "did you mean 'uniform'?",
+    );
+    expect(
+        &[&some[..], &["uniform", "--preference", "bath"]].concat(),
+        2,
+        "the config has: both, short",
+    );
+    expect(
+        &[&some[..], &["uniform"]].concat(),
+        2,
+        "--preference is needed",
+    );
+    expect(
+        &["--device", "Abacus", "devices"],
+        2,
+        "unknown device 'Abacus'",
+    );
+    expect(&["report", "."], 1, "is this a run folder?");
+    expect(&["inspect", "prompts.jsonl"], 1, "prompts.jsonl");
+    // A file where the run folder should be cannot be written, whoever one is.
+    std::fs::write(here.join("taken"), "").unwrap();
+    expect(
+        &["run", "pico.ron", "--out", "taken"],
+        1,
+        "choose another with --out",
+    );
+    if std::path::Path::new("/dev/full").exists() {
+        std::fs::create_dir_all(here.join("full/tables")).unwrap();
+        std::os::unix::fs::symlink("/dev/full", here.join("full/.manifest.json.part")).unwrap();
+        expect(
+            &["run", "pico.ron", "--out", "full"],
+            1,
+            "No space left on device",
+        );
+        assert!(!here.join("full/manifest.json").exists());
+    }
+}

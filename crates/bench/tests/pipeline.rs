@@ -1,0 +1,149 @@
+//! Whole runs over tiny models: what is written, that it repeats, that it survives being killed.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{contents, done, experiment, mope, same, stderr, stdout, write};
+use eval::rows;
+use eval::table::read_parquet;
+use serde_json::Value;
+
+#[test]
+fn a_run_writes_everything_and_a_second_process_writes_the_same() {
+    let folder = experiment();
+    let here = folder.path();
+    let output = done(here, &["--json", "run", "pico.ron"]);
+    let printed: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(printed["run"], "runs/pico");
+    assert_eq!(printed["summary"].as_array().unwrap().len(), 6);
+    let first = contents(&here.join("runs/pico"));
+    for table in ["summary", "win_rates", "rewards", "preferences"] {
+        for format in ["csv", "md", "tex", "parquet"] {
+            assert!(first.contains_key(&format!("tables/{table}.{format}")));
+        }
+    }
+    for plot in ["utility", "rewards", "win_rates", "weights_uniform"] {
+        assert!(first.contains_key(&format!("plots/{plot}.svg")));
+        assert!(first.contains_key(&format!("plots/{plot}.png")));
+    }
+    let summary = String::from_utf8(first["tables/summary.csv"].clone()).unwrap();
+    assert!(summary.starts_with("strategy,utility,utility_low,utility_high,win_rate,"));
+    let wins = String::from_utf8(first["tables/win_rates.csv"].clone()).unwrap();
+    assert!(wins.starts_with("strategy,opponent,win_rate,low,high,pairs\n"));
+    assert_eq!(wins.lines().count(), 1 + 6 * 5);
+    assert!(wins.lines().skip(1).all(|l| l.ends_with(",12")), "{wins}");
+
+    done(here, &["run", "pico.ron", "--out", "again"]);
+    same(&first, &contents(&here.join("again")));
+    // Once more over what is there, and the report from the rows alone.
+    done(here, &["run", "pico.ron"]);
+    same(&first, &contents(&here.join("runs/pico")));
+    for part in ["tables", "plots"] {
+        std::fs::remove_dir_all(here.join("runs/pico").join(part)).unwrap();
+    }
+    done(here, &["report", "runs/pico"]);
+    same(&first, &contents(&here.join("runs/pico")));
+
+    // Another seed says something else; the old rows are kept aside.
+    done(here, &["--seed", "4", "run", "pico.ron"]);
+    let other = contents(&here.join("runs/pico"));
+    assert!(
+        other
+            .keys()
+            .any(|n| n.starts_with("superseded/generations/"))
+    );
+    assert!(other["tables/summary.csv"] != first["tables/summary.csv"]);
+}
+
+#[test]
+fn rows_hold_what_was_generated() {
+    let folder = experiment();
+    let here = folder.path();
+    done(here, &["run", "pico.ron", "--out", "run"]);
+    let mut count = 0;
+    for entry in std::fs::read_dir(here.join("run/generations")).unwrap() {
+        let path = entry.unwrap().path();
+        for row in rows::generations(&path, &read_parquet(&path).unwrap()).unwrap() {
+            count += 1;
+            let n = row.tokens.len();
+            assert!(n > 0 && n <= 12 && row.ended == (row.tokens[n - 1] == 2));
+            assert_eq!((row.pieces.len(), row.log_probs.len()), (n, n));
+            assert_eq!(row.pieces.concat(), row.response);
+            assert!(row.log_probs.iter().all(|v| *v <= 0.0));
+            for weights in row.weights.chunks(row.experts.len()) {
+                assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            }
+            let expected: &[&str] = match (
+                row.identity.strategy.as_str(),
+                row.identity.preference.as_str(),
+            ) {
+                ("base" | "prompting", _) => &["base"],
+                ("single", _) => &["friendly"],
+                ("weighted", _) => &["base", "informative"],
+                (_, "both") => &["friendly", "informative"],
+                _ => &["concise", "friendly"],
+            };
+            assert_eq!(row.experts, expected);
+        }
+    }
+    assert_eq!(count, 3 * 2 * 2 * 6);
+}
+
+#[test]
+fn another_batch_size_changes_no_token_here() {
+    let folder = experiment();
+    let here = folder.path();
+    write(
+        here,
+        "wide.ron",
+        &common::EXPERIMENT.replace("batch_size: 4", "batch_size: 64"),
+    );
+    done(here, &["run", "pico.ron", "--out", "a"]);
+    done(here, &["run", "wide.ron", "--out", "b"]);
+    let tokens = |run: &str| {
+        let mut all = std::collections::BTreeMap::new();
+        for entry in std::fs::read_dir(here.join(run).join("generations")).unwrap() {
+            let path = entry.unwrap().path();
+            for row in rows::generations(&path, &read_parquet(&path).unwrap()).unwrap() {
+                all.insert(row.identity, row.tokens);
+            }
+        }
+        all
+    };
+    assert_eq!(tokens("a"), tokens("b"));
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_files() {
+    let folder = experiment();
+    let here = folder.path();
+    done(here, &["run", "pico.ron", "--out", "whole"]);
+    let whole = contents(&here.join("whole"));
+    for wait in [20, 60, 110, 170, 240, 320, 410] {
+        let mut child = mope(here, &["run", "pico.ron", "--out", "killed"])
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // What a kill in the middle of a write leaves, and a file that the disk damaged.
+    std::fs::create_dir_all(here.join("killed/generations")).unwrap();
+    std::fs::write(here.join("killed/generations/.half.parquet.part"), b"PAR1").unwrap();
+    done(here, &["run", "pico.ron", "--out", "killed"]);
+    same(&whole, &contents(&here.join("killed")));
+    let victim = whole
+        .keys()
+        .find(|n| n.starts_with("generations/fixed"))
+        .unwrap();
+    std::fs::write(here.join("killed").join(victim), b"PAR1 nothing PAR1").unwrap();
+    let output = done(here, &["run", "pico.ron", "--out", "killed"]);
+    assert!(stderr(&output).contains("damaged; made again"));
+    let mut after = contents(&here.join("killed"));
+    after.retain(|name, _| !name.starts_with("superseded/"));
+    same(&whole, &after);
+}

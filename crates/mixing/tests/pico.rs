@@ -1,0 +1,311 @@
+//! Strategies over real pools of tiny models: lanes against separate runs, endpoints, order.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use experts::{Expert, ExpertPool, ExpertSpec};
+use lm::chat::{Message, Prompt};
+use lm::sampling::{Draws, Sampling};
+use lm::{DeviceSpec, LanguageModel};
+use mixing::strategies::{Base, Fixed, Prompting, Single, Space, Uniform};
+use mixing::{BASE, Generation, Generator, Preference, Request, Response, Strategy};
+
+fn fixture(name: &str) -> PathBuf {
+    let fixtures = "../lm/tests/fixtures/pico";
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(fixtures)
+        .join(name)
+}
+
+fn open(path: &Path) -> lm::Result<Arc<LanguageModel>> {
+    let device = DeviceSpec::Flex.open()?;
+    LanguageModel::open(path, &device).map(Arc::new)
+}
+
+/// One expert of each kind over the pico LLaMA.
+fn experts() -> Vec<Expert> {
+    let base = open(&fixture("llama")).unwrap();
+    let specs = [
+        ("base", ExpertSpec::Base),
+        ("full", ExpertSpec::Full("qwen3".into())),
+        ("patterns", ExpertSpec::Adapter(fixture("adapter_patterns"))),
+        ("plain", ExpertSpec::Adapter(fixture("adapter_plain"))),
+        ("prompted", ExpertSpec::Prompted("be kind".into())),
+    ];
+    let opened = specs.into_iter().map(|(name, spec)| {
+        Expert::open(name, &spec, &base, |model| open(&fixture(model))).unwrap()
+    });
+    opened.collect()
+}
+
+fn requests() -> Vec<Request> {
+    let turns = vec![
+        Message::user("one"),
+        Message {
+            role: lm::chat::Role::Assistant,
+            content: "two".into(),
+        },
+        Message::user("three?"),
+    ];
+    let prompts = [
+        Prompt::Chat(vec![Message::user("Why?")]),
+        Prompt::Chat(turns),
+        Prompt::Chat(vec![Message::user("a rather long question")]),
+        Prompt::Chat(vec![Message::user("b")]),
+    ];
+    let numbered = prompts.into_iter().enumerate();
+    numbered
+        .map(|(i, prompt)| Request {
+            prompt,
+            draws: Draws::new(&[b"pico", &[i as u8]]),
+        })
+        .collect()
+}
+
+const SETTINGS: Generation = Generation {
+    max_new_tokens: 24,
+    sampling: Sampling {
+        temperature: 0.8,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+    },
+};
+
+fn preference() -> Preference {
+    let names = ["full", "patterns", "plain", "prompted"];
+    Preference {
+        text: "be good".into(),
+        weights: names
+            .iter()
+            .zip(1..)
+            .map(|(n, w)| (n.to_string(), f64::from(w)))
+            .collect(),
+    }
+}
+
+/// Generates with a pool of exactly the plan's experts.
+fn generate(strategy: &Strategy, requests: Vec<Request>) -> Vec<Response> {
+    let all = experts();
+    let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
+    let plan = strategy.plan(&preference(), &names).unwrap();
+    let own = plan
+        .experts
+        .iter()
+        .map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
+    let pool = ExpertPool::new(own.collect()).unwrap();
+    let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
+    generator.generate(requests, &SETTINGS, |_, _| ()).unwrap()
+}
+
+fn strategies() -> Vec<Strategy> {
+    let fixed = |space| {
+        Strategy::Fixed(Fixed {
+            weights: None,
+            space,
+        })
+    };
+    let uniform = |space| Strategy::Uniform(Uniform { space });
+    vec![
+        Strategy::Base(Base {}),
+        Strategy::Single(Single {
+            expert: "plain".into(),
+        }),
+        Strategy::Prompting(Prompting {}),
+        uniform(Space::Probability),
+        uniform(Space::Log),
+        fixed(Space::Probability),
+        fixed(Space::Log),
+    ]
+}
+
+fn close(a: &[f32], b: &[f32], tolerance: f32) {
+    assert_eq!(a.len(), b.len());
+    let worst = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    assert!(worst <= tolerance, "largest difference {worst}");
+}
+
+#[test]
+fn lanes_together_equal_each_expert_and_sequence_alone() {
+    let prompts: Vec<Prompt> = requests().into_iter().map(|r| r.prompt).collect();
+    let all = experts();
+    let pool = ExpertPool::new(all.clone()).unwrap();
+    let mut together = Default::default();
+    let mut state = pool.begin(&prompts, 8, &mut together).unwrap();
+    let mut steps = vec![together.clone()];
+    for token in [[5, 9, 14, 3], [70, 6, 6, 8]] {
+        pool.step(&mut state, &token, &mut together).unwrap();
+        steps.push(together.clone());
+    }
+    for (e, expert) in all.iter().enumerate() {
+        let alone = ExpertPool::new(vec![expert.clone()]).unwrap();
+        for (s, prompt) in prompts.iter().enumerate() {
+            let mut next = Default::default();
+            let one = std::slice::from_ref(prompt);
+            let mut state = alone.begin(one, 8, &mut next).unwrap();
+            close(steps[0].row(e, s), next.row(0, 0), 1e-5);
+            for (step, token) in [[5, 9, 14, 3], [70, 6, 6, 8]].iter().enumerate() {
+                alone.step(&mut state, &token[s..=s], &mut next).unwrap();
+                close(steps[step + 1].row(e, s), next.row(0, 0), 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_equals_each_request_alone_in_every_strategy() {
+    for strategy in strategies() {
+        let together = generate(&strategy, requests());
+        for (i, request) in requests().into_iter().enumerate() {
+            let alone = generate(&strategy, vec![request]).remove(0);
+            assert_eq!(alone.tokens, together[i].tokens, "{strategy:?} {i}");
+            assert_eq!(alone.weights, together[i].weights);
+            close(&alone.log_probs, &together[i].log_probs, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn one_hot_weights_are_the_expert_itself() {
+    for only in ["base", "full", "patterns", "plain", "prompted"] {
+        let single = generate(
+            &Strategy::Single(Single {
+                expert: only.into(),
+            }),
+            requests(),
+        );
+        for space in [Space::Probability, Space::Log] {
+            let all = ["base", "full", "patterns", "plain", "prompted"];
+            let weights: BTreeMap<String, f64> = all
+                .iter()
+                .map(|n| (n.to_string(), f64::from(u8::from(*n == only))))
+                .collect();
+            let fixed = Fixed {
+                weights: Some(weights),
+                space,
+            };
+            let mixed = generate(&Strategy::Fixed(fixed), requests());
+            for (mixed, single) in mixed.iter().zip(&single) {
+                assert_eq!(mixed.tokens, single.tokens, "{only} {space:?}");
+                close(&mixed.log_probs, &single.log_probs, 1e-5);
+            }
+        }
+    }
+    // Equal weights over one stated direction are that expert, too.
+    let stated = Preference {
+        text: "be kind".into(),
+        weights: [("plain".to_string(), 3.0)].into(),
+    };
+    for strategy in [
+        Strategy::Uniform(Uniform::default()),
+        Strategy::Fixed(Fixed::default()),
+    ] {
+        assert_eq!(
+            strategy.plan(&stated, &["base", "plain"]).unwrap().experts,
+            ["plain"]
+        );
+    }
+}
+
+#[test]
+fn the_order_of_experts_does_not_matter() {
+    let prompts: Vec<Prompt> = requests().into_iter().map(|r| r.prompt).collect();
+    let mut reversed = experts();
+    reversed.reverse();
+    let (one, other) = (
+        ExpertPool::new(experts()).unwrap(),
+        ExpertPool::new(reversed).unwrap(),
+    );
+    let (mut a, mut b) = Default::default();
+    one.begin(&prompts, 4, &mut a).unwrap();
+    other.begin(&prompts, 4, &mut b).unwrap();
+    for e in 0..5 {
+        for s in 0..prompts.len() {
+            close(a.row(e, s), b.row(4 - e, s), 1e-5);
+        }
+    }
+    let names = ["plain", "base", "full", "prompted", "patterns"];
+    for strategy in strategies() {
+        let mut sorted = names;
+        sorted.sort_unstable();
+        let plan = |names: &[&str]| strategy.plan(&preference(), names).unwrap().experts;
+        assert_eq!(plan(&names), plan(&sorted));
+    }
+}
+
+#[test]
+fn scoring_a_response_gives_the_log_probs_it_was_made_with() {
+    for strategy in strategies() {
+        let made = generate(&strategy, requests());
+        let all = experts();
+        let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
+        let plan = strategy.plan(&preference(), &names).unwrap();
+        let own = plan
+            .experts
+            .iter()
+            .map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
+        let pool = ExpertPool::new(own.collect()).unwrap();
+        let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
+        let prompts: Vec<Prompt> = requests().into_iter().map(|r| r.prompt).collect();
+        let tokens: Vec<Vec<u32>> = made.iter().map(|r| r.tokens.clone()).collect();
+        let scored = generator.score(&prompts, &tokens).unwrap();
+        for (scored, made) in scored.iter().zip(&made) {
+            assert_eq!((&scored.tokens, scored.ended), (&made.tokens, made.ended));
+            close(&scored.log_probs, &made.log_probs, 1e-5);
+            assert_eq!(scored.weights, made.weights);
+        }
+    }
+}
+
+#[test]
+fn experts_that_do_not_fit_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture("qwen3")).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
+    }
+    let tokenizer = folder.path().join("tokenizer.json");
+    let text = std::fs::read_to_string(&tokenizer).unwrap();
+    let swapped = text
+        .replace("\"A\"", "\"@\"x")
+        .replacen("\"@\":", "\"A\":", 1);
+    std::fs::write(&tokenizer, swapped.replace("\"@\"x", "\"@\"")).unwrap();
+    let base = open(&fixture("llama")).unwrap();
+    let spec = ExpertSpec::Full("other".into());
+    let other = Expert::open("other", &spec, &base, |_| open(folder.path())).unwrap();
+    let own = Expert::open(BASE, &ExpertSpec::Base, &base, |_| open(folder.path())).unwrap();
+    let error = ExpertPool::new(vec![own.clone(), other])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("'base' and 'other' have different vocabularies"),
+        "{error}"
+    );
+    let error = ExpertPool::new(vec![own.clone(), own])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("two experts are called 'base'"), "{error}");
+
+    let pool = ExpertPool::new(experts()).unwrap();
+    let long = Prompt::Chat(vec![Message::user("x".repeat(130))]);
+    let error = pool
+        .begin(&[long], 1, &mut Default::default())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("do not fit into 128"), "{error}");
+    let raw = Expert::open("p", &ExpertSpec::Prompted("kind".into()), &base, |_| {
+        open(folder.path())
+    });
+    let error = raw
+        .unwrap()
+        .tokens(&Prompt::Raw("x".into()))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("needs a chat prompt"), "{error}");
+}
