@@ -32,7 +32,10 @@ impl Tokenizer {
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+        // The library panics on some files that are not JSON, so that is found out first.
+        let json: serde_json::Value = serde_json::from_slice(bytes)
+            .map_err(|e| Error::format(path, format!("not JSON: {e}")))?;
+        let mut inner: tokenizers::Tokenizer = serde_json::from_value(json)
             .map_err(|e| Error::format(path, format!("not a usable tokenizer: {e}")))?;
         // A file may ask for padding or truncation; here neither must ever happen silently.
         inner.with_padding(None);

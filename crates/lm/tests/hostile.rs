@@ -1,0 +1,462 @@
+//! Damaged and hostile files: one clear error that names the file, no panic, no huge allocation.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::fixture;
+use lm::load::Checkpoint;
+use lm::load::gguf::Header;
+use lm::load::mapped::Mapped;
+use lm::{Adapter, DeviceSpec, LanguageModel, Tokenizer};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+/// Writes a GGUF file byte by byte.
+#[derive(Clone)]
+struct Gguf {
+    tensor_count: Option<u64>,
+    metadata: Vec<(String, Vec<u8>)>,
+    /// Name, shape as stored, offset; all in f32.
+    tensors: Vec<(String, Vec<u64>, u64)>,
+    data: Vec<u8>,
+}
+
+fn text(s: &str) -> Vec<u8> {
+    [&(s.len() as u64).to_le_bytes(), s.as_bytes()].concat()
+}
+
+fn string(s: &str) -> Vec<u8> {
+    [&8u32.to_le_bytes()[..], &text(s)].concat()
+}
+
+fn number(v: u32) -> Vec<u8> {
+    [4u32.to_le_bytes(), v.to_le_bytes()].concat()
+}
+
+fn strings(items: &[String]) -> Vec<u8> {
+    let head = [
+        &9u32.to_le_bytes()[..],
+        &8u32.to_le_bytes(),
+        &(items.len() as u64).to_le_bytes(),
+    ];
+    [head.concat(), items.iter().flat_map(|s| text(s)).collect()].concat()
+}
+
+impl Gguf {
+    /// A LLaMA of one layer, width 8, two heads, over 20 single-letter tokens.
+    fn pico() -> Self {
+        let letters: Vec<String> = ('a'..='t').map(|c| c.to_string()).collect();
+        let metadata = [
+            ("general.architecture", string("llama")),
+            ("llama.embedding_length", number(8)),
+            ("llama.feed_forward_length", number(12)),
+            ("llama.block_count", number(1)),
+            ("llama.attention.head_count", number(2)),
+            ("llama.context_length", number(32)),
+            ("tokenizer.ggml.model", string("gpt2")),
+            ("tokenizer.ggml.pre", string("gpt-2")),
+            ("tokenizer.ggml.tokens", strings(&letters)),
+            ("tokenizer.ggml.merges", strings(&["a b".into()])),
+            ("tokenizer.ggml.eos_token_id", number(19)),
+        ];
+        let mut file = Self {
+            tensor_count: None,
+            metadata: metadata.into_iter().map(|(k, v)| (k.into(), v)).collect(),
+            tensors: vec![],
+            data: vec![],
+        };
+        file.metadata[8].1 = strings(&[&letters[..18], &["ab".into(), "t".into()]].concat());
+        for (name, shape) in [
+            ("token_embd.weight", vec![8, 20]),
+            ("output_norm.weight", vec![8]),
+            ("blk.0.attn_norm.weight", vec![8]),
+            ("blk.0.ffn_norm.weight", vec![8]),
+            ("blk.0.attn_q.weight", vec![8, 8]),
+            ("blk.0.attn_k.weight", vec![8, 8]),
+            ("blk.0.attn_v.weight", vec![8, 8]),
+            ("blk.0.attn_output.weight", vec![8, 8]),
+            ("blk.0.ffn_gate.weight", vec![8, 12]),
+            ("blk.0.ffn_up.weight", vec![8, 12]),
+            ("blk.0.ffn_down.weight", vec![12, 8]),
+        ] {
+            file.tensors
+                .push((name.into(), shape.clone(), file.data.len() as u64));
+            for i in 0..shape.iter().product::<u64>() {
+                file.data
+                    .extend((((i * 37 % 19) as f32 - 9.0) / 30.0).to_le_bytes());
+            }
+            file.data.resize(file.data.len().next_multiple_of(32), 0);
+        }
+        file
+    }
+
+    fn set(&mut self, key: &str, value: Vec<u8>) {
+        self.metadata.iter_mut().find(|(k, _)| k == key).unwrap().1 = value;
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = [&b"GGUF"[..], &3u32.to_le_bytes()].concat();
+        out.extend(
+            self.tensor_count
+                .unwrap_or(self.tensors.len() as u64)
+                .to_le_bytes(),
+        );
+        out.extend((self.metadata.len() as u64).to_le_bytes());
+        for (key, value) in &self.metadata {
+            out.extend(text(key));
+            out.extend(value);
+        }
+        for (name, shape, offset) in &self.tensors {
+            out.extend(text(name));
+            out.extend((shape.len() as u32).to_le_bytes());
+            shape.iter().for_each(|n| out.extend(n.to_le_bytes()));
+            out.extend(0u32.to_le_bytes());
+            out.extend(offset.to_le_bytes());
+        }
+        out.resize(out.len().next_multiple_of(32), 0);
+        out.extend(&self.data);
+        out
+    }
+
+    fn write(&self) -> (TempDir, PathBuf) {
+        file("model.gguf", &self.bytes())
+    }
+}
+
+fn file(name: &str, bytes: &[u8]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    (folder, path)
+}
+
+fn open(path: &Path) -> lm::Result<LanguageModel> {
+    LanguageModel::open(path, &DeviceSpec::Flex.open()?)
+}
+
+/// The error of opening a file; it names the file.
+fn refused(file: &Gguf) -> String {
+    let (_folder, path) = file.write();
+    let error = open(&path).unwrap_err().to_string();
+    assert!(error.contains("model.gguf"), "{error}");
+    error
+}
+
+#[test]
+fn the_pico_file_itself_is_fine() {
+    let (_folder, path) = Gguf::pico().write();
+    let model = open(&path).unwrap();
+    let ids = model.tokenizer.encode("cabt", true).unwrap();
+    assert_eq!((ids, model.end_tokens), (vec![2, 18, 19], vec![19]));
+}
+
+#[test]
+fn a_gguf_that_lies_is_refused() {
+    let change = |f: &dyn Fn(&mut Gguf)| {
+        let mut file = Gguf::pico();
+        f(&mut file);
+        refused(&file)
+    };
+    let cases: [(&dyn Fn(&mut Gguf), &str); 14] = [
+        (
+            &|f| f.tensor_count = Some(1 << 60),
+            "claims 1152921504606846976 tensors",
+        ),
+        (&|f| f.data.truncate(100), "it is truncated; fetch it again"),
+        (
+            &|f| f.tensors[0].1 = vec![1 << 40, 1 << 40],
+            "is impossible in F32",
+        ),
+        (&|f| f.tensors[0].2 = u64::MAX - 8, "overflows"),
+        (&|f| f.tensors[1].2 = 0, "overlap"),
+        (
+            &|f| f.tensors[2].0 = "blk.0.surprise.weight".into(),
+            "input_layernorm",
+        ),
+        (
+            &|f| f.tensors[4].1 = vec![4, 16],
+            "expected shape [8, 8], got [16, 4]",
+        ),
+        (
+            &|f| f.set("general.architecture", string("gpt5")),
+            "architecture 'gpt5'",
+        ),
+        (
+            &|f| f.set("llama.attention.head_count", number(0)),
+            "model.gguf",
+        ),
+        (
+            &|f| f.set("llama.attention.head_count", number(3)),
+            "model.gguf",
+        ),
+        (
+            &|f| f.set("llama.block_count", number(u32::MAX)),
+            "model.gguf",
+        ),
+        (&|f| f.set("tokenizer.ggml.merges", strings(&[])), "merges"),
+        (
+            &|f| f.set("tokenizer.ggml.merges", strings(&["a zz".into()])),
+            "model.gguf",
+        ),
+        (
+            &|f| f.set("tokenizer.ggml.eos_token_id", number(77)),
+            "end token 77",
+        ),
+    ];
+    for (change_it, expected) in cases {
+        let error = change(change_it);
+        assert!(error.contains(expected), "{error}");
+    }
+    let mut missing = Gguf::pico();
+    missing
+        .metadata
+        .retain(|(key, _)| key != "tokenizer.ggml.merges");
+    assert!(refused(&missing).contains("'tokenizer.ggml.merges' is missing"));
+}
+
+#[test]
+fn a_gguf_cut_anywhere_is_refused() {
+    let whole = Gguf::pico().bytes();
+    for length in (0..whole.len() - 32).step_by(7) {
+        let (_folder, path) = file("cut.gguf", &whole[..length]);
+        let error = open(&path).unwrap_err().to_string();
+        assert!(error.contains("cut.gguf"), "{error}");
+    }
+}
+
+/// A copy of a fixture folder.
+fn copy(name: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture("pico").join(name)).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
+    }
+    folder
+}
+
+/// Splits a safetensors file into header text and data.
+fn parts(bytes: &[u8]) -> (String, Vec<u8>) {
+    let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    (
+        String::from_utf8(bytes[8..8 + n].to_vec()).unwrap(),
+        bytes[8 + n..].to_vec(),
+    )
+}
+
+fn joined(header: &str, data: &[u8]) -> Vec<u8> {
+    [
+        &(header.len() as u64).to_le_bytes(),
+        header.as_bytes(),
+        data,
+    ]
+    .concat()
+}
+
+#[test]
+fn a_safetensors_file_that_lies_is_refused() {
+    let original = std::fs::read(fixture("pico/llama/model.safetensors")).unwrap();
+    let (header, data) = parts(&original);
+    let mut json: serde_json::Value = serde_json::from_str(&header).unwrap();
+    let norm = "model.norm.weight";
+    let offsets = json["model.embed_tokens.weight"]["data_offsets"].clone();
+    let start = offsets[0].as_u64().unwrap();
+    json[norm]["data_offsets"] = serde_json::json!([start, start + 128]);
+    let overlapping = joined(&json.to_string(), &data);
+    json[norm]["data_offsets"] = serde_json::json!([0, u64::MAX]);
+    let beyond = joined(&json.to_string(), &data);
+    let mut endless = original.clone();
+    endless[..8].copy_from_slice(&(1u64 << 60).to_le_bytes());
+    let pickle = b"\x80\x02ctorch".to_vec();
+    for (what, bytes) in [
+        ("overlapping", overlapping),
+        ("beyond", beyond),
+        ("endless", endless),
+        ("cut", original[..original.len() - 1].to_vec()),
+        ("half", original[..original.len() / 2].to_vec()),
+        ("no header", original[..8].to_vec()),
+        ("empty", vec![]),
+        ("text", joined("{not json", &data)),
+        ("pickle", pickle),
+    ] {
+        let folder = copy("llama");
+        std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        let error = open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors"), "{what}: {error}");
+    }
+}
+
+#[test]
+fn a_folder_with_a_wrong_part_is_refused() {
+    let change = |name: &str, from: &str, to: &str| {
+        let folder = copy("llama");
+        let path = folder.path().join(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        open(folder.path()).unwrap_err().to_string()
+    };
+    for (name, from, to, expected) in [
+        ("config.json", "\"llama\"", "\"mamba\"", "mamba"),
+        (
+            "config.json",
+            "\"hidden_size\": 32",
+            "\"hidden_size\": -32",
+            "config.json",
+        ),
+        (
+            "config.json",
+            "\"hidden_size\": 32",
+            "\"hidden_size\": 64",
+            "expected shape",
+        ),
+        (
+            "config.json",
+            "\"num_hidden_layers\": 2",
+            "\"num_hidden_layers\": 3",
+            "is missing",
+        ),
+        (
+            "config.json",
+            "\"vocab_size\": 96",
+            "\"vocab_size\": 90",
+            "the embedding 90 rows",
+        ),
+        ("config.json", "{", "", "config.json"),
+        (
+            "tokenizer.json",
+            "\"merges\"",
+            "\"nothing\"",
+            "tokenizer.json",
+        ),
+        ("tokenizer.json", "{", "[", "tokenizer.json"),
+        (
+            "tokenizer_config.json",
+            "{% endfor %}",
+            "{% endif %}",
+            "chat template",
+        ),
+    ] {
+        let error = change(name, from, to);
+        assert!(error.contains(expected), "{error}");
+    }
+    let folder = copy("llama");
+    std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    assert!(
+        open(folder.path())
+            .unwrap_err()
+            .to_string()
+            .contains("tokenizer.json")
+    );
+    let empty = tempfile::tempdir().unwrap();
+    assert!(
+        open(empty.path())
+            .unwrap_err()
+            .to_string()
+            .contains("not a model")
+    );
+}
+
+#[test]
+fn an_adapter_of_another_kind_is_refused_by_its_name() {
+    let config = Checkpoint::open(&fixture("pico/llama"))
+        .unwrap()
+        .config()
+        .clone();
+    let change = |from: &str, to: &str| {
+        let folder = copy("adapter_plain");
+        let path = folder.path().join("adapter_config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        Adapter::load(folder.path(), &config)
+            .unwrap_err()
+            .to_string()
+    };
+    for (from, to, expected) in [
+        ("\"use_dora\": false", "\"use_dora\": true", "use_dora"),
+        (
+            "\"peft_type\": \"LORA\"",
+            "\"peft_type\": \"IA3\"",
+            "peft_type 'IA3'",
+        ),
+        ("\"bias\": \"none\"", "\"bias\": \"all\"", "bias = 'all'"),
+        (
+            "\"modules_to_save\": null",
+            "\"modules_to_save\": [\"lm_head\"]",
+            "modules_to_save",
+        ),
+        ("\"r\": ", "\"r\": 1", "expected"),
+    ] {
+        let error = change(from, to);
+        assert!(error.contains(expected), "{error}");
+    }
+    let other = Checkpoint::open(&fixture("pico/qwen3")).unwrap();
+    let error = Adapter::load(&fixture("pico/adapter_plain"), other.config()).unwrap_err();
+    assert!(error.to_string().contains("expected shape"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_gguf_makes_the_reader_panic(
+        changes in prop::collection::vec((0usize..1500, any::<u8>()), 1..6),
+        cut in prop::option::of(0usize..1500),
+    ) {
+        let mut bytes = Gguf::pico().bytes();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        bytes.truncate(cut.unwrap_or(bytes.len()));
+        let (_folder, path) = file("fuzzed.gguf", &bytes);
+        if let Err(error) = open(&path) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let (_folder, path) = file("noise", &bytes);
+        prop_assert!(Checkpoint::open(&path).is_err());
+        let (_folder, path) = file("noise.gguf", &[b"GGUF\x03\0\0\0", &bytes[..]].concat());
+        drop(Header::parse(&Mapped::open(&path).unwrap()));
+    }
+
+    #[test]
+    fn no_safetensors_header_makes_the_reader_panic(
+        changes in prop::collection::vec((0usize..2200, any::<u8>()), 1..6),
+    ) {
+        let folder = copy("llama");
+        let path = folder.path().join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        if let Err(error) = open(folder.path()) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_tokenizer_or_config_makes_the_reader_panic(
+        name in prop::sample::select(vec!["tokenizer.json", "config.json", "tokenizer_config.json"]),
+        at in 0.0f64..1.0,
+        inserted in "[\\[\\]{}\",:0-9a-z-]{0,6}",
+        removed in 0usize..12,
+    ) {
+        let folder = copy("llama");
+        let path = folder.path().join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let start = (at * bytes.len() as f64) as usize;
+        let end = (start + removed).min(bytes.len());
+        bytes.splice(start..end, inserted.bytes());
+        std::fs::write(&path, bytes).unwrap();
+        if let Ok(checkpoint) = Checkpoint::open(folder.path()) {
+            drop(Tokenizer::load(&checkpoint));
+            drop(open(folder.path()));
+        }
+    }
+}
