@@ -159,7 +159,8 @@ fn a_gguf_that_lies_is_refused() {
         f(&mut file);
         refused(&file)
     };
-    let cases: [(&dyn Fn(&mut Gguf), &str); 14] = [
+    type Change<'a> = (&'a dyn Fn(&mut Gguf), &'a str);
+    let cases: [Change<'_>; 14] = [
         (
             &|f| f.tensor_count = Some(1 << 60),
             "claims 1152921504606846976 tensors",

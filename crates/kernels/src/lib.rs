@@ -1,0 +1,20 @@
+//! Kernels for decoding many lanes over one set of weights on a processor.
+//!
+//! A [`Matrix`] keeps its weights packed; [`multiply`] reads each weight once for up to eight lanes. Every
+//! SIMD kernel has a scalar twin that gives the same bits, and what a lane gets never depends on how
+//! many others there are: each output is one chain of operations, whatever the tile.
+
+mod input;
+mod isa;
+pub mod math;
+mod matrix;
+mod multiply;
+mod shared;
+mod team;
+
+pub use input::{BLOCK, Input, InputRow, InputView};
+pub use isa::Isa;
+pub use matrix::{Format, GROUP, Matrix};
+pub use multiply::{Output, multiply};
+pub use shared::Shared;
+pub use team::{Member, Team};

@@ -1,0 +1,426 @@
+//! Vector functions: the same operations in the same order on every instruction set, so the results
+//! are the same bits. Sums run in 16 columns that are added at the end.
+
+use crate::isa::Isa;
+
+const WIDTH: usize = 16;
+
+/// Compiles a function for each instruction set and calls the right one.
+macro_rules! dispatch {
+    ($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? = $inner:ident) => {
+        $(#[$doc])*
+        pub fn $name(isa: Isa, $($arg: $type),*) $(-> $out)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+            fn avx512($($arg: $type),*) $(-> $out)? {
+                $inner($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $type),*) $(-> $out)? {
+                $inner($($arg),*)
+            }
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the processor has these instructions, or the Isa would not have been made.
+                Isa::Avx512 => unsafe { avx512($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                Isa::Avx2 => unsafe { avx2($($arg),*) },
+                _ => $inner($($arg),*),
+            }
+        }
+    };
+}
+
+/// `eˣ` to about 1 unit in the last place (Cephes' polynomial); 0 below −87.3, at most `e^88`.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    let inside = if x > 88.0 { 88.0 } else { x };
+    let inside = if inside < -87.3 { -87.3 } else { inside };
+    let n = (inside * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(-0.693_359_4, inside);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let mut p = 1.987_569_1e-4f32;
+    for c in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        0.166_666_65,
+        0.5,
+    ] {
+        p = p.mul_add(r, c);
+    }
+    let p = p.mul_add(r * r, r) + 1.0;
+    let power = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    if x < -87.3 { 0.0 } else { p * power }
+}
+
+/// `ln x` for positive normal `x` to about 1 unit in the last place (Cephes); −∞ for 0.
+#[inline(always)]
+fn ln(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let mut e = (bits >> 23) as i32 - 126;
+    let mut m = f32::from_bits(bits & 0x007f_ffff | 0x3f00_0000);
+    let small = m < std::f32::consts::FRAC_1_SQRT_2;
+    e -= i32::from(small);
+    m = if small { m + m - 1.0 } else { m - 1.0 };
+    let mut p = 7.037_683_6e-2f32;
+    for c in [
+        -0.115_146_1,
+        0.116_769_984,
+        -0.124_201_41,
+        0.142_493_23,
+        -0.166_680_57,
+        0.200_007_14,
+        -0.249_999_94,
+        0.333_333_3,
+    ] {
+        p = p.mul_add(m, c);
+    }
+    let z = m * m;
+    let e = e as f32;
+    let y = e.mul_add(-2.121_944_4e-4, m * z * p);
+    let y = z.mul_add(-0.5, y);
+    let out = e.mul_add(0.693_359_4, m + y);
+    if x < f32::MIN_POSITIVE {
+        f32::NEG_INFINITY
+    } else {
+        out
+    }
+}
+
+#[inline(always)]
+fn max_of(values: &[f32]) -> f32 {
+    let mut columns = [f32::NEG_INFINITY; WIDTH];
+    let parts = values.chunks_exact(WIDTH);
+    let rest = parts.remainder();
+    for part in parts {
+        for (m, v) in columns.iter_mut().zip(part) {
+            *m = if *v > *m { *v } else { *m };
+        }
+    }
+    let larger = |m: f32, v: &f32| if *v > m { *v } else { m };
+    rest.iter()
+        .fold(columns.iter().fold(f32::NEG_INFINITY, larger), larger)
+}
+
+/// Sum of `f` over the values, in 16 columns of at most 1,024 terms and then in double precision.
+#[inline(always)]
+fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    let mut total = 0.0;
+    for piece in values.chunks(WIDTH * 1024) {
+        let mut columns = [0f32; WIDTH];
+        let parts = piece.chunks_exact(WIDTH);
+        for (c, v) in columns.iter_mut().zip(parts.remainder()) {
+            *c += f(*v);
+        }
+        for part in parts {
+            for (c, v) in columns.iter_mut().zip(part) {
+                *c += f(*v);
+            }
+        }
+        total += columns.iter().map(|v| f64::from(*v)).sum::<f64>();
+    }
+    total
+}
+
+#[inline(always)]
+fn log_softmax_inner(row: &mut [f32]) {
+    let max = max_of(row);
+    let total = sum_of(row, |v| exp(v - max));
+    let shift = max + total.ln() as f32;
+    row.iter_mut().for_each(|v| *v -= shift);
+}
+
+#[inline(always)]
+fn softmax_inner(row: &mut [f32]) {
+    let max = max_of(row);
+    row.iter_mut().for_each(|v| *v = exp(*v - max));
+    let inverse = (1.0 / sum_of(row, |v| v)) as f32;
+    row.iter_mut().for_each(|v| *v *= inverse);
+}
+
+#[inline(always)]
+fn rms_norm_inner(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mean = sum_of(x, |v| v * v) / x.len() as f64;
+    let inverse = (1.0 / (mean + f64::from(eps)).sqrt()) as f32;
+    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * inverse * w;
+    }
+}
+
+#[inline(always)]
+fn swiglu_inner(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
+        *out = g / (1.0 + exp(-*g)) * u;
+    }
+}
+
+#[inline(always)]
+fn exp_add_inner(out: &mut [f32], weight: f32, row: &[f32]) {
+    for (out, v) in out.iter_mut().zip(row) {
+        *out = weight.mul_add(exp(*v), *out);
+    }
+}
+
+#[inline(always)]
+fn ln_inner(row: &mut [f32]) {
+    row.iter_mut().for_each(|v| *v = ln(*v));
+}
+
+#[inline(always)]
+fn axpy_inner(out: &mut [f32], weight: f32, row: &[f32]) {
+    for (out, v) in out.iter_mut().zip(row) {
+        *out = weight.mul_add(*v, *out);
+    }
+}
+
+#[inline(always)]
+fn dot_inner(a: &[f32], b: &[f32]) -> f32 {
+    let mut columns = [0f32; WIDTH];
+    let (a_parts, b_parts) = (a.chunks_exact(WIDTH), b.chunks_exact(WIDTH));
+    let rest = a_parts.remainder().iter().zip(b_parts.remainder());
+    for (c, (a, b)) in columns.iter_mut().zip(rest) {
+        *c = a.mul_add(*b, *c);
+    }
+    for (a, b) in a_parts.zip(b_parts) {
+        for ((c, a), b) in columns.iter_mut().zip(a).zip(b) {
+            *c = a.mul_add(*b, *c);
+        }
+    }
+    let mut width = WIDTH;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            columns[i] += columns[i + width];
+        }
+    }
+    columns[0]
+}
+
+/// Positions whose keys lie interleaved, so that their scores are one vector.
+pub const POSITIONS: usize = 16;
+
+#[inline(always)]
+fn attend_inner(
+    query: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    span: std::ops::Range<usize>,
+    scores: &mut [f32],
+    out: &mut [f32],
+) {
+    let width = query.len();
+    let first = span.start / POSITIONS;
+    let blocks = keys.chunks_exact(POSITIONS * width).skip(first);
+    let rows = scores.chunks_exact_mut(POSITIONS).skip(first);
+    for (row, block) in rows.zip(blocks).take(span.end.div_ceil(POSITIONS) - first) {
+        let mut sums = [0f32; POSITIONS];
+        for (q, keys) in query.iter().zip(block.chunks_exact(POSITIONS)) {
+            for (sum, key) in sums.iter_mut().zip(keys) {
+                *sum = q.mul_add(*key, *sum);
+            }
+        }
+        row.copy_from_slice(&sums);
+    }
+    let scores = &mut scores[span.clone()];
+    softmax_inner(scores);
+    let values = &values[span.start * width..span.end * width];
+    let mut at = 0;
+    // In pieces that fit into registers.
+    while at < width {
+        at += match width - at {
+            64.. => weigh::<64>(scores, values, width, at, out),
+            16.. => weigh::<16>(scores, values, width, at, out),
+            4.. => weigh::<4>(scores, values, width, at, out),
+            _ => weigh::<1>(scores, values, width, at, out),
+        };
+    }
+}
+
+/// `out[at..at + N] = Σ_t scores_t values_t[at..at + N]`; returns `N`.
+#[inline(always)]
+fn weigh<const N: usize>(
+    scores: &[f32],
+    values: &[f32],
+    width: usize,
+    at: usize,
+    out: &mut [f32],
+) -> usize {
+    let mut sums = [0f32; N];
+    for (score, value) in scores.iter().zip(values.chunks_exact(width)) {
+        for (sum, v) in sums.iter_mut().zip(&value[at..at + N]) {
+            *sum = score.mul_add(*v, *sum);
+        }
+    }
+    out[at..at + N].copy_from_slice(&sums);
+    N
+}
+
+dispatch! {
+    /// `row ← row − ln Σ e^row`.
+    pub fn log_softmax(row: &mut [f32]) = log_softmax_inner
+}
+dispatch! {
+    /// `row ← e^row / Σ e^row`.
+    pub fn softmax(row: &mut [f32]) = softmax_inner
+}
+dispatch! {
+    /// `out = x / √(mean x² + eps) · weight`.
+    pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_inner
+}
+dispatch! {
+    /// `out = gate · σ(gate) · up`.
+    pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = swiglu_inner
+}
+dispatch! {
+    /// `out ← out + weight · e^row`.
+    pub fn exp_add(out: &mut [f32], weight: f32, row: &[f32]) = exp_add_inner
+}
+dispatch! {
+    /// `row ← ln row`.
+    pub fn ln_all(row: &mut [f32]) = ln_inner
+}
+dispatch! {
+    /// `out ← out + weight · row`.
+    pub fn axpy(out: &mut [f32], weight: f32, row: &[f32]) = axpy_inner
+}
+dispatch! {
+    /// `Σ a b`.
+    pub fn dot(a: &[f32], b: &[f32]) -> f32 = dot_inner
+}
+dispatch! {
+    /// One attention head over the positions `span`: `out = softmax(query Kᵀ) V`. The query carries the
+    /// scale. Keys are `[positions / 16][width][16]`, values `[positions, width]`; `scores` has room for
+    /// all positions, in whole sixteens.
+    pub fn attend(
+        query: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        span: std::ops::Range<usize>,
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) = attend_inner
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn relative(got: f32, exact: f64) -> f64 {
+        (f64::from(got) - exact).abs() / exact.abs().max(1e-30)
+    }
+
+    #[test]
+    fn exp_and_ln_are_accurate_over_their_range() {
+        for i in -870..880 {
+            let x = i as f32 * 0.1 + 0.03;
+            if x < 87.9 {
+                assert!(relative(exp(x), f64::from(x).exp()) < 2e-7, "{x}");
+            }
+            let y = f64::from(x).exp() as f32;
+            if y.is_normal() && x.abs() > 0.1 {
+                assert!(relative(ln(y), f64::from(y).ln()) < 2e-7, "{y}");
+            }
+        }
+        assert_eq!(
+            (exp(0.0), exp(-200.0), exp(f32::NEG_INFINITY)),
+            (1.0, 0.0, 0.0)
+        );
+        assert_eq!((ln(1.0), ln(0.0)), (0.0, f32::NEG_INFINITY));
+    }
+
+    #[test]
+    fn attention_equals_its_formula() {
+        let (width, positions) = (86, 37);
+        let number = |i: usize| ((i * 7919 + 13) % 1000) as f32 / 500.0 - 1.0;
+        let key = |t: usize, d: usize| number(t * 91 + d);
+        let query: Vec<f32> = (0..width).map(|d| number(d) * 0.2).collect();
+        let values: Vec<f32> = (0..positions * width).map(|i| number(i + 5)).collect();
+        let mut keys = vec![0.0; 48 * width];
+        for t in 0..positions {
+            for d in 0..width {
+                keys[(t / POSITIONS * width + d) * POSITIONS + t % POSITIONS] = key(t, d);
+            }
+        }
+        for span in [0..1, 0..positions, 5..30, 16..17, 20..37] {
+            let raw: Vec<f64> = span
+                .clone()
+                .map(|t| {
+                    (0..width)
+                        .map(|d| f64::from(query[d] * key(t, d)))
+                        .sum::<f64>()
+                        .exp()
+                })
+                .collect();
+            let total: f64 = raw.iter().sum();
+            let mut outs = Vec::new();
+            for isa in Isa::available() {
+                let (mut scores, mut out) = ([0.0; 48], vec![0.0; width]);
+                attend(
+                    isa,
+                    &query,
+                    &keys,
+                    &values,
+                    span.clone(),
+                    &mut scores,
+                    &mut out,
+                );
+                outs.push(out);
+            }
+            for d in 0..width {
+                let weighed = raw.iter().zip(span.clone());
+                let exact: f64 = weighed
+                    .map(|(w, t)| w / total * f64::from(values[t * width + d]))
+                    .sum();
+                assert!((f64::from(outs[0][d]) - exact).abs() < 1e-5);
+            }
+            assert!(outs.iter().all(|out| *out == outs[0]));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_instruction_sets_give_the_same_bits(
+            x in prop::collection::vec(-90.0f32..90.0, 1..200),
+            y in prop::collection::vec(-3.0f32..3.0, 200),
+            weight in 0.0f32..1.0,
+        ) {
+            let n = x.len();
+            let all = |isa: Isa| {
+                let mut out = Vec::new();
+                let mut buffer = x.clone();
+                log_softmax(isa, &mut buffer);
+                out.extend(buffer.clone());
+                exp_add(isa, &mut buffer, weight, &y[..n]);
+                out.extend(buffer.clone());
+                softmax(isa, &mut buffer);
+                out.extend(buffer.clone());
+                ln_all(isa, &mut buffer);
+                out.extend(buffer.clone());
+                rms_norm(isa, &x, &y[..n], 1e-5, &mut buffer);
+                out.extend(buffer.clone());
+                swiglu(isa, &x, &y[..n], &mut buffer);
+                out.extend(buffer.clone());
+                axpy(isa, &mut buffer, weight, &x);
+                out.extend(buffer.clone());
+                out.push(dot(isa, &x, &y[..n]));
+                out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            for isa in Isa::available() {
+                prop_assert_eq!(all(isa), all(Isa::Portable));
+            }
+        }
+
+        #[test]
+        fn log_softmax_is_normalised(x in prop::collection::vec(-30.0f32..30.0, 1..300)) {
+            let mut row = x.clone();
+            log_softmax(Isa::best(), &mut row);
+            let total: f64 = row.iter().map(|v| f64::from(*v).exp()).sum();
+            prop_assert!((total - 1.0).abs() < 1e-5);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! `Y = X Wᵀ` for a few lanes: each load of weights serves up to eight of them.
+//!
+//! For 8-bit weights, with `w = d q`, `x ≈ s p` and bytes `u = q + 128` that are unsigned as the dot
+//! product instructions want them, a block of 32 inputs adds `d s (Σ u p − 128 Σ p)`. For 4-bit weights
+//! `w = d q + m` it adds `d s Σ q p + m s Σ p`. Blocks are added in order, each by a fused multiply-add,
+//! in every kernel.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use std::ops::Range;
+
+use crate::input::{InputView, Lane};
+use crate::isa::Isa;
+use crate::matrix::{GROUP, Matrix};
+use crate::shared::Shared;
+
+/// Lanes of one pass over the weights: what the registers hold.
+pub(crate) const LANES: usize = 8;
+/// Groups of rows that stay in the cache while the lanes go by.
+const STRIP: usize = 4;
+
+/// Where results go: `[lanes, width]`, row `r` of the matrix to column `offset + r`.
+#[derive(Debug, Clone, Copy)]
+pub struct Output<'a> {
+    /// The whole buffer.
+    pub values: Shared<'a, f32>,
+    /// Its columns.
+    pub width: usize,
+    /// Column of the first row.
+    pub offset: usize,
+    /// Add to what is there.
+    pub add: bool,
+}
+
+/// A group's results for some lanes.
+pub(crate) type Tile<const M: usize> = [[f32; GROUP]; M];
+
+/// Multiplies the first `lanes` inputs with the rows of `groups`.
+///
+/// # Safety
+/// Nobody writes these inputs meanwhile, and nobody else uses the outputs of these rows.
+///
+/// # Panics
+/// When the inputs have another width than the matrix, or the output is too small.
+pub unsafe fn multiply(
+    isa: Isa,
+    matrix: &Matrix,
+    input: &InputView<'_>,
+    lanes: usize,
+    groups: Range<usize>,
+    output: &Output<'_>,
+) {
+    assert_eq!(input.columns, matrix.columns(), "inputs of another width");
+    assert!(groups.end <= matrix.groups(), "no such group");
+    let mut strip = groups.start;
+    while strip < groups.end {
+        let end = (strip + STRIP).min(groups.end);
+        let mut lane = 0;
+        while lane < lanes {
+            let many = (lanes - lane).min(LANES);
+            // SAFETY: the caller keeps writers away.
+            let at = |i: usize| unsafe { input.lane(lane + i) };
+            macro_rules! tile {
+                ($($m:literal)*) => {
+                    match many {
+                        $($m => {
+                            let x: [Lane<'_>; $m] = std::array::from_fn(at);
+                            for group in strip..end {
+                                let tile = product::<$m>(isa, matrix, group, &x);
+                                // SAFETY: the caller has these outputs alone.
+                                unsafe { write(matrix, group, lane, &tile, output) };
+                            }
+                        })*
+                        _ => unreachable!("at most eight lanes"),
+                    }
+                };
+            }
+            tile!(1 2 3 4 5 6 7 8);
+            lane += many;
+        }
+        strip = end;
+    }
+}
+
+#[inline(always)]
+fn product<const M: usize>(isa: Isa, matrix: &Matrix, group: usize, x: &[Lane<'_>; M]) -> Tile<M> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has these instructions, or the Isa would not have been made.
+        Isa::Avx512 => unsafe { avx512::product(matrix, group, x) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2::product(matrix, group, x) },
+        _ => portable::product(matrix, group, x),
+    }
+}
+
+/// # Safety
+/// The caller has these outputs alone.
+#[inline(always)]
+unsafe fn write<const M: usize>(
+    matrix: &Matrix,
+    group: usize,
+    lane: usize,
+    tile: &Tile<M>,
+    output: &Output<'_>,
+) {
+    let rows = GROUP.min(matrix.rows() - group * GROUP);
+    for (i, values) in tile.iter().enumerate() {
+        let start = (lane + i) * output.width + output.offset + group * GROUP;
+        // SAFETY: the caller has them alone.
+        let out = unsafe { output.values.write(start..start + rows) };
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = if output.add { *out + value } else { *value };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Format, Input};
+
+    fn run(
+        isa: Isa,
+        matrix: &Matrix,
+        lanes: &[Vec<f32>],
+        groups: Range<usize>,
+        add: bool,
+    ) -> Vec<f32> {
+        let mut input = Input::default();
+        input.resize(lanes.len(), matrix.columns());
+        let view = input.share();
+        for (i, lane) in lanes.iter().enumerate() {
+            // SAFETY: one thread.
+            let mut row = unsafe { view.row(i) };
+            row.floats.copy_from_slice(lane);
+            row.quantise(isa, matrix.format());
+        }
+        let width = matrix.rows() + 3;
+        let mut out = vec![0.5; lanes.len() * width];
+        let output = Output {
+            values: Shared::new(&mut out),
+            width,
+            offset: 2,
+            add,
+        };
+        // SAFETY: one thread.
+        unsafe { multiply(isa, matrix, &view, lanes.len(), groups, &output) };
+        out
+    }
+
+    fn numbers(n: usize, seed: u64, size: f32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2) + 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+        };
+        (0..n).map(|_| next() * size).collect()
+    }
+
+    const FORMATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Q8, Format::Q4];
+
+    #[test]
+    fn results_are_near_the_exact_product() {
+        let (rows, columns) = (37, 96);
+        let weights = numbers(rows * columns, 1, 2.0);
+        let lanes: Vec<Vec<f32>> = (0..5).map(|i| numbers(columns, 20 + i, 6.0)).collect();
+        for (format, tolerance) in FORMATS.into_iter().zip([1e-5, 0.05, 0.2, 3.0]) {
+            let matrix = Matrix::pack(format, rows, columns, &weights);
+            for isa in Isa::available() {
+                let out = run(isa, &matrix, &lanes, 0..matrix.groups(), false);
+                for (l, x) in lanes.iter().enumerate() {
+                    for row in 0..rows {
+                        let w = &weights[row * columns..][..columns];
+                        let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(w * x)).sum();
+                        let got = f64::from(out[l * (rows + 3) + 2 + row]);
+                        assert!(
+                            (got - exact).abs() < tolerance,
+                            "{format:?} {isa:?} {got} {exact}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_does_not_depend_on_its_neighbours() {
+        let (rows, columns) = (50, 64);
+        let weights = numbers(rows * columns, 3, 1.0);
+        let lanes: Vec<Vec<f32>> = (0..19).map(|i| numbers(columns, 50 + i, 4.0)).collect();
+        for format in FORMATS {
+            let matrix = Matrix::pack(format, rows, columns, &weights);
+            for isa in Isa::available() {
+                let together = run(isa, &matrix, &lanes, 0..4, true);
+                for (i, lane) in lanes.iter().enumerate() {
+                    let alone = run(isa, &matrix, std::slice::from_ref(lane), 0..4, true);
+                    assert_eq!(alone, together[i * 53..(i + 1) * 53]);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_kernel_equals_its_scalar_twin(
+            rows in 1usize..70,
+            columns in 1usize..100,
+            lanes in 1usize..11,
+            seed in any::<u64>(),
+            size in prop::sample::select(vec![1e-30f32, 1e-3, 1.0, 300.0, 1e15]),
+            spike in prop::option::of(0usize..100),
+        ) {
+            let mut weights = numbers(rows * columns, seed, size.min(1e4));
+            let mut inputs: Vec<Vec<f32>> =
+                (0..lanes as u64).map(|i| numbers(columns, seed ^ (i + 1), size)).collect();
+            if let Some(at) = spike.filter(|at| *at < columns) {
+                weights[at] = 6e4;
+                inputs[0][at] = -3e4;
+            }
+            for format in FORMATS {
+                let matrix = Matrix::pack(format, rows, columns, &weights);
+                let groups = 0..matrix.groups();
+                let expected = run(Isa::Portable, &matrix, &inputs, groups.clone(), false);
+                for isa in Isa::available() {
+                    let got = run(isa, &matrix, &inputs, groups.clone(), false);
+                    let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                    prop_assert_eq!(bits(&got), bits(&expected), "{:?} {:?}", format, isa);
+                }
+            }
+        }
+    }
+}
