@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use lm::Weights;
 
 /// Compares ways to personalise a language model without retraining it for each person.
 #[derive(Debug, Parser)]
@@ -22,8 +23,19 @@ pub struct Cli {
     /// Seed of all randomness; replaces the config's
     #[arg(long, global = true, value_name = "N")]
     pub seed: Option<u64>,
+    /// Number format of the weights: F32, Bf16, Q8, Q4; replaces the config's
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = weights)]
+    pub format: Option<Weights>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+fn weights(text: &str) -> Result<Weights, String> {
+    let all = [Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4];
+    let found = all
+        .into_iter()
+        .find(|w| format!("{w:?}").eq_ignore_ascii_case(text));
+    found.ok_or_else(|| "known: F32, Bf16, Q8, Q4".into())
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use eval::dimension::{Dimension, Dimensions, locate};
 use eval::utility::Utility;
 use experts::ExpertSpec;
-use lm::DeviceSpec;
+use lm::{DeviceSpec, Weights};
 use mixing::{BASE, Generation, Named, Plan, Preference, Strategy};
 use ron::extensions::Extensions;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,9 @@ pub struct Experiment {
     /// Where it runs. Default `Flex`.
     #[serde(default)]
     pub device: DeviceSpec,
+    /// Number format of the weights. Default `F32` (what the files say).
+    #[serde(default)]
+    pub weights: Weights,
     /// What is measured, and what the two directions of each dimension are called.
     pub dimensions: Named<Dimension>,
     /// Experts by name; `base` is always there. An expert that serves a direction has its name.

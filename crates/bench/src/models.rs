@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use experts::{Expert, ExpertSpec};
 use indicatif::{ProgressBar, ProgressStyle};
 use lm::source::{Registry, sha256};
-use lm::{DeviceSpec, LanguageModel};
+use lm::{DeviceSpec, LanguageModel, Weights};
 
 use crate::failure::{nearest, usage};
 
@@ -73,19 +73,26 @@ pub fn hashes(path: &Path) -> Result<BTreeMap<String, String>> {
 
 /// Models of one process, each opened once.
 pub struct Models {
-    device: lm::device::Device,
+    device: DeviceSpec,
+    weights: Weights,
     open: BTreeMap<PathBuf, Arc<LanguageModel>>,
 }
 
 impl Models {
-    /// Models on one device.
+    /// Models on one device, in one number format.
     ///
     /// # Errors
-    /// A device that this build does not have.
-    pub fn on(device: &DeviceSpec) -> Result<Self> {
-        let opened = device.open().map_err(|e| usage(e.to_string()))?;
+    /// A device that this build does not have, a format that the device does not have.
+    pub fn on(device: &DeviceSpec, weights: Weights) -> Result<Self> {
+        device.open().map_err(|e| usage(e.to_string()))?;
+        if *device != DeviceSpec::Flex && weights != Weights::F32 {
+            return Err(usage(format!(
+                "weights {weights:?} need device Flex; {device} has F32"
+            )));
+        }
         Ok(Self {
-            device: opened,
+            device: device.clone(),
+            weights,
             open: BTreeMap::new(),
         })
     }
@@ -99,7 +106,7 @@ impl Models {
         if let Some(model) = self.open.get(&path) {
             return Ok(model.clone());
         }
-        let model = Arc::new(LanguageModel::open(&path, &self.device)?);
+        let model = Arc::new(LanguageModel::open(&path, &self.device, self.weights)?);
         self.open.insert(path, model.clone());
         Ok(model)
     }

@@ -58,7 +58,7 @@ impl Expert {
             ExpertSpec::Base => {}
             ExpertSpec::Prompted(instruction) => expert.instruction = Some(instruction.clone()),
             ExpertSpec::Adapter(folder) => {
-                let adapter = Adapter::load(folder, base.decoder.config()).map_err(failed)?;
+                let adapter = Adapter::load(folder, base.config()).map_err(failed)?;
                 expert.adapter = Some(Arc::new(adapter));
             }
             ExpertSpec::Full(model) => expert.model = full(model).map_err(failed)?,

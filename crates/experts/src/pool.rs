@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
+use kernels::{Isa, Shared, Team, math};
 use lm::chat::Prompt;
-use lm::sampling::log_softmax;
-use lm::{Adapter, AdapterStack, KvCache, LanguageModel, to_host};
-use rayon::prelude::*;
+use lm::engine::{Adapters, Cache};
+use lm::{Adapter, LanguageModel};
 
 use crate::{Error, Expert, Result};
 
@@ -25,14 +25,14 @@ struct Group {
     model: Arc<LanguageModel>,
     /// Indices into the pool.
     members: Vec<usize>,
-    adapters: Option<AdapterStack>,
+    adapters: Option<Adapters>,
 }
 
 /// What the experts have read so far.
 #[derive(Debug)]
 pub struct PoolState {
     /// One cache per group; lanes are expert-major.
-    caches: Vec<KvCache>,
+    caches: Vec<Cache>,
     sequences: usize,
 }
 
@@ -100,9 +100,7 @@ impl ExpertPool {
                 .map(|&i| experts[i].adapter.as_deref())
                 .collect();
             if adapters.iter().any(Option::is_some) {
-                let decoder = &group.model.decoder;
-                let stack = AdapterStack::new(&adapters, decoder.config(), decoder.device());
-                group.adapters = Some(stack);
+                group.adapters = Some(group.model.engine.adapters(&adapters));
             }
         }
         Ok(Self { experts, groups })
@@ -115,15 +113,12 @@ impl ExpertPool {
 
     /// Size of the shared vocabulary.
     pub fn vocab(&self) -> usize {
-        self.experts[0].model.decoder.config().vocab_size
+        self.experts[0].model.config().vocab_size
     }
 
     /// Longest sequence that every expert can read, in tokens.
     pub fn context_length(&self) -> usize {
-        let lengths = self
-            .experts
-            .iter()
-            .map(|e| e.model.decoder.config().context_length);
+        let lengths = self.experts.iter().map(|e| e.model.config().context_length);
         lengths.min().unwrap_or(0)
     }
 
@@ -148,7 +143,7 @@ impl ExpertPool {
                 }
             }
             let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
-            let limit = group.model.decoder.config().context_length;
+            let limit = group.model.config().context_length;
             if longest + max_new_tokens > limit {
                 let tokens = longest + max_new_tokens;
                 return Err(lm::Error::TooLong {
@@ -158,10 +153,8 @@ impl ExpertPool {
                 }
                 .into());
             }
-            let mut cache = group
-                .model
-                .decoder
-                .cache(tokens.len(), longest + max_new_tokens);
+            let capacity = longest + max_new_tokens;
+            let mut cache = group.model.engine.cache(tokens.len(), capacity);
             let lanes: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
             self.forward(group, &lanes, &mut cache, next)?;
             caches.push(cache);
@@ -197,6 +190,11 @@ impl ExpertPool {
         Ok(())
     }
 
+    /// Sequences can leave at no cost to the others.
+    pub fn leaves_freely(&self, state: &PoolState) -> bool {
+        state.caches.iter().all(Cache::leaves_freely)
+    }
+
     /// Keeps only the sequences `keep`, in this order.
     ///
     /// # Errors
@@ -208,7 +206,7 @@ impl ExpertPool {
                 .flat_map(|e| keep.iter().map(move |s| (e, *s)))
                 .map(|(e, s)| e * state.sequences + s)
                 .collect();
-            *cache = cache.fork(&lanes)?;
+            cache.retain(&lanes)?;
         }
         state.sequences = keep.len();
         Ok(())
@@ -224,26 +222,35 @@ impl ExpertPool {
         &self,
         group: &Group,
         lanes: &[&[u32]],
-        cache: &mut KvCache,
+        cache: &mut Cache,
         next: &mut NextTokens,
     ) -> Result<()> {
-        let logits = group
-            .model
-            .decoder
-            .next_logits(lanes, cache, group.adapters.as_ref())?;
-        let logits = to_host(logits)?;
         let width = next.sequences * next.vocab;
-        for (&member, logits) in group.members.iter().zip(logits.chunks(width)) {
+        let engine = &group.model.engine;
+        let members = &group.members;
+        // Members that stand together are written in place.
+        let (first, count) = (members[0], members.len());
+        if members.iter().enumerate().all(|(i, m)| *m == first + i) {
+            let logits = &mut next.log_probs[first * width..(first + count) * width];
+            return Ok(engine.next_logits(lanes, cache, group.adapters.as_ref(), logits)?);
+        }
+        let mut logits = vec![0.0; count * width];
+        engine.next_logits(lanes, cache, group.adapters.as_ref(), &mut logits)?;
+        for (&member, logits) in members.iter().zip(logits.chunks(width)) {
             next.log_probs[member * width..][..width].copy_from_slice(logits);
         }
         Ok(())
     }
 }
 
+/// Logits to log-probabilities.
 fn finish(next: &mut NextTokens) {
-    next.log_probs
-        .par_chunks_mut(next.vocab)
-        .for_each(log_softmax);
+    let (vocab, isa) = (next.vocab, Isa::best());
+    let rows = Shared::new(&mut next.log_probs);
+    Team::global().for_each(next.experts * next.sequences, |i| {
+        // SAFETY: each number is handed out once.
+        math::log_softmax(isa, unsafe { rows.write(i * vocab..(i + 1) * vocab) });
+    });
 }
 
 fn same_vocabulary(first: &Expert, second: &Expert) -> Result<()> {
@@ -257,7 +264,7 @@ fn same_vocabulary(first: &Expert, second: &Expert) -> Result<()> {
             reason,
         })
     };
-    let size = |e: &Expert| e.model.decoder.config().vocab_size;
+    let size = |e: &Expert| e.model.config().vocab_size;
     if size(first) != size(second) {
         return differ(format!("{} and {} entries", size(first), size(second)));
     }

@@ -58,6 +58,7 @@ impl Input {
         InputView {
             columns: self.columns,
             blocks: self.blocks,
+            first: 0,
             floats: Shared::new(&mut self.floats),
             quantised: Shared::new(&mut self.quantised),
             scales: Shared::new(&mut self.scales),
@@ -72,6 +73,8 @@ impl Input {
 pub struct InputView<'a> {
     pub(crate) columns: usize,
     pub(crate) blocks: usize,
+    /// Lane that counts as the first.
+    first: usize,
     floats: Shared<'a, f32>,
     quantised: Shared<'a, i8>,
     scales: Shared<'a, f32>,
@@ -98,6 +101,7 @@ impl<'a> InputView<'a> {
     /// # Panics
     /// When there is no such lane.
     pub unsafe fn row(&self, lane: usize) -> InputRow<'a> {
+        let lane = self.first + lane;
         let part = |width: usize| lane * width..(lane + 1) * width;
         let blocks = self.blocks;
         // SAFETY: the caller has the row alone.
@@ -112,11 +116,37 @@ impl<'a> InputView<'a> {
         }
     }
 
+    /// The same input without its first lanes.
+    pub fn skip(self, lanes: usize) -> Self {
+        Self {
+            first: self.first + lanes,
+            ..self
+        }
+    }
+
+    /// Some columns of a row's floats, to write.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of this row meanwhile.
+    ///
+    /// # Panics
+    /// When there is no such lane or column.
+    pub unsafe fn part(&self, lane: usize, columns: std::ops::Range<usize>) -> &'a mut [f32] {
+        assert!(columns.end <= self.columns, "no such column");
+        let start = (self.first + lane) * self.columns;
+        // SAFETY: the caller has them alone.
+        unsafe {
+            self.floats
+                .write(start + columns.start..start + columns.end)
+        }
+    }
+
     /// A row to read.
     ///
     /// # Safety
     /// Nobody writes this row meanwhile.
     pub(crate) unsafe fn lane(&self, lane: usize) -> Lane<'a> {
+        let lane = self.first + lane;
         let part = |width: usize| lane * width..(lane + 1) * width;
         let blocks = self.blocks;
         // SAFETY: the caller keeps writers away.

@@ -2,19 +2,21 @@
 
 use std::path::Path;
 
-use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::Tensor;
 
-use crate::adapter::AdapterStack;
 use crate::chat::{ChatTemplate, Message, Prompt};
+use crate::device::DeviceSpec;
+use crate::engine::{Adapters, Engine};
 use crate::load::Checkpoint;
-use crate::{Decoder, Error, Result, Tokenizer};
+use crate::packed::Weights;
+use crate::sampling::log_softmax;
+use crate::{DecoderConfig, Error, Result, Tokenizer};
 
 /// A loaded language model.
 #[derive(Debug)]
 pub struct LanguageModel {
-    /// The weights.
-    pub decoder: Decoder,
+    /// The decoder.
+    pub engine: Engine,
     /// Text to ids.
     pub tokenizer: Tokenizer,
     /// Messages to text; `None` for a model without chat tuning.
@@ -28,8 +30,8 @@ impl LanguageModel {
     ///
     /// # Errors
     /// Those of [`Checkpoint::open`], [`Tokenizer::load`], [`ChatTemplate::load`] and
-    /// [`Decoder::load`]; the cheap checks come first.
-    pub fn open(path: &Path, device: &Device) -> Result<Self> {
+    /// [`Engine::load`]; the cheap checks come first.
+    pub fn open(path: &Path, device: &DeviceSpec, weights: Weights) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
         let tokenizer = Tokenizer::load(&checkpoint)?;
         let chat = ChatTemplate::load(&checkpoint)?;
@@ -49,13 +51,18 @@ impl LanguageModel {
                 format!("end token {id} is outside of the vocabulary"),
             ));
         }
-        let decoder = Decoder::load(&checkpoint, device)?;
+        let engine = Engine::load(&checkpoint, device, weights)?;
         Ok(Self {
-            decoder,
+            engine,
             tokenizer,
             chat,
             end_tokens: checkpoint.end_tokens,
         })
+    }
+
+    /// Shape of the model.
+    pub fn config(&self) -> &DecoderConfig {
+        self.engine.config()
     }
 
     /// Token ids of a conversation, the assistant's turn opened.
@@ -90,16 +97,26 @@ impl LanguageModel {
     ///
     /// # Errors
     /// Different numbers of prompts and responses, an empty prompt, or those of
-    /// [`Decoder::hidden`].
+    /// [`Engine::all_logits`].
     pub fn log_probs(
         &self,
         prompts: &[&[u32]],
         responses: &[&[u32]],
-        adapters: Option<&AdapterStack>,
+        adapters: Option<&Adapters>,
     ) -> Result<Vec<Vec<f32>>> {
         if prompts.len() != responses.len() || prompts.iter().any(|p| p.is_empty()) {
             let message = "each response needs a prompt of at least one token";
             return Err(Error::Argument(message.into()));
+        }
+        let vocab = self.config().vocab_size;
+        if let Some(id) = responses
+            .iter()
+            .copied()
+            .flatten()
+            .find(|&&id| id as usize >= vocab)
+        {
+            let message = format!("token {id} is outside of the vocabulary");
+            return Err(Error::Argument(message));
         }
         let joined: Vec<Vec<u32>> = prompts
             .iter()
@@ -108,43 +125,16 @@ impl LanguageModel {
             .map(|(p, r)| [p, &r[..r.len().saturating_sub(1)]].concat())
             .collect();
         let lanes: Vec<&[u32]> = joined.iter().map(Vec::as_slice).collect();
-        let longest = lanes.iter().map(|l| l.len()).max().unwrap_or(0);
-        let mut cache = self.decoder.cache(lanes.len(), longest);
-        let hidden = self.decoder.hidden(&lanes, &mut cache, adapters)?;
-        let [count, time, width] = hidden.dims();
-        let hidden = hidden.reshape([count * time, width]);
-        let device = self.decoder.device();
-
-        let mut rows = Vec::new();
-        let mut targets = Vec::new();
-        for (lane, (prompt, response)) in prompts.iter().zip(responses).enumerate() {
-            for (t, &token) in response.iter().enumerate() {
-                rows.push((lane * time + prompt.len() - 1 + t) as i32);
-                targets.push(token as i32);
-            }
-        }
-        if let Some(id) = targets
-            .iter()
-            .find(|&&id| id as usize >= self.decoder.config().vocab_size)
-        {
-            return Err(Error::Argument(format!(
-                "token {id} is outside of the vocabulary"
-            )));
-        }
-        let mut flat = Vec::with_capacity(rows.len());
-        // Few rows at a time: a vocabulary is wide.
-        for (rows, targets) in rows.chunks(64).zip(targets.chunks(64)) {
-            let rows: Tensor<1, Int> = Tensor::from_data(rows, device);
-            let targets: Tensor<1, Int> = Tensor::from_data(targets, device);
-            let logits = self.decoder.logits(hidden.clone().select(0, rows));
-            let picked = log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1));
-            flat.extend(to_host(picked)?);
-        }
-        let mut flat = flat.into_iter();
-        Ok(responses
-            .iter()
-            .map(|r| flat.by_ref().take(r.len()).collect())
-            .collect())
+        let mut out: Vec<Vec<f32>> = responses.iter().map(|r| vec![0.0; r.len()]).collect();
+        self.engine
+            .all_logits(&lanes, adapters, |lane, t, logits| {
+                let place = (t + 1).checked_sub(prompts[lane].len());
+                if let Some(place) = place.filter(|p| *p < responses[lane].len()) {
+                    log_softmax(logits);
+                    out[lane][place] = logits[responses[lane][place] as usize];
+                }
+            })?;
+        Ok(out)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Choosing the next token from log-probabilities, with randomness that depends on nothing but its
 //! key and the token's number.
 
+use kernels::{Isa, math};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -150,7 +151,7 @@ fn draw(weights: impl Iterator<Item = (usize, f64)> + Clone, least: f64, uniform
     last as u32
 }
 
-/// Turns logits into log-probabilities in nats, `x - log Σ exp x`, the sum in f64.
+/// Turns logits into log-probabilities in nats, `x - log Σ exp x`, the sum in f64 of parts.
 ///
 /// ```
 /// let mut row = [0.0, 3f32.ln()];
@@ -158,17 +159,7 @@ fn draw(weights: impl Iterator<Item = (usize, f64)> + Clone, least: f64, uniform
 /// assert!((row[0] - 0.25f32.ln()).abs() < 1e-6);
 /// ```
 pub fn log_softmax(row: &mut [f32]) {
-    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0f64; 8];
-    for chunk in row.chunks(8) {
-        for (sum, x) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from((x - top).exp());
-        }
-    }
-    let total = top + sums.iter().sum::<f64>().ln() as f32;
-    for x in row {
-        *x -= total;
-    }
+    math::log_softmax(Isa::best(), row);
 }
 
 /// Random numbers of one response: ChaCha8 keyed by a SHA-256 of what names the response, counted by

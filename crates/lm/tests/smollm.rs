@@ -3,22 +3,41 @@
 
 mod common;
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use common::{close, expected, fixture, full_logits};
-use lm::sampling::argmax;
+use common::{close, expected, fixture};
+use lm::load::Checkpoint;
+use lm::sampling::{argmax, log_softmax};
 use lm::source::Registry;
-use lm::{DeviceSpec, LanguageModel, to_host};
+use lm::{DeviceSpec, Engine, LanguageModel, Weights};
 use serde::Deserialize;
+
+fn path() -> PathBuf {
+    let registry = Registry::load().unwrap();
+    registry
+        .resolve("smollm2-135m-instruct", &mut |_, _, _| {})
+        .unwrap()
+}
 
 fn model() -> &'static LanguageModel {
     static MODEL: OnceLock<LanguageModel> = OnceLock::new();
-    MODEL.get_or_init(|| {
-        let path = Registry::load()
-            .unwrap()
-            .resolve("smollm2-135m-instruct", &mut |_, _, _| {});
-        LanguageModel::open(&path.unwrap(), &DeviceSpec::Flex.open().unwrap()).unwrap()
-    })
+    MODEL.get_or_init(|| LanguageModel::open(&path(), &DeviceSpec::Flex, Weights::F32).unwrap())
+}
+
+/// The same decoder through burn.
+fn burn() -> Engine {
+    let checkpoint = Checkpoint::open(&path()).unwrap();
+    Engine::burn(&checkpoint, &DeviceSpec::Flex.open().unwrap()).unwrap()
+}
+
+/// Logits `[time · vocab]` of one sequence.
+fn logits(engine: &Engine, ids: &[u32]) -> Vec<f32> {
+    let mut all = Vec::new();
+    engine
+        .all_logits(&[ids], None, |_, _, row| all.extend_from_slice(row))
+        .unwrap();
+    all
 }
 
 #[test]
@@ -44,24 +63,29 @@ fn token_ids_equal_the_reference_on_10_000_strings() {
 fn logits_equal_transformers_over_200_positions() {
     let file = "smollm_logits.safetensors";
     let ids: Vec<u32> = expected(file, "ids").iter().map(|&id| id as u32).collect();
-    let columns: Vec<usize> = expected(file, "columns")
-        .iter()
-        .map(|&c| c as usize)
-        .collect();
-    let logits = full_logits(&model().decoder, &[&ids], None).remove(0);
-    let vocab = model().decoder.config().vocab_size;
-    let row = |i: usize| &logits[i / 128 * vocab..][..vocab];
-    let picked: Vec<f32> = columns
-        .iter()
-        .enumerate()
-        .map(|(i, &c)| row(i)[c])
-        .collect();
-    close("logits", &picked, &expected(file, "logits"), 2e-3);
-    let sums: Vec<f32> = logits
-        .chunks(vocab)
-        .map(|row| row.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln() as f32)
-        .collect();
-    close("log-sum-exp", &sums, &expected(file, "log_sum_exp"), 2e-3);
+    let columns = expected(file, "columns");
+    for (name, engine) in [("packed", &model().engine), ("burn", &burn())] {
+        let logits = logits(engine, &ids);
+        let vocab = engine.config().vocab_size;
+        let at = |(i, c): (usize, &f32)| logits[i / 128 * vocab + *c as usize];
+        let picked: Vec<f32> = columns.iter().enumerate().map(at).collect();
+        close(
+            &format!("{name} logits"),
+            &picked,
+            &expected(file, "logits"),
+            2e-3,
+        );
+        let sums: Vec<f32> = logits
+            .chunks(vocab)
+            .map(|row| row.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln() as f32)
+            .collect();
+        close(
+            &format!("{name} log-sum-exp"),
+            &sums,
+            &expected(file, "log_sum_exp"),
+            2e-3,
+        );
+    }
 }
 
 #[derive(Deserialize)]
@@ -77,7 +101,7 @@ fn greedy_continuations_equal_transformers() {
     let text = std::fs::read_to_string(fixture("smollm_greedy.json")).unwrap();
     let rows: Vec<Greedy> = serde_json::from_str(&text).unwrap();
     assert_eq!(rows.len(), 20);
-    let decoder = &model().decoder;
+    let engine = &model().engine;
     for row in &rows {
         assert_eq!(
             model().tokenizer.encode(&row.prompt, false).unwrap(),
@@ -86,13 +110,16 @@ fn greedy_continuations_equal_transformers() {
     }
     let prompts: Vec<&[u32]> = rows.iter().map(|r| r.ids.as_slice()).collect();
     let longest = prompts.iter().map(|p| p.len()).max().unwrap();
-    let mut cache = decoder.cache(rows.len(), longest + 100);
+    let mut cache = engine.cache(rows.len(), longest + 100);
     let mut next: Vec<Vec<u32>> = prompts.iter().map(|p| p.to_vec()).collect();
     let mut same = vec![true; rows.len()];
     for step in 0..100 {
         let lanes: Vec<&[u32]> = next.iter().map(Vec::as_slice).collect();
-        let logits = to_host(decoder.next_logits(&lanes, &mut cache, None).unwrap()).unwrap();
-        let vocab = decoder.config().vocab_size;
+        let vocab = engine.config().vocab_size;
+        let mut logits = vec![0.0; rows.len() * vocab];
+        engine
+            .next_logits(&lanes, &mut cache, None, &mut logits)
+            .unwrap();
         for (lane, row) in rows.iter().enumerate() {
             // The reference kept its end token out of the first 100.
             let mut logits = logits[lane * vocab..][..vocab].to_vec();
@@ -125,14 +152,45 @@ fn log_probs_of_a_response_equal_the_logits_way() {
         .unwrap();
     for (response, scores) in [short, long].iter().zip(scores) {
         let whole = [prompt.clone(), response.clone()].concat();
-        let vocab = model.decoder.config().vocab_size;
-        let mut logits = full_logits(&model.decoder, &[&whole], None).remove(0);
+        let vocab = model.config().vocab_size;
+        let mut logits = logits(&model.engine, &whole);
         let mut by_hand = Vec::new();
         for (t, &token) in response.iter().enumerate() {
             let row = &mut logits[(prompt.len() - 1 + t) * vocab..][..vocab];
-            lm::sampling::log_softmax(row);
+            log_softmax(row);
             by_hand.push(row[token as usize]);
         }
         close("log-probs", &scores, &by_hand, 1e-3);
+    }
+}
+
+/// What each format costs: mean KL from F32 in nats and largest logit difference over 200 positions.
+#[test]
+fn formats_stay_near_f32() {
+    let file = "smollm_logits.safetensors";
+    let ids: Vec<u32> = expected(file, "ids").iter().map(|&id| id as u32).collect();
+    let vocab = model().config().vocab_size;
+    let exact = logits(&model().engine, &ids);
+    let checkpoint = Checkpoint::open(&path()).unwrap();
+    for (weights, most_kl, most) in [
+        (Weights::Bf16, 5e-3, 2.0),
+        (Weights::Q8, 2e-3, 1.0),
+        (Weights::Q4, 2e-2, 3.0),
+    ] {
+        let engine = Engine::load(&checkpoint, &DeviceSpec::Flex, weights).unwrap();
+        let got = logits(&engine, &ids);
+        let (mut kl, mut largest) = (0.0, 0f32);
+        for (exact, got) in exact.chunks(vocab).zip(got.chunks(vocab)) {
+            let difference = exact.iter().zip(got).map(|(a, b)| (a - b).abs());
+            largest = difference.fold(largest, f32::max);
+            let (mut p, mut q) = (exact.to_vec(), got.to_vec());
+            log_softmax(&mut p);
+            log_softmax(&mut q);
+            let terms = p.iter().zip(&q).map(|(p, q)| f64::from(p.exp() * (p - q)));
+            kl += terms.sum::<f64>();
+        }
+        kl /= (exact.len() / vocab) as f64;
+        println!("{weights:?}: mean KL {kl:.2e} nats, largest logit difference {largest:.3}");
+        assert!(kl < most_kl && largest < most, "{weights:?} {kl} {largest}");
     }
 }

@@ -188,8 +188,9 @@ impl<'a> Generator<'a> {
             if open.is_empty() {
                 return Ok(responses);
             }
-            // Copying the caches is dear: only when half of the lanes would be wasted.
-            if open.len() * 2 <= running.len() {
+            // Where leaving copies the caches, it pays only when half of the lanes would be wasted.
+            let few = open.len() * 2 <= running.len() || self.pool.leaves_freely(&state);
+            if open.len() < running.len() && few {
                 self.pool.retain(&mut state, &open)?;
                 tokens = open.iter().map(|&i| tokens[i]).collect();
                 running = open.iter().map(|&i| running[i]).collect();

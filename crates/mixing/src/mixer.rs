@@ -1,6 +1,6 @@
 use experts::NextTokens;
+use kernels::{Isa, Shared, Team, math};
 use lm::sampling::log_softmax;
-use rayon::prelude::*;
 
 use crate::Result;
 
@@ -21,22 +21,25 @@ pub struct Mixed {
 }
 
 impl Mixed {
-    /// Makes room for a step and returns the rows of each sequence: log-probabilities, weights.
-    pub fn rows<'a>(
-        &'a mut self,
-        step: &Step<'_>,
-    ) -> impl IndexedParallelIterator<Item = (&'a mut [f32], &'a mut [f32])> {
-        let NextTokens {
-            experts,
-            sequences,
-            vocab,
-            ..
-        } = *step.next;
-        self.log_probs.resize(sequences * vocab, 0.0);
-        self.weights.resize(sequences * experts, 0.0);
-        self.log_probs
-            .par_chunks_mut(vocab)
-            .zip(self.weights.par_chunks_mut(experts))
+    /// Makes room for a step and calls `row` for every sequence, several at once: its number, room for
+    /// its log-probabilities `[vocab]` and for its weights `[experts]`.
+    pub fn each(&mut self, step: &Step<'_>, row: impl Fn(usize, &mut [f32], &mut [f32]) + Sync) {
+        let next = step.next;
+        let (vocab, experts) = (next.vocab, next.experts);
+        self.log_probs.resize(next.sequences * vocab, 0.0);
+        self.weights.resize(next.sequences * experts, 0.0);
+        let (log_probs, weights) = (
+            Shared::new(&mut self.log_probs),
+            Shared::new(&mut self.weights),
+        );
+        Team::global().for_each(next.sequences, |i| {
+            // SAFETY: each number is handed out once.
+            let (log_probs, weights) = unsafe {
+                let log_probs = log_probs.write(i * vocab..(i + 1) * vocab);
+                (log_probs, weights.write(i * experts..(i + 1) * experts))
+            };
+            row(i, log_probs, weights);
+        });
     }
 }
 
@@ -81,15 +84,12 @@ pub fn mix_probabilities(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) {
         out.copy_from_slice(rows[only]);
         return;
     }
+    let isa = Isa::best();
     out.fill(0.0);
     for (row, &weight) in rows.iter().zip(weights).filter(|(_, w)| **w != 0.0) {
-        for (out, &log_prob) in out.iter_mut().zip(*row) {
-            *out += weight * log_prob.exp();
-        }
+        math::exp_add(isa, out, weight, row);
     }
-    for out in out {
-        *out = out.ln();
-    }
+    math::ln_all(isa, out);
 }
 
 /// Renormalises one row of unnormalised log-probabilities.

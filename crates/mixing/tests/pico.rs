@@ -8,7 +8,7 @@ use std::sync::Arc;
 use experts::{Expert, ExpertPool, ExpertSpec};
 use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
-use lm::{DeviceSpec, LanguageModel};
+use lm::{DeviceSpec, LanguageModel, Weights};
 use mixing::strategies::{Base, Fixed, Prompting, Single, Space, Uniform};
 use mixing::{BASE, Generation, Generator, Preference, Request, Response, Strategy};
 
@@ -20,8 +20,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn open(path: &Path) -> lm::Result<Arc<LanguageModel>> {
-    let device = DeviceSpec::Flex.open()?;
-    LanguageModel::open(path, &device).map(Arc::new)
+    LanguageModel::open(path, &DeviceSpec::Flex, Weights::F32).map(Arc::new)
 }
 
 /// One expert of each kind over the pico LLaMA.

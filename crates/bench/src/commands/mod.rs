@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::Result;
 use lm::load::Checkpoint;
 use lm::source::Registry;
-use lm::{DeviceSpec, Tokenizer};
+use lm::{DeviceSpec, Tokenizer, Weights};
 use serde_json::{Value, json};
 
 use crate::cli::{Cli, Command};
@@ -23,6 +23,7 @@ pub struct Global {
     pub json: bool,
     pub device: Option<DeviceSpec>,
     pub seed: Option<u64>,
+    pub format: Option<Weights>,
 }
 
 impl Global {
@@ -56,6 +57,7 @@ pub fn run(cli: Cli) -> Result<()> {
         json: cli.json,
         device: device.map_err(|e| usage(e.to_string()))?,
         seed: cli.seed,
+        format: cli.format,
     };
     match cli.command {
         Command::Run(args) => run::run(&global, &args),

@@ -15,6 +15,7 @@ use crate::{prompts, run};
 fn load(global: &Global, file: &Path) -> Result<Experiment> {
     let mut experiment = Experiment::load(file)?;
     experiment.seed = global.seed.unwrap_or(experiment.seed);
+    experiment.weights = global.format.unwrap_or(experiment.weights);
     if let Some(device) = &global.device {
         experiment.device = device.clone();
     }

@@ -43,7 +43,7 @@ impl Selected {
 
     fn of_model(global: &Global, selection: &Selection, prompt: Prompt) -> Result<Self> {
         let device = global.device.clone().unwrap_or_default();
-        let mut models = Models::on(&device)?;
+        let mut models = Models::on(&device, global.format.unwrap_or_default())?;
         let name = selection.model.as_deref().context("no model")?;
         let base = models.open(name)?;
         let spec = match &selection.adapter {
@@ -79,7 +79,7 @@ impl Selected {
             .plan_for(strategy, &preference)
             .map_err(|e| usage(format!("strategy '{strategy}': {e:#}")))?;
         let device: &DeviceSpec = global.device.as_ref().unwrap_or(&experiment.device);
-        let mut models = Models::on(device)?;
+        let mut models = Models::on(device, global.format.unwrap_or(experiment.weights))?;
         let base = models.open(&experiment.model)?;
         let experts: Result<Vec<Expert>> = plan
             .experts

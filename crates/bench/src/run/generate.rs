@@ -69,7 +69,7 @@ impl<'a> Generate<'a> {
     /// # Errors
     /// A model or adapter that can't be opened, a prompt that is too long.
     pub fn open(experiment: &'a Experiment, prompts: &'a [NamedPrompt]) -> Result<Self> {
-        let mut models = Models::on(&experiment.device)?;
+        let mut models = Models::on(&experiment.device, experiment.weights)?;
         let base = models.open(&experiment.model)?;
         let base_hashes = hashes(&resolve(&experiment.model)?)?;
         let mut used = BTreeSet::new();
@@ -122,7 +122,7 @@ impl<'a> Generate<'a> {
                     };
                     for name in &plan.experts {
                         let expert = &self.experts[name];
-                        let limit = expert.model.decoder.config().context_length;
+                        let limit = expert.model.config().context_length;
                         let tokens = expert
                             .tokens(&prompt)
                             .with_context(|| format!("prompt '{id}'"))?
@@ -204,6 +204,7 @@ impl<'a> Generate<'a> {
             let key = json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "device": self.experiment.device,
+                "weights": self.experiment.weights,
                 "seed": self.experiment.seed,
                 "model": self.inputs["model"],
                 "experts": experts,

@@ -36,6 +36,23 @@ pub struct Output<'a> {
     pub add: bool,
 }
 
+impl<'a> Output<'a> {
+    /// Overwrites `[lanes, width]` from its first column on.
+    pub fn new(values: Shared<'a, f32>, width: usize) -> Self {
+        Self {
+            values,
+            width,
+            offset: 0,
+            add: false,
+        }
+    }
+
+    /// The same, adding to what is there.
+    pub fn adding(self) -> Self {
+        Self { add: true, ..self }
+    }
+}
+
 /// A group's results for some lanes.
 pub(crate) type Tile<const M: usize> = [[f32; GROUP]; M];
 

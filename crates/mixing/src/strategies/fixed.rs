@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use kernels::{Isa, math};
 use serde::{Deserialize, Serialize};
 
 use crate::{Mixed, Mixer, Plan, Preference, Result, Step, mix_probabilities, normalise, refuse};
@@ -80,7 +81,6 @@ pub(super) struct Constant {
 
 impl Mixer for Constant {
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
-        use rayon::prelude::*;
         let (next, own) = (step.next, &self.weights);
         if next.experts != own.len() {
             return refuse(format!(
@@ -89,17 +89,14 @@ impl Mixer for Constant {
                 next.experts
             ));
         }
-        mixed
-            .rows(step)
-            .enumerate()
-            .for_each(|(sequence, (out, weights))| {
-                weights.copy_from_slice(own);
-                let rows: Vec<&[f32]> = (0..own.len()).map(|e| next.row(e, sequence)).collect();
-                match self.space {
-                    Space::Probability => mix_probabilities(&rows, own, out),
-                    Space::Log => mix_logs(&rows, own, out),
-                }
-            });
+        mixed.each(step, |sequence, out, weights| {
+            weights.copy_from_slice(own);
+            let rows: Vec<&[f32]> = (0..own.len()).map(|e| next.row(e, sequence)).collect();
+            match self.space {
+                Space::Probability => mix_probabilities(&rows, own, out),
+                Space::Log => mix_logs(&rows, own, out),
+            }
+        });
         Ok(())
     }
 }
@@ -113,9 +110,7 @@ fn mix_logs(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     // A weight of 0 is skipped: 0 · -inf is not a number.
     for (row, &weight) in rows.iter().zip(weights).filter(|(_, w)| **w != 0.0) {
-        for (out, log_prob) in out.iter_mut().zip(*row) {
-            *out += weight * log_prob;
-        }
+        math::axpy(Isa::best(), out, weight, row);
     }
     normalise(out);
 }

@@ -1,0 +1,228 @@
+//! One decoder, two ways to run it: packed weights on the processor, burn's operations elsewhere.
+
+use burn::tensor::{Device, Tensor};
+
+use crate::adapter::{Adapter, AdapterStack};
+use crate::config::DecoderConfig;
+use crate::device::DeviceSpec;
+use crate::kv_cache::KvCache;
+use crate::load::Checkpoint;
+use crate::model::to_host;
+use crate::packed::{PackedAdapters, PackedCache, PackedDecoder, Scratch, Weights};
+use crate::{Decoder, Error, Result};
+
+/// A decoder that is ready to run.
+#[derive(Debug)]
+pub enum Engine {
+    /// Through burn, on any device.
+    Burn(Box<Decoder>),
+    /// Packed weights on the processor.
+    Packed(Box<PackedDecoder>),
+}
+
+/// What the lanes of an [`Engine`] have read.
+#[derive(Debug)]
+pub enum Cache {
+    /// Of [`Engine::Burn`].
+    Burn(KvCache),
+    /// Of [`Engine::Packed`], with the buffers of its steps.
+    Packed(PackedCache, Box<Scratch>),
+}
+
+/// Adapters of several experts, ready for an [`Engine`]; lanes are expert-major.
+#[derive(Debug)]
+pub enum Adapters {
+    /// Of [`Engine::Burn`].
+    Burn(AdapterStack),
+    /// Of [`Engine::Packed`].
+    Packed(PackedAdapters),
+}
+
+fn foreign<T>() -> Result<T> {
+    let message = "cache or adapters were made for another kind of engine";
+    Err(Error::Argument(message.into()))
+}
+
+impl Engine {
+    /// Loads a checkpoint: packed on `Flex`, through burn on other devices, which have F32 only.
+    ///
+    /// # Errors
+    /// A format that the device lacks, a device that this build lacks, or what loading reports.
+    pub fn load(checkpoint: &Checkpoint, device: &DeviceSpec, weights: Weights) -> Result<Self> {
+        if *device == DeviceSpec::Flex {
+            let decoder = PackedDecoder::load(checkpoint, weights)?;
+            return Ok(Self::Packed(Box::new(decoder)));
+        }
+        if weights != Weights::F32 {
+            return Err(Error::Argument(format!(
+                "weights {weights:?} need device Flex; {device} has F32"
+            )));
+        }
+        Self::burn(checkpoint, &device.open()?)
+    }
+
+    /// Loads a checkpoint to be run through burn.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::load`].
+    pub fn burn(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+        Ok(Self::Burn(Box::new(Decoder::load(checkpoint, device)?)))
+    }
+
+    /// Shape of the model.
+    pub fn config(&self) -> &DecoderConfig {
+        match self {
+            Self::Burn(decoder) => decoder.config(),
+            Self::Packed(decoder) => decoder.config(),
+        }
+    }
+
+    /// An empty cache for this model.
+    pub fn cache(&self, lanes: usize, capacity: usize) -> Cache {
+        match self {
+            Self::Burn(decoder) => Cache::Burn(decoder.cache(lanes, capacity)),
+            Self::Packed(decoder) => Cache::Packed(decoder.cache(lanes, capacity), Box::default()),
+        }
+    }
+
+    /// One adapter per expert for this engine; `None` is the base itself.
+    pub fn adapters(&self, adapters: &[Option<&Adapter>]) -> Adapters {
+        match self {
+            Self::Burn(decoder) => {
+                let stack = AdapterStack::new(adapters, decoder.config(), decoder.device());
+                Adapters::Burn(stack)
+            }
+            Self::Packed(decoder) => {
+                Adapters::Packed(PackedAdapters::new(adapters, decoder.config()))
+            }
+        }
+    }
+
+    /// Reads the next tokens of every lane and writes the logits after each lane's last one to
+    /// `logits`, `[lanes, vocab]`.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::next_logits`]; a cache or adapters of another engine.
+    pub fn next_logits(
+        &self,
+        tokens: &[&[u32]],
+        cache: &mut Cache,
+        adapters: Option<&Adapters>,
+        logits: &mut [f32],
+    ) -> Result<()> {
+        match (self, cache) {
+            (Self::Burn(decoder), Cache::Burn(cache)) => {
+                let stack = match adapters {
+                    None => None,
+                    Some(Adapters::Burn(stack)) => Some(stack),
+                    Some(Adapters::Packed(_)) => return foreign(),
+                };
+                let values = to_host(decoder.next_logits(tokens, cache, stack)?)?;
+                logits.copy_from_slice(&values);
+                Ok(())
+            }
+            (Self::Packed(decoder), Cache::Packed(cache, scratch)) => {
+                let stack = match adapters {
+                    None => None,
+                    Some(Adapters::Packed(stack)) => Some(stack),
+                    Some(Adapters::Burn(_)) => return foreign(),
+                };
+                decoder.next_logits(tokens, cache, stack, scratch, logits)
+            }
+            _ => foreign(),
+        }
+    }
+
+    /// Reads whole sequences from an empty cache, one lane each, and calls `row` with the logits after
+    /// every token: lane, number of the token, `[vocab]`.
+    ///
+    /// # Errors
+    /// Those of [`Self::next_logits`], though lanes may be empty.
+    pub fn all_logits(
+        &self,
+        tokens: &[&[u32]],
+        adapters: Option<&Adapters>,
+        mut row: impl FnMut(usize, usize, &mut [f32]),
+    ) -> Result<()> {
+        let longest = tokens.iter().map(|l| l.len()).max().unwrap_or(0);
+        let place = |flat: usize| {
+            let mut start = 0;
+            for (lane, tokens) in tokens.iter().enumerate() {
+                if flat < start + tokens.len() {
+                    return (lane, flat - start);
+                }
+                start += tokens.len();
+            }
+            (tokens.len(), 0)
+        };
+        match (self, adapters) {
+            (Self::Packed(decoder), None | Some(Adapters::Packed(_))) => {
+                let stack = match adapters {
+                    Some(Adapters::Packed(stack)) => Some(stack),
+                    _ => None,
+                };
+                let mut cache = decoder.cache(tokens.len(), longest);
+                decoder.all_logits(tokens, &mut cache, stack, |flat, logits| {
+                    let (lane, t) = place(flat);
+                    row(lane, t, logits);
+                })
+            }
+            (Self::Burn(decoder), None | Some(Adapters::Burn(_))) => {
+                let stack = match adapters {
+                    Some(Adapters::Burn(stack)) => Some(stack),
+                    _ => None,
+                };
+                let mut cache = decoder.cache(tokens.len(), longest);
+                let hidden = decoder.hidden(tokens, &mut cache, stack)?;
+                let [lanes, time, width] = hidden.dims();
+                let hidden = hidden.reshape([lanes * time, width]);
+                let total: Vec<(usize, usize)> = tokens
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(lane, own)| (0..own.len()).map(move |t| (lane, t)))
+                    .collect();
+                let vocab = decoder.config().vocab_size;
+                // Few rows at a time: a vocabulary is wide.
+                for places in total.chunks(64) {
+                    let rows: Vec<i32> =
+                        places.iter().map(|(l, t)| (l * time + t) as i32).collect();
+                    let rows = Tensor::from_data(rows.as_slice(), decoder.device());
+                    let mut logits = to_host(decoder.logits(hidden.clone().select(0, rows)))?;
+                    for ((lane, t), logits) in places.iter().zip(logits.chunks_mut(vocab)) {
+                        row(*lane, *t, logits);
+                    }
+                }
+                Ok(())
+            }
+            _ => foreign(),
+        }
+    }
+}
+
+impl Cache {
+    /// Number of lanes.
+    pub fn lanes(&self) -> usize {
+        match self {
+            Self::Burn(cache) => cache.lanes(),
+            Self::Packed(cache, _) => cache.lanes(),
+        }
+    }
+
+    /// Keeps only the lanes `keep`, in this order.
+    ///
+    /// # Errors
+    /// A lane that is not there.
+    pub fn retain(&mut self, keep: &[usize]) -> Result<()> {
+        match self {
+            Self::Burn(cache) => *cache = cache.fork(keep)?,
+            Self::Packed(cache, _) => cache.retain(keep)?,
+        }
+        Ok(())
+    }
+
+    /// A lane that leaves costs nothing to the others (where it does not, leaving is worth a copy only
+    /// when many do).
+    pub fn leaves_freely(&self) -> bool {
+        matches!(self, Self::Packed(..))
+    }
+}

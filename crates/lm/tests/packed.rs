@@ -1,0 +1,212 @@
+//! The packed decoder on tiny models of every shape: against transformers and peft, and lanes that never
+//! feel each other, bit for bit.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{close, expected, fixture, pico_ids};
+use lm::Adapter;
+use lm::load::Checkpoint;
+use lm::packed::{PackedAdapters, PackedDecoder, Weights};
+
+const SHAPES: [&str; 6] = [
+    "llama",
+    "llama_untied_biases",
+    "llama3_rope",
+    "mistral_window",
+    "qwen2",
+    "qwen3",
+];
+const VOCAB: usize = 96;
+const FORMATS: [Weights; 4] = [Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4];
+
+fn pico(name: &str, weights: Weights) -> PackedDecoder {
+    let checkpoint = Checkpoint::open(&fixture("pico").join(name)).unwrap();
+    PackedDecoder::load(&checkpoint, weights).unwrap()
+}
+
+fn all(decoder: &PackedDecoder, lanes: &[&[u32]], adapters: Option<&PackedAdapters>) -> Vec<f32> {
+    let longest = lanes.iter().map(|l| l.len()).max().unwrap();
+    let mut cache = decoder.cache(lanes.len(), longest);
+    let mut out = Vec::new();
+    decoder
+        .all_logits(lanes, &mut cache, adapters, |_, row| {
+            out.extend_from_slice(row)
+        })
+        .unwrap();
+    out
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn logits_equal_transformers() {
+    for shape in SHAPES {
+        let expected = expected(&format!("pico/{shape}/expected.safetensors"), "logits");
+        close(
+            shape,
+            &all(&pico(shape, Weights::F32), &[&pico_ids()], None),
+            &expected,
+            1e-4,
+        );
+    }
+}
+
+#[test]
+fn adapters_equal_peft_alone_and_together() {
+    let decoder = pico("llama", Weights::F32);
+    let load = |name: &str| {
+        let folder = fixture("pico").join(format!("adapter_{name}"));
+        Adapter::load(&folder, decoder.config()).unwrap()
+    };
+    let (plain, patterns) = (load("plain"), load("patterns"));
+    let adapters = [Some(&plain), None, Some(&patterns)];
+    let ids = pico_ids();
+    let packed = PackedAdapters::new(&adapters, decoder.config());
+    let together = all(&decoder, &[ids.as_slice(); 3], Some(&packed));
+    for (i, name) in ["logits_plain", "logits", "logits_patterns"]
+        .into_iter()
+        .enumerate()
+    {
+        let own = &together[i * 24 * VOCAB..][..24 * VOCAB];
+        close(
+            name,
+            own,
+            &expected("pico/llama/expected.safetensors", name),
+            1e-4,
+        );
+        let alone = PackedAdapters::new(&adapters[i..=i], decoder.config());
+        assert_eq!(bits(own), bits(&all(&decoder, &[&ids], Some(&alone))));
+    }
+}
+
+/// Prefill in pieces, other lanes, other lengths: always the same bits.
+#[test]
+fn a_lane_is_the_same_in_any_company() {
+    let ids = pico_ids();
+    for shape in SHAPES {
+        for weights in FORMATS {
+            let decoder = pico(shape, weights);
+            let whole = all(&decoder, &[&ids], None);
+            let lanes: [&[u32]; 4] = [&ids[3..9], &ids, &ids[1..2], &ids[..20]];
+            let ragged = all(&decoder, &lanes, None);
+            assert_eq!(
+                bits(&ragged[6 * VOCAB..][..24 * VOCAB]),
+                bits(&whole),
+                "{shape} {weights:?}"
+            );
+
+            let mut cache = decoder.cache(3, 40);
+            let mut scratch = Default::default();
+            let mut logits = vec![0.0; 3 * VOCAB];
+            let mut at = 0;
+            for step in [7, 1, 1, 5, 1, 9] {
+                let part = &ids[at..at + step];
+                let lanes: [&[u32]; 3] = [&ids[..1], part, &ids[2..4]];
+                decoder
+                    .next_logits(&lanes, &mut cache, None, &mut scratch, &mut logits)
+                    .unwrap();
+                at += step;
+                let expected = &whole[(at - 1) * VOCAB..at * VOCAB];
+                assert_eq!(
+                    bits(&logits[VOCAB..2 * VOCAB]),
+                    bits(expected),
+                    "{shape} {weights:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn lanes_leave_fork_and_forget() {
+    let decoder = pico("qwen3", Weights::Q8);
+    let ids = pico_ids();
+    let mut cache = decoder.cache(2, 40);
+    let mut scratch = Default::default();
+    let mut logits = vec![0.0; 2 * VOCAB];
+    let lanes: [&[u32]; 2] = [&ids[..6], &ids[..9]];
+    decoder
+        .next_logits(&lanes, &mut cache, None, &mut scratch, &mut logits)
+        .unwrap();
+    cache.truncate(0, 4);
+    cache.truncate(1, 5);
+    assert_eq!(cache.lengths(), [4, 5]);
+    let mut forked = cache.fork(&[1, 0, 1]).unwrap();
+    let next: [&[u32]; 3] = [&ids[5..7], &ids[4..8], &ids[5..6]];
+    let mut logits = vec![0.0; 3 * VOCAB];
+    decoder
+        .next_logits(&next, &mut forked, None, &mut scratch, &mut logits)
+        .unwrap();
+    for (lane, end) in [7, 8, 6].into_iter().enumerate() {
+        let whole = all(&decoder, &[&ids[..end]], None);
+        assert_eq!(
+            bits(&logits[lane * VOCAB..][..VOCAB]),
+            bits(&whole[(end - 1) * VOCAB..])
+        );
+    }
+    forked.retain(&[2, 0]).unwrap();
+    assert_eq!(forked.lengths(), [6, 7]);
+    let mut logits = vec![0.0; 2 * VOCAB];
+    let next: [&[u32]; 2] = [&ids[6..8], &ids[7..8]];
+    decoder
+        .next_logits(&next, &mut forked, None, &mut scratch, &mut logits)
+        .unwrap();
+    assert_eq!(bits(&logits[..VOCAB]), bits(&logits[VOCAB..]));
+    assert!(cache.fork(&[2]).is_err() && cache.retain(&[0, 0]).is_err());
+}
+
+/// More rows than one pass holds.
+#[test]
+fn long_prompts_are_read_in_several_passes() {
+    let decoder = pico("mistral_window", Weights::F32);
+    let lanes: Vec<Vec<u32>> = (0..5)
+        .map(|l| (0..100).map(|i| (i * i + l) % 96).collect())
+        .collect();
+    let views: Vec<&[u32]> = lanes.iter().map(Vec::as_slice).collect();
+    let together = all(&decoder, &views, None);
+    for (i, lane) in views.iter().enumerate() {
+        let alone = all(&decoder, &[lane], None);
+        assert_eq!(
+            bits(&together[i * 100 * VOCAB..][..100 * VOCAB]),
+            bits(&alone)
+        );
+    }
+}
+
+#[test]
+fn impossible_requests_are_refused_and_change_nothing() {
+    let decoder = pico("llama", Weights::F32);
+    let mut cache = decoder.cache(2, 16);
+    let stack = PackedAdapters::new(&[None, None, None], decoder.config());
+    let long: Vec<u32> = vec![1; 200];
+    let cases: [(&[&[u32]], _, &str); 6] = [
+        (&[&[1]], None, "1 lanes of tokens for a cache of 2"),
+        (&[&[], &[1]], None, "no token to continue from"),
+        (
+            &[&[1], &[96]],
+            None,
+            "token 96 is outside of the vocabulary of 96",
+        ),
+        (
+            &[&[1], &long],
+            None,
+            "200 tokens do not fit into 128 (the model's context)",
+        ),
+        (
+            &[&[1], &long[..17]],
+            None,
+            "17 tokens do not fit into 16 (the capacity",
+        ),
+        (&[&[1], &[2]], Some(&stack), "2 lanes for 3 experts"),
+    ];
+    for (lanes, adapters, message) in cases {
+        let (mut scratch, mut logits) = (Default::default(), vec![0.0; 2 * VOCAB]);
+        let result = decoder.next_logits(lanes, &mut cache, adapters, &mut scratch, &mut logits);
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+        assert_eq!(cache.lengths(), [0, 0]);
+    }
+}
