@@ -173,9 +173,9 @@ fn formats_stay_near_f32() {
     let exact = logits(&model().engine, &ids);
     let checkpoint = Checkpoint::open(&path()).unwrap();
     for (weights, most_kl, most) in [
-        (Weights::Bf16, 5e-3, 2.0),
-        (Weights::Q8, 2e-3, 1.0),
-        (Weights::Q4, 2e-2, 3.0),
+        (Weights::Bf16, 1e-3, 1.0),
+        (Weights::Q8, 8e-3, 3.0),
+        (Weights::Q4, 2e-2, 4.0),
     ] {
         let engine = Engine::load(&checkpoint, &DeviceSpec::Flex, weights).unwrap();
         let got = logits(&engine, &ids);
