@@ -173,17 +173,26 @@ pub fn escape_html(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
+/// Writes `folder/name.csv`, with full precision.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_csv(folder: &Path, name: &str, frame: &mut DataFrame) -> Result<()> {
+    let path = folder.join(format!("{name}.csv"));
+    let mut csv = Vec::new();
+    CsvWriter::new(&mut csv)
+        .finish(frame)
+        .map_err(|e| Error::table(&path, e))?;
+    write_atomic(&path, &csv)
+}
+
 /// Writes `folder/name.{csv,md,tex,parquet}`. CSV and Parquet keep full precision.
 ///
 /// # Errors
 /// A file that cannot be written.
 pub fn write_all(folder: &Path, name: &str, frame: &mut DataFrame) -> Result<()> {
     let path = |extension: &str| folder.join(format!("{name}.{extension}"));
-    let mut csv = Vec::new();
-    CsvWriter::new(&mut csv)
-        .finish(frame)
-        .map_err(|e| Error::table(&path("csv"), e))?;
-    write_atomic(&path("csv"), &csv)?;
+    write_csv(folder, name, frame)?;
     write_atomic(&path("md"), markdown(frame)?.as_bytes())?;
     write_atomic(&path("tex"), latex(frame)?.as_bytes())?;
     write_atomic(&path("parquet"), &parquet(&path("parquet"), frame)?)

@@ -8,9 +8,9 @@ use eval::plots::{RewardPlot, UtilityPlot, WeightPlot, WinRatePlot, save};
 use eval::report::Report;
 use eval::rows::{self, GenerationRow, Identity, ScoreRow};
 use eval::summary::Comparison;
-use eval::table::{read_parquet, write_all};
+use eval::table::{read_parquet, write_all, write_csv};
 use eval::utility::Utility;
-use polars::prelude::DataFrame;
+use polars::prelude::{Column, DataFrame};
 
 use super::folder::RunFolder;
 use super::manifest::Manifest;
@@ -76,6 +76,7 @@ pub fn report(
     ] {
         write_all(&tables, name, frame)?;
     }
+    write_csv(&tables, "responses", &mut responses(generations, scores)?)?;
 
     let first = strategies.first().map_or("", String::as_str);
     let page = Report {
@@ -118,6 +119,30 @@ pub fn report(
     let path = folder.path("report.html");
     eval::write_atomic(&path, page.html()?.as_bytes())?;
     Ok(summary)
+}
+
+/// Every response with its utility, for people without a Parquet reader.
+fn responses(generations: &[GenerationRow], scores: &[ScoreRow]) -> Result<DataFrame> {
+    let by_identity: HashMap<&Identity, &ScoreRow> =
+        scores.iter().map(|s| (&s.identity, s)).collect();
+    let utility: Vec<Option<f64>> = generations
+        .iter()
+        .map(|g| by_identity.get(&g.identity).map(|s| s.utility))
+        .collect();
+    let tokens: Vec<u32> = generations.iter().map(|g| g.tokens.len() as u32).collect();
+    let kept = [
+        "strategy",
+        "preference",
+        "prompt",
+        "sample",
+        "question",
+        "response",
+        "ended",
+    ];
+    let mut frame = rows::generations_frame(generations)?.select(kept)?;
+    frame.with_column(Column::new("tokens".into(), tokens))?;
+    frame.with_column(Column::new("utility".into(), utility))?;
+    Ok(frame)
 }
 
 fn facts(manifest: &Manifest) -> Vec<(String, String)> {
