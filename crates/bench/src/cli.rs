@@ -92,6 +92,13 @@ pub enum Command {
         /// The experiment
         file: PathBuf,
     },
+    /// Measure decoding and prefill of adapter mixtures; lists such as 1,3,8 measure every combination
+    #[command(
+        after_help = "Example: mope bench --experts 1,3,8 --sequences 1,16 --weights Q8,Q4\n\n\
+                      Adapters are random, of --rank on q, v, o and down. Figures are medians; those of a\n\
+                      shared machine vary, so compare only what one run measured."
+    )]
+    Bench(BenchArgs),
     /// List the devices of this build
     Devices,
 }
@@ -100,7 +107,7 @@ pub enum Command {
 pub struct RunArgs {
     /// The experiment, in RON
     pub file: PathBuf,
-    /// Run folder [default: runs/<name>]
+    /// Run folder [default: runs/NAME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Replaces the prompt set: JSON lines with a `prompt` field, or text with one prompt a line
@@ -176,4 +183,69 @@ pub struct ScoreArgs {
     /// The response whose tokens are scored
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub response: String,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Registered name or path
+    #[arg(
+        long,
+        value_name = "NAME|PATH",
+        default_value = "smollm2-135m-instruct"
+    )]
+    pub model: String,
+    /// Experts that are mixed; 1 is one adapter alone
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,3,6,8",
+          value_parser = positive)]
+    pub experts: Vec<usize>,
+    /// Sequences decoded together
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,4,16",
+          value_parser = positive)]
+    pub sequences: Vec<usize>,
+    /// Number formats of the weights
+    #[arg(long, value_name = "FORMAT", value_delimiter = ',', default_value = "F32,Bf16,Q8,Q4",
+          value_parser = weights)]
+    pub weights: Vec<Weights>,
+    /// How experts are mixed: fixed, fixed_log
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "fixed"
+    )]
+    pub strategy: Vec<String>,
+    /// Length of the prompt
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
+    pub prompt_tokens: usize,
+    /// Length of the response
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = several)]
+    pub new_tokens: usize,
+    /// Rank of the adapters
+    #[arg(long, value_name = "R", default_value_t = 8, value_parser = positive)]
+    pub rank: usize,
+    /// Repetitions, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub repeat: usize,
+    /// Write the table and a plot there
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| "not a number".to_string())?;
+    if number == 0 {
+        Err("at least 1".into())
+    } else {
+        Ok(number)
+    }
+}
+
+fn several(text: &str) -> Result<usize, String> {
+    positive(text).and_then(|n| {
+        if n < 2 {
+            Err("at least 2".into())
+        } else {
+            Ok(n)
+        }
+    })
 }

@@ -1,5 +1,6 @@
 //! The commands, verbs over everything else.
 
+mod bench;
 mod generate;
 mod inspect;
 mod run;
@@ -68,6 +69,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Inspect { path } => inspect::inspect(&global, &path),
         Command::Tokenize { model, text, plain } => tokenize(&global, &model, &text, !plain),
         Command::Check { file } => run::check(&global, &file),
+        Command::Bench(args) => bench::bench(&global, &args),
         Command::Devices => devices(&global),
     }
 }

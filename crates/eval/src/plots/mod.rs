@@ -1,6 +1,7 @@
 //! Plots, one file each. A plot is data that can draw itself on any backend; [`save`] makes the SVG
 //! and the PNG.
 
+mod curves;
 mod rewards;
 mod utility;
 mod weights;
@@ -13,6 +14,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+pub use curves::CurvePlot;
 pub use rewards::RewardPlot;
 pub use utility::UtilityPlot;
 pub use weights::WeightPlot;
@@ -275,10 +277,21 @@ mod tests {
                 .unwrap()
                 .contains("token")
         );
-        for name in ["rewards", "utility", "win_rates", "weights"] {
+        let curves = CurvePlot {
+            title: "speed".into(),
+            x: "lanes".into(),
+            y: "tokens".into(),
+            curves: vec![("Q8".into(), vec![(1.0, 2.0), (2.0, 3.5)])],
+        };
+        assert!(
+            save(folder.path(), "curves", &curves)
+                .unwrap()
+                .contains("lanes")
+        );
+        for name in ["rewards", "utility", "win_rates", "weights", "curves"] {
             let png = std::fs::read(folder.path().join(format!("{name}.png"))).unwrap();
             assert_eq!(&png[1..4], b"PNG");
         }
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 8);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 10);
     }
 }

@@ -1,0 +1,254 @@
+//! `mope bench`: how fast a mixture of adapters decodes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use eval::plots::{CurvePlot, save};
+use eval::table::{markdown, write_all};
+use experts::{Expert, ExpertPool};
+use lm::adapter::{Adapter, LowRank, Target};
+use lm::chat::Prompt;
+use lm::sampling::{Draws, Sampling};
+use lm::{DecoderConfig, DeviceSpec, LanguageModel, Weights};
+use mixing::strategies::{Base, Fixed, Space};
+use mixing::{BASE, Generation, Generator, Preference, Request, Strategy};
+use polars::prelude::{Column, DataFrame};
+use serde::Serialize;
+use serde_json::json;
+
+use super::Global;
+use crate::cli::BenchArgs;
+use crate::failure::usage;
+use crate::models::Models;
+
+/// What prompts are cut from; one is as long as the others.
+const PASSAGE: &str = include_str!("../../../../scripts/fixtures/passage.txt");
+
+/// One measurement; the median of the repetitions.
+#[derive(Debug, Clone, Serialize)]
+struct Measured {
+    device: String,
+    weights: String,
+    strategy: String,
+    experts: usize,
+    sequences: usize,
+    prompt_tokens: usize,
+    /// Steps of all sequences together, mixing and sampling included.
+    decode_steps_per_s: f64,
+    /// Prompt tokens of all lanes.
+    prefill_tokens_per_s: f64,
+    /// Largest resident memory of the process so far.
+    peak_bytes: u64,
+}
+
+pub fn bench(global: &Global, args: &BenchArgs) -> Result<()> {
+    let device = global.device.clone().unwrap_or_default();
+    let seed = global.seed.unwrap_or(0);
+    let mut rows = Vec::new();
+    for &weights in &args.weights {
+        let mut models = Models::on(&device, weights)?;
+        let model = models.open(&args.model)?;
+        for strategy in &args.strategy {
+            for &experts in &args.experts {
+                for &sequences in &args.sequences {
+                    let setting = Setting {
+                        device: &device,
+                        weights,
+                        strategy,
+                        experts,
+                        sequences,
+                    };
+                    let row = setting.measure(&model, args, seed)?;
+                    eprintln!(
+                        "{weights:?} {strategy} {experts} experts × {sequences}: {:.1} steps/s, prefill {:.0} tokens/s",
+                        row.decode_steps_per_s, row.prefill_tokens_per_s
+                    );
+                    rows.push(row);
+                }
+            }
+        }
+    }
+    let mut frame = frame(&rows)?;
+    if let Some(out) = &args.out {
+        write(out, &rows, &mut frame)?;
+    }
+    global.print(json!(rows), || markdown(&frame).unwrap_or_default())
+}
+
+struct Setting<'a> {
+    device: &'a DeviceSpec,
+    weights: Weights,
+    strategy: &'a str,
+    experts: usize,
+    sequences: usize,
+}
+
+impl Setting<'_> {
+    fn strategy(&self) -> Result<Strategy> {
+        Ok(match (self.strategy, self.experts) {
+            (_, 1) => Strategy::Base(Base {}),
+            ("fixed", _) => Strategy::Fixed(Fixed::default()),
+            ("fixed_log", _) => Strategy::Fixed(Fixed {
+                weights: None,
+                space: Space::Log,
+            }),
+            (other, _) => {
+                let message = format!("--strategy {other}: known are fixed, fixed_log");
+                return Err(usage(message));
+            }
+        })
+    }
+
+    fn measure(&self, model: &Arc<LanguageModel>, args: &BenchArgs, seed: u64) -> Result<Measured> {
+        let names: Vec<String> = match self.experts {
+            1 => vec![BASE.into()],
+            n => (0..n).map(|i| format!("expert{i:02}")).collect(),
+        };
+        let experts = names.iter().enumerate().map(|(i, name)| Expert {
+            name: name.clone(),
+            model: model.clone(),
+            adapter: Some(Arc::new(adapter(model.config(), args.rank, i as u64))),
+            instruction: None,
+        });
+        let pool = ExpertPool::new(experts.collect())?;
+        let preference = Preference {
+            text: String::new(),
+            weights: names.iter().map(|n| (n.clone(), 1.0)).collect(),
+        };
+        let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        let ids = model.tokenizer.encode(PASSAGE, false)?;
+        let ids: Vec<u32> = ids
+            .iter()
+            .copied()
+            .cycle()
+            .take(args.prompt_tokens)
+            .collect();
+        let prompt = Prompt::Raw(model.tokenizer.decode(&ids)?);
+        let prompt_tokens = model.prompt_tokens(&prompt)?.len();
+        let settings = Generation {
+            max_new_tokens: args.new_tokens,
+            sampling: Sampling {
+                temperature: 0.7,
+                ..Sampling::GREEDY
+            },
+        };
+        let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+        for repetition in 0..args.repeat.max(1) {
+            let requests: Vec<Request> = (0..self.sequences)
+                .map(|i| Request {
+                    prompt: prompt.clone(),
+                    draws: Draws::new(&[&seed.to_le_bytes(), &(repetition + i).to_le_bytes()]),
+                })
+                .collect();
+            let plan = self.strategy()?.plan(&preference, &known)?;
+            let mut generator = Generator::new(&pool, plan, &[])?;
+            let mut times: Vec<Duration> = Vec::new();
+            let start = Instant::now();
+            generator.generate(requests, &settings, |i, _| {
+                if i + 1 == self.sequences {
+                    times.push(start.elapsed());
+                }
+            })?;
+            let (first, last) = (times[0], times.last().copied().context("a step")?);
+            let lanes = self.sequences * self.experts;
+            prefill.push((prompt_tokens * lanes) as f64 / first.as_secs_f64());
+            decode.push((times.len() - 1) as f64 / (last - first).as_secs_f64());
+        }
+        Ok(Measured {
+            device: self.device.to_string(),
+            weights: format!("{:?}", self.weights),
+            strategy: self.strategy.into(),
+            experts: self.experts,
+            sequences: self.sequences,
+            prompt_tokens,
+            decode_steps_per_s: median(decode),
+            prefill_tokens_per_s: median(prefill),
+            peak_bytes: peak_bytes(),
+        })
+    }
+}
+
+/// A low-rank adapter on q, v, o and down, small enough to leave the model what it is.
+fn adapter(config: &DecoderConfig, rank: usize, seed: u64) -> Adapter {
+    let mut draws = Draws::new(&[b"bench adapter", &seed.to_le_bytes()]);
+    let mut count = 0;
+    let mut numbers = |n: usize| -> Vec<f32> {
+        count += n;
+        (count - n..count)
+            .map(|i| (draws.uniform(i) as f32 - 0.5) * 0.02)
+            .collect()
+    };
+    let mut adapter = Adapter::default();
+    for layer in 0..config.layers {
+        for target in [Target::Query, Target::Value, Target::Output, Target::Down] {
+            let (inputs, outputs) = target.size(config);
+            let (a, b) = (numbers(inputs * rank), numbers(rank * outputs));
+            adapter
+                .pairs
+                .insert((layer, target), LowRank { rank, a, b });
+        }
+    }
+    adapter
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Largest resident memory of this process, as Linux reports it; 0 elsewhere.
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+fn frame(rows: &[Measured]) -> Result<DataFrame> {
+    let text = |name: &str, get: fn(&Measured) -> &str| {
+        Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
+    };
+    let count = |name: &str, get: fn(&Measured) -> u64| {
+        Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
+    };
+    let number = |name: &str, get: fn(&Measured) -> f64| {
+        Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
+    };
+    Ok(DataFrame::new_infer_height(vec![
+        text("device", |r| &r.device),
+        text("weights", |r| &r.weights),
+        text("strategy", |r| &r.strategy),
+        count("experts", |r| r.experts as u64),
+        count("sequences", |r| r.sequences as u64),
+        count("prompt_tokens", |r| r.prompt_tokens as u64),
+        number("decode_steps_per_s", |r| r.decode_steps_per_s),
+        number("prefill_tokens_per_s", |r| r.prefill_tokens_per_s),
+        count("peak_bytes", |r| r.peak_bytes),
+    ])?)
+}
+
+/// Writes the table and a plot of lane-tokens per second over lanes.
+fn write(out: &Path, rows: &[Measured], frame: &mut DataFrame) -> Result<()> {
+    std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    write_all(out, "bench", frame)?;
+    let mut curves: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
+    for row in rows {
+        let name = format!("{} {} experts", row.weights, row.experts);
+        let lanes = (row.experts * row.sequences) as f64;
+        let point = (lanes, row.decode_steps_per_s * lanes);
+        match curves.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, points)) => points.push(point),
+            None => curves.push((name, vec![point])),
+        }
+    }
+    let plot = CurvePlot {
+        title: "Decoding, mixing and sampling included".into(),
+        x: "lanes (experts × sequences)".into(),
+        y: "lane-tokens per second".into(),
+        curves,
+    };
+    save(out, "bench", &plot)?;
+    Ok(())
+}
