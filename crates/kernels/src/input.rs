@@ -1,4 +1,5 @@
 use crate::isa::Isa;
+use crate::math::ROUND;
 use crate::matrix::Format;
 use crate::shared::Shared;
 
@@ -211,12 +212,15 @@ impl InputRow<'_> {
             let inverse = 127.0 / largest;
             // Zeros, and what is so small that its inverse overflows.
             let inverse = if inverse.is_finite() { inverse } else { 0.0 };
-            let mut sum = 0;
+            let mut sum = 0i32;
             for (q, v) in self.quantised[from..from + BLOCK].iter_mut().zip(x) {
-                // At most 127 in absolute value, by the choice of the scale; NaN becomes 0.
-                let rounded = (v * inverse).round_ties_even() as i32;
+                // At most 127 in absolute value, by the choice of the scale.
+                let rounded = (v * inverse + ROUND)
+                    .to_bits()
+                    .wrapping_sub(ROUND.to_bits()) as i32;
                 *q = rounded as i8;
-                sum += rounded;
+                // Explicitly: a check for overflow would keep the loop from being vectorised.
+                sum = sum.wrapping_add(rounded);
             }
             self.scales[b] = scale;
             self.offsets[b] = -128 * sum;

@@ -4,6 +4,7 @@
 //! SIMD kernel has a scalar twin that gives the same bits, and what a lane gets never depends on how
 //! many others there are: each output is one chain of operations, whatever the tile.
 
+pub mod attention;
 mod input;
 mod isa;
 pub mod math;

@@ -73,9 +73,11 @@ pub unsafe fn multiply(
 ) {
     assert_eq!(input.columns, matrix.columns(), "inputs of another width");
     assert!(groups.end <= matrix.groups(), "no such group");
+    // One pass needs no cache.
+    let step = if lanes <= LANES { groups.len() } else { STRIP };
     let mut strip = groups.start;
     while strip < groups.end {
-        let end = (strip + STRIP).min(groups.end);
+        let end = (strip + step).min(groups.end);
         let mut lane = 0;
         while lane < lanes {
             let many = (lanes - lane).min(LANES);

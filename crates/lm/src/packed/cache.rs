@@ -1,5 +1,5 @@
 use kernels::Shared;
-use kernels::math::POSITIONS;
+use kernels::attention::POSITIONS;
 
 use crate::config::DecoderConfig;
 use crate::{Error, Result};
@@ -161,7 +161,7 @@ impl<'a> SharedLane<'a> {
         };
     }
 
-    /// Keys and values of a head, as [`kernels::math::attend`] reads them.
+    /// Keys and values of a head, as [`kernels::attention::attend`] reads them.
     ///
     /// # Safety
     /// Nobody writes this head of this layer meanwhile.

@@ -14,7 +14,7 @@ mod cache;
 use std::ops::Range;
 
 use kernels::{
-    Format, Input, InputView, Isa, Matrix, Member, Output, Shared, Team, math, multiply,
+    Format, Input, InputView, Isa, Matrix, Member, Output, Shared, Team, attention, math, multiply,
 };
 use serde::{Deserialize, Serialize};
 
@@ -402,7 +402,7 @@ impl PackedDecoder {
         let count = scratch.rows.len();
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let rank = adapters.map_or(0, PackedAdapters::rank);
-        let capacity = cache.capacity().next_multiple_of(math::POSITIONS);
+        let capacity = cache.capacity().next_multiple_of(attention::POSITIONS);
         scratch.stream.resize(count * c.hidden_size, 0.0);
         scratch.qkv.resize(count * (q + 2 * kv), 0.0);
         scratch.gate.resize(count * c.intermediate_size, 0.0);
@@ -735,7 +735,7 @@ impl PackedDecoder {
                 )
             };
             let span = (position + 1).saturating_sub(window)..position + 1;
-            math::attend(self.isa, query, keys, values, span, scores, out);
+            attention::attend(self.isa, query, keys, values, span, scores, out);
         }
     }
 
