@@ -12,6 +12,9 @@ use lm::{Adapter, LanguageModel};
 
 use crate::{Error, Expert, Result};
 
+/// Common tokens from which on reading them once is worth the copies.
+const WORTH_SHARING: usize = 8;
+
 /// Experts that run together.
 #[derive(Debug)]
 pub struct ExpertPool {
@@ -154,8 +157,11 @@ impl ExpertPool {
                 .into());
             }
             let capacity = longest + max_new_tokens;
-            let mut cache = group.model.engine.cache(tokens.len(), capacity);
-            let lanes: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+            let (mut cache, shared) = self.prefix(group, &tokens, prompts.len(), capacity)?;
+            let parts = tokens.iter().enumerate();
+            let lanes: Vec<&[u32]> = parts
+                .map(|(lane, t)| &t[shared[lane / prompts.len()]..])
+                .collect();
             self.forward(group, &lanes, &mut cache, next)?;
             caches.push(cache);
         }
@@ -164,6 +170,44 @@ impl ExpertPool {
             caches,
             sequences: prompts.len(),
         })
+    }
+
+    /// A cache in which each expert has read what all of its sequences begin with, once for all of them;
+    /// and how many tokens that is, by expert.
+    fn prefix(
+        &self,
+        group: &Group,
+        tokens: &[Vec<u32>],
+        sequences: usize,
+        capacity: usize,
+    ) -> Result<(Cache, Vec<usize>)> {
+        let engine = &group.model.engine;
+        let experts = group.members.len();
+        let common = |own: &[Vec<u32>]| {
+            let (first, rest) = (&own[0], &own[1..]);
+            let length = |other: &Vec<u32>| {
+                let pairs = first.iter().zip(other);
+                // The last token stays: its distribution is asked for.
+                pairs
+                    .take_while(|(a, b)| a == b)
+                    .count()
+                    .min(other.len() - 1)
+            };
+            rest.iter().map(length).fold(first.len() - 1, usize::min)
+        };
+        let shared: Vec<usize> = tokens.chunks(sequences).map(common).collect();
+        let worth = shared.iter().all(|&n| n >= WORTH_SHARING);
+        if sequences < 2 || !worth || !self.independent() {
+            return Ok((engine.cache(tokens.len(), capacity), vec![0; experts]));
+        }
+        let mut cache = engine.cache(experts, capacity);
+        let lanes: Vec<&[u32]> = (0..experts)
+            .map(|e| &tokens[e * sequences][..shared[e]])
+            .collect();
+        let mut unused = vec![0.0; experts * self.vocab()];
+        engine.next_logits(&lanes, &mut cache, group.adapters.as_ref(), &mut unused)?;
+        let copies: Vec<usize> = (0..experts).flat_map(|e| vec![e; sequences]).collect();
+        Ok((cache.fork(&copies)?, shared))
     }
 
     /// Appends one token to every sequence; `next` gets the distribution after it.
@@ -190,9 +234,33 @@ impl ExpertPool {
         Ok(())
     }
 
-    /// Sequences can leave at no cost to the others.
-    pub fn leaves_freely(&self, state: &PoolState) -> bool {
-        state.caches.iter().all(Cache::leaves_freely)
+    /// Sequences leave and join at no cost to the others, whose results do not change by a bit.
+    pub fn independent(&self) -> bool {
+        let packed = |g: &Group| matches!(g.model.engine, lm::Engine::Packed(_));
+        self.groups.iter().all(packed)
+    }
+
+    /// Adds the sequences of `other` behind those of `state`.
+    ///
+    /// # Errors
+    /// Where the engine's sequences are not [`Self::independent`].
+    pub fn join(&self, state: &mut PoolState, other: PoolState) -> Result<()> {
+        let (old, new) = (state.sequences, other.sequences);
+        let pairs = state.caches.iter_mut().zip(other.caches);
+        for ((cache, other), group) in pairs.zip(&self.groups) {
+            let experts = group.members.len();
+            cache.join(other)?;
+            // From all old lanes and then all new ones to expert after expert.
+            let order: Vec<usize> = (0..experts)
+                .flat_map(|e| {
+                    let own = e * old..(e + 1) * old;
+                    own.chain(experts * old + e * new..experts * old + (e + 1) * new)
+                })
+                .collect();
+            cache.retain(&order)?;
+        }
+        state.sequences += new;
+        Ok(())
     }
 
     /// Keeps only the sequences `keep`, in this order.

@@ -171,6 +171,16 @@ fn exp_add_inner(out: &mut [f32], weight: f32, row: &[f32]) {
 }
 
 #[inline(always)]
+fn exp_inner(row: &mut [f32]) {
+    row.iter_mut().for_each(|v| *v = exp(*v));
+}
+
+#[inline(always)]
+fn sum_inner(row: &[f32]) -> f64 {
+    sum_of(row, |v| v)
+}
+
+#[inline(always)]
 fn ln_inner(row: &mut [f32]) {
     row.iter_mut().for_each(|v| *v = ln(*v));
 }
@@ -226,6 +236,14 @@ dispatch! {
 dispatch! {
     /// `out ← out + weight · e^row`.
     pub fn exp_add(out: &mut [f32], weight: f32, row: &[f32]) = exp_add_inner
+}
+dispatch! {
+    /// `row ← e^row`.
+    pub fn exp_all(row: &mut [f32]) = exp_inner
+}
+dispatch! {
+    /// `Σ row`.
+    pub fn sum(row: &[f32]) -> f64 = sum_inner
 }
 dispatch! {
     /// `row ← ln row`.

@@ -220,9 +220,30 @@ impl Cache {
         Ok(())
     }
 
-    /// A lane that leaves costs nothing to the others (where it does not, leaving is worth a copy only
-    /// when many do).
-    pub fn leaves_freely(&self) -> bool {
+    /// Copies of the lanes `lanes`, which may come several times.
+    ///
+    /// # Errors
+    /// A lane that is not there.
+    pub fn fork(&self, lanes: &[usize]) -> Result<Self> {
+        Ok(match self {
+            Self::Burn(cache) => Self::Burn(cache.fork(lanes)?),
+            Self::Packed(cache, _) => Self::Packed(cache.fork(lanes)?, Box::default()),
+        })
+    }
+
+    /// Adds the lanes of another cache of the same model behind these.
+    ///
+    /// # Errors
+    /// Caches of different models, or of an engine whose lanes share their columns.
+    pub fn join(&mut self, other: Self) -> Result<()> {
+        match (self, other) {
+            (Self::Packed(cache, _), Self::Packed(other, _)) => cache.join(other),
+            _ => foreign(),
+        }
+    }
+
+    /// Lanes leave and join at no cost to the others, whose results do not change by a bit.
+    pub fn independent(&self) -> bool {
         matches!(self, Self::Packed(..))
     }
 }

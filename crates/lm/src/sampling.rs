@@ -1,6 +1,8 @@
 //! Choosing the next token from log-probabilities, with randomness that depends on nothing but its
 //! key and the token's number.
 
+use std::cell::RefCell;
+
 use kernels::{Isa, math};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -80,17 +82,16 @@ impl Sampling {
         if self.temperature == 0.0 {
             return best as u32;
         }
-        let top = f64::from(log_probs[best]);
-        let inverse = 1.0 / f64::from(self.temperature);
-        let weight = |log_prob: f32| ((f64::from(log_prob) - top) * inverse).exp();
+        let top = log_probs[best];
+        let inverse = 1.0 / self.temperature;
         if self.top_k == 0 && self.top_p >= 1.0 {
-            let weights: Vec<f64> = log_probs.iter().map(|&l| weight(l)).collect();
-            return draw(
-                weights.into_iter().enumerate(),
-                f64::from(self.min_p),
-                uniform,
-            );
+            return BUFFER.with_borrow_mut(|weights| {
+                weights.clear();
+                weights.extend(log_probs.iter().map(|l| (l - top) * inverse));
+                draw_all(weights, self.min_p, uniform)
+            });
         }
+        let weight = |log_prob: f32| (f64::from(log_prob - top) * f64::from(inverse)).exp();
         let mut order: Vec<u32> = (0..log_probs.len() as u32).collect();
         let by_rank = |&a: &u32, &b: &u32| {
             log_probs[b as usize]
@@ -120,6 +121,43 @@ impl Sampling {
             .zip(weights[..kept].iter().copied());
         draw(pairs, f64::from(self.min_p), uniform)
     }
+}
+
+thread_local! {
+    /// Weights of a vocabulary: too many to ask the system for at every token.
+    static BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// [`draw`] over `e^w` of a whole vocabulary, the largest being 1: first the piece of it, then the token.
+fn draw_all(weights: &mut [f32], least: f32, uniform: f64) -> u32 {
+    const PIECE: usize = 1024;
+    let isa = Isa::best();
+    math::exp_all(isa, weights);
+    if least > 0.0 {
+        weights
+            .iter_mut()
+            .filter(|w| **w < least)
+            .for_each(|w| *w = 0.0);
+    }
+    let masses: Vec<f64> = weights.chunks(PIECE).map(|p| math::sum(isa, p)).collect();
+    let mut left = uniform * masses.iter().sum::<f64>();
+    let mut piece = 0;
+    while piece + 1 < masses.len() && left >= masses[piece] {
+        left -= masses[piece];
+        piece += 1;
+    }
+    let mut last = None;
+    for (i, weight) in weights.iter().enumerate().skip(piece * PIECE) {
+        if *weight > 0.0 {
+            last = Some(i);
+            if left < f64::from(*weight) {
+                break;
+            }
+            left -= f64::from(*weight);
+        }
+    }
+    // Rounding may leave nothing after the last piece that has mass.
+    last.unwrap_or_else(|| argmax(weights)) as u32
 }
 
 /// Index of the largest value, the first of equals.

@@ -1,6 +1,7 @@
 //! The decode loop: prompts in, responses with per-token weights out.
 
-use experts::{ExpertPool, NextTokens};
+use experts::{ExpertPool, NextTokens, PoolState};
+use kernels::{Shared, Team};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use serde::{Deserialize, Serialize};
@@ -82,31 +83,34 @@ impl<'a> Generator<'a> {
         &self.plan.experts
     }
 
-    /// Responds to every request, all in one batch. `on_token` hears of each token as it is chosen:
-    /// index of the request, the response so far.
+    /// Responds to every request, at most `width` of them at a time: where sequences are independent, a
+    /// finished one makes room for the next at once; elsewhere a batch is finished first. `on_token`
+    /// hears of each token as it is chosen: index of the request, the response so far.
     ///
     /// # Errors
     /// A prompt that the experts refuse or that is too long, settings that make no sense.
     pub fn generate(
         &mut self,
         requests: Vec<Request>,
+        width: usize,
         settings: &Generation,
-        mut on_token: impl FnMut(usize, &Response),
+        on_token: impl FnMut(usize, &Response),
     ) -> Result<Vec<Response>> {
         settings.sampling.validate().or_else(refuse)?;
-        let (prompts, mut draws): (Vec<_>, Vec<_>) =
+        let (prompts, draws): (Vec<_>, Vec<_>) =
             requests.into_iter().map(|r| (r.prompt, r.draws)).unzip();
-        let limit = settings.max_new_tokens;
-        let end_tokens = self.end_tokens.clone();
-        self.decode(&prompts, limit, |request, response, mixed| {
-            let uniform = draws[request].uniform(response.tokens.len());
-            let token = settings.sampling.pick(mixed, uniform);
-            response.tokens.push(token);
-            response.log_probs.push(mixed[token as usize]);
-            response.ended = end_tokens.contains(&token);
-            on_token(request, response);
-            !response.ended && response.tokens.len() < limit
-        })
+        let limits = vec![settings.max_new_tokens; prompts.len()];
+        let choose = |request: usize, at: usize, log_probs: &[f32]| {
+            let uniform = draws[request].clone().uniform(at);
+            settings.sampling.pick(log_probs, uniform)
+        };
+        let work = Work {
+            prompts: &prompts,
+            limits: &limits,
+            width,
+            stop_at_end: true,
+        };
+        self.decode(&work, &choose, on_token)
     }
 
     /// Reads given responses token by token and returns the mixture's log-probabilities and weights.
@@ -128,74 +132,165 @@ impl<'a> Generator<'a> {
                 "token {id} is outside of the vocabulary of {vocab}"
             ));
         }
-        let limit = responses.iter().map(Vec::len).max().unwrap_or(0);
-        let end_tokens = self.end_tokens.clone();
-        self.decode(prompts, limit, |request, response, mixed| {
-            let Some(&token) = responses[request].get(response.tokens.len()) else {
-                return false;
-            };
-            response.tokens.push(token);
-            response.log_probs.push(mixed[token as usize]);
-            response.ended = end_tokens.contains(&token);
-            response.tokens.len() < responses[request].len()
-        })
+        let limits: Vec<usize> = responses.iter().map(Vec::len).collect();
+        let work = Work {
+            prompts,
+            limits: &limits,
+            width: prompts.len(),
+            stop_at_end: false,
+        };
+        self.decode(&work, &|request, at, _| responses[request][at], |_, _| ())
     }
 
-    /// Steps through all prompts together. `advance` gets a request's index, its response and the
-    /// mixture's log-probabilities, adds a token, and says whether the response goes on.
+    /// Steps through all prompts. `choose` gets a request's index, the number of its next token and the
+    /// mixture's log-probabilities, and names the token.
     fn decode(
         &mut self,
-        prompts: &[Prompt],
-        limit: usize,
-        mut advance: impl FnMut(usize, &mut Response, &[f32]) -> bool,
+        work: &Work<'_>,
+        choose: &(dyn Fn(usize, usize, &[f32]) -> u32 + Sync),
+        mut on_token: impl FnMut(usize, &Response),
     ) -> Result<Vec<Response>> {
-        let mut responses = vec![Response::default(); prompts.len()];
-        if prompts.is_empty() || limit == 0 {
-            return Ok(responses);
-        }
-        let instructed = match &self.plan.instruction {
-            Some(text) => prompts
+        let mut responses = vec![Response::default(); work.prompts.len()];
+        let prompts: Vec<Prompt> = match &self.plan.instruction {
+            Some(text) => work
+                .prompts
                 .iter()
                 .map(|p| p.instructed(text))
                 .collect::<Result<_, _>>()?,
-            None => prompts.to_vec(),
+            None => work.prompts.to_vec(),
         };
-        let experts = self.plan.experts.len();
+        let independent = self.pool.independent();
         let (mut next, mut mixed) = (NextTokens::default(), Mixed::default());
-        let mut state = self.pool.begin(&instructed, limit, &mut next)?;
-        // Which request each running sequence serves; a finished one may still run along.
-        let mut running: Vec<(usize, bool)> = (0..prompts.len()).map(|i| (i, true)).collect();
+        let mut waiting = (0..prompts.len()).filter(|&i| work.limits[i] > 0);
+        let mut running = Running::default();
         loop {
-            self.plan.mixer.mix(&Step { next: &next }, &mut mixed)?;
-            let mut tokens = Vec::with_capacity(running.len());
-            let rows = mixed
-                .log_probs
-                .chunks(next.vocab)
-                .zip(mixed.weights.chunks(experts));
-            for ((request, open), (log_probs, weights)) in running.iter_mut().zip(rows) {
-                let response = &mut responses[*request];
-                if *open {
-                    let before = response.tokens.len();
-                    *open = advance(*request, response, log_probs);
-                    if response.tokens.len() > before {
-                        response.weights.extend_from_slice(weights);
-                    }
+            let room = work.width.max(1) - running.requests.len();
+            if room > 0 && (independent || running.requests.is_empty()) {
+                let fresh: Vec<usize> = waiting.by_ref().take(room).collect();
+                if !fresh.is_empty() {
+                    let asked: Vec<Prompt> = fresh.iter().map(|&i| prompts[i].clone()).collect();
+                    let limit = fresh.iter().map(|&i| work.limits[i]).max().unwrap_or(0);
+                    let state = self.pool.begin(&asked, limit, &mut next)?;
+                    let mut joining = Running {
+                        requests: fresh,
+                        state: Some(state),
+                    };
+                    self.choose(&joining, choose, &next, &mut mixed, &mut responses)?;
+                    joining
+                        .requests
+                        .iter()
+                        .for_each(|&i| on_token(i, &responses[i]));
+                    self.leave(work, &mut joining, &responses)?;
+                    running.join(joining, self.pool)?;
+                    continue;
                 }
-                // What a finished sequence reads has no effect on the others.
-                tokens.push(response.tokens.last().copied().unwrap_or(0));
             }
-            let open: Vec<usize> = (0..running.len()).filter(|&i| running[i].1).collect();
-            if open.is_empty() {
+            let Some(state) = running.state.as_mut() else {
                 return Ok(responses);
-            }
-            // Where leaving copies the caches, it pays only when half of the lanes would be wasted.
-            let few = open.len() * 2 <= running.len() || self.pool.leaves_freely(&state);
-            if open.len() < running.len() && few {
-                self.pool.retain(&mut state, &open)?;
-                tokens = open.iter().map(|&i| tokens[i]).collect();
-                running = open.iter().map(|&i| running[i]).collect();
-            }
-            self.pool.step(&mut state, &tokens, &mut next)?;
+            };
+            let last = |&i: &usize| responses[i].tokens.last().copied().unwrap_or(0);
+            let tokens: Vec<u32> = running.requests.iter().map(last).collect();
+            self.pool.step(state, &tokens, &mut next)?;
+            self.choose(&running, choose, &next, &mut mixed, &mut responses)?;
+            running
+                .requests
+                .iter()
+                .for_each(|&i| on_token(i, &responses[i]));
+            self.leave(work, &mut running, &responses)?;
         }
+    }
+
+    /// Mixes a step and adds a token to every running response, several at once.
+    fn choose(
+        &mut self,
+        running: &Running,
+        choose: &(dyn Fn(usize, usize, &[f32]) -> u32 + Sync),
+        next: &NextTokens,
+        mixed: &mut Mixed,
+        responses: &mut [Response],
+    ) -> Result<()> {
+        self.plan.mixer.mix(&Step { next }, mixed)?;
+        let experts = self.plan.experts.len();
+        let mut tokens = vec![0; running.requests.len()];
+        let shared = Shared::new(&mut tokens);
+        let (log_probs, done) = (&mixed.log_probs, &*responses);
+        Team::global().for_each(running.requests.len(), |row| {
+            let request = running.requests[row];
+            let log_probs = &log_probs[row * next.vocab..(row + 1) * next.vocab];
+            let token = choose(request, done[request].tokens.len(), log_probs);
+            // SAFETY: each number is handed out once.
+            unsafe { shared.write(row..row + 1)[0] = token };
+        });
+        for (row, (&request, token)) in running.requests.iter().zip(tokens).enumerate() {
+            let response = &mut responses[request];
+            response.tokens.push(token);
+            let log_prob = mixed.log_probs[row * next.vocab + token as usize];
+            response.log_probs.push(log_prob);
+            let weights = &mixed.weights[row * experts..(row + 1) * experts];
+            response.weights.extend_from_slice(weights);
+            response.ended = self.end_tokens.contains(&token);
+        }
+        Ok(())
+    }
+
+    /// Sequences that are finished leave.
+    fn leave(&self, work: &Work<'_>, running: &mut Running, responses: &[Response]) -> Result<()> {
+        let open: Vec<usize> = (0..running.requests.len())
+            .filter(|&row| {
+                let request = running.requests[row];
+                work.open(request, &responses[request])
+            })
+            .collect();
+        if open.len() == running.requests.len() {
+            return Ok(());
+        }
+        if open.is_empty() {
+            *running = Running::default();
+            return Ok(());
+        }
+        if let Some(state) = &mut running.state {
+            self.pool.retain(state, &open)?;
+        }
+        running.requests = open.iter().map(|&row| running.requests[row]).collect();
+        Ok(())
+    }
+}
+
+/// What a decode loop has to do.
+struct Work<'a> {
+    prompts: &'a [Prompt],
+    /// Tokens of each response at most.
+    limits: &'a [usize],
+    /// Sequences at a time.
+    width: usize,
+    /// An end token ends a response.
+    stop_at_end: bool,
+}
+
+impl Work<'_> {
+    /// The response goes on.
+    fn open(&self, request: usize, response: &Response) -> bool {
+        let ended = self.stop_at_end && response.ended;
+        !ended && response.tokens.len() < self.limits[request]
+    }
+}
+
+/// Sequences under way.
+#[derive(Debug, Default)]
+struct Running {
+    /// The request of each.
+    requests: Vec<usize>,
+    state: Option<PoolState>,
+}
+
+impl Running {
+    fn join(&mut self, other: Self, pool: &ExpertPool) -> Result<()> {
+        match (&mut self.state, other.state) {
+            (Some(state), Some(other)) => pool.join(state, other)?,
+            (None, other) => self.state = other,
+            (_, None) => {}
+        }
+        self.requests.extend(other.requests);
+        Ok(())
     }
 }

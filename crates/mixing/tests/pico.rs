@@ -96,7 +96,9 @@ fn generate(strategy: &Strategy, requests: Vec<Request>) -> Vec<Response> {
         .map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
     let pool = ExpertPool::new(own.collect()).unwrap();
     let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
-    generator.generate(requests, &SETTINGS, |_, _| ()).unwrap()
+    generator
+        .generate(requests, 3, &SETTINGS, |_, _| ())
+        .unwrap()
 }
 
 fn strategies() -> Vec<Strategy> {

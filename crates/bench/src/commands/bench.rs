@@ -119,14 +119,19 @@ impl Setting<'_> {
         };
         let known: Vec<&str> = names.iter().map(String::as_str).collect();
         let ids = model.tokenizer.encode(PASSAGE, false)?;
-        let ids: Vec<u32> = ids
+        // Each sequence begins elsewhere: common beginnings would be read only once.
+        let prompts: Vec<Prompt> = (0..self.sequences)
+            .map(|i| {
+                let own = ids.iter().copied().cycle().skip(i * 11);
+                let own: Vec<u32> = own.take(args.prompt_tokens).collect();
+                Ok(Prompt::Raw(model.tokenizer.decode(&own)?))
+            })
+            .collect::<Result<_>>()?;
+        let lengths: Vec<usize> = prompts
             .iter()
-            .copied()
-            .cycle()
-            .take(args.prompt_tokens)
-            .collect();
-        let prompt = Prompt::Raw(model.tokenizer.decode(&ids)?);
-        let prompt_tokens = model.prompt_tokens(&prompt)?.len();
+            .map(|p| Ok(model.prompt_tokens(p)?.len()))
+            .collect::<Result<_>>()?;
+        let prompt_tokens: usize = lengths.iter().sum();
         let settings = Generation {
             max_new_tokens: args.new_tokens,
             sampling: Sampling {
@@ -138,7 +143,7 @@ impl Setting<'_> {
         for repetition in 0..args.repeat.max(1) {
             let requests: Vec<Request> = (0..self.sequences)
                 .map(|i| Request {
-                    prompt: prompt.clone(),
+                    prompt: prompts[i].clone(),
                     draws: Draws::new(&[&seed.to_le_bytes(), &(repetition + i).to_le_bytes()]),
                 })
                 .collect();
@@ -146,14 +151,13 @@ impl Setting<'_> {
             let mut generator = Generator::new(&pool, plan, &[])?;
             let mut times: Vec<Duration> = Vec::new();
             let start = Instant::now();
-            generator.generate(requests, &settings, |i, _| {
+            generator.generate(requests, self.sequences, &settings, |i, _| {
                 if i + 1 == self.sequences {
                     times.push(start.elapsed());
                 }
             })?;
             let (first, last) = (times[0], times.last().copied().context("a step")?);
-            let lanes = self.sequences * self.experts;
-            prefill.push((prompt_tokens * lanes) as f64 / first.as_secs_f64());
+            prefill.push((prompt_tokens * self.experts) as f64 / first.as_secs_f64());
             decode.push((times.len() - 1) as f64 / (last - first).as_secs_f64());
         }
         Ok(Measured {
@@ -162,7 +166,7 @@ impl Setting<'_> {
             strategy: self.strategy.into(),
             experts: self.experts,
             sequences: self.sequences,
-            prompt_tokens,
+            prompt_tokens: prompt_tokens / self.sequences,
             decode_steps_per_s: median(decode),
             prefill_tokens_per_s: median(prefill),
             peak_bytes: peak_bytes(),

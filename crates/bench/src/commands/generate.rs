@@ -51,7 +51,7 @@ pub fn generate(global: &Global, args: &GenerateArgs) -> Result<()> {
     let mut failed = None;
     // The weights of a token are recorded after it is announced, so colours wait for the end.
     let live = !global.json && !args.weights;
-    let responses = generator.generate(vec![request], &settings, |_, response| {
+    let responses = generator.generate(vec![request], 1, &settings, |_, response| {
         if let Some(&last) = response.tokens.last().filter(|_| live) {
             let piece = stream.push(last).map_err(anyhow::Error::from);
             if let Err(e) = piece.and_then(|text| say(&text)) {

@@ -28,6 +28,10 @@ use crate::prompts::NamedPrompt;
 /// Name that stands for a strategy in the rows of the reference responses.
 pub const REFERENCE: &str = "reference";
 
+/// A file holds several times as many responses as are decoded together, so that a finished one can make
+/// room for the next; a kill loses one file's work at most.
+const BATCHES_PER_FILE: usize = 4;
+
 /// Everything that generating needs.
 pub struct Generate<'a> {
     experiment: &'a Experiment,
@@ -195,7 +199,9 @@ impl<'a> Generate<'a> {
             .iter()
             .flat_map(|p| (0..job.samples).map(move |s| (p, s)))
             .collect();
-        let cut = requests.chunks(self.experiment.batch_size).enumerate();
+        let cut = requests
+            .chunks(self.experiment.batch_size * BATCHES_PER_FILE)
+            .enumerate();
         let batches = cut.map(|(i, requests)| {
             let asked: Vec<Value> = requests
                 .iter()
@@ -308,7 +314,7 @@ impl<'a> Generate<'a> {
         progress: &mut Progress,
     ) -> Result<Vec<GenerationRow>> {
         let settings = &self.experiment.generation;
-        let limit = settings.max_new_tokens;
+        let (limit, width) = (settings.max_new_tokens, self.experiment.batch_size);
         let plan = self.plan(batch.job)?;
         let mut generator = Generator::new(pool, plan, &self.base.end_tokens)?;
         let identity = |(prompt, sample): &(&NamedPrompt, u32)| Identity {
@@ -325,7 +331,7 @@ impl<'a> Generate<'a> {
                 draws: draws(self.experiment.seed, &identity(request)),
             })
             .collect();
-        let responses = generator.generate(requests, settings, |_, response| {
+        let responses = generator.generate(requests, width, settings, |_, response| {
             progress.advance(1);
             if response.ended {
                 progress.skip((limit - response.tokens.len()) as u64);

@@ -5,52 +5,72 @@ use crate::config::DecoderConfig;
 use crate::{Error, Result};
 
 /// Keys and values of one lane.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Lane {
-    /// `[layers, kv_heads, capacity / 16, head_dim, 16]`.
+    /// `[layers, kv_heads, padded / 16, head_dim, 16]`.
     keys: Vec<f32>,
-    /// `[layers, kv_heads, capacity, head_dim]`.
+    /// `[layers, kv_heads, padded, head_dim]`.
     values: Vec<f32>,
     length: usize,
+    /// Tokens that it can hold.
+    capacity: usize,
+    /// The same in whole blocks of 16.
+    padded: usize,
 }
 
-/// Keys and values of several lanes; each lane has memory of its own, so one can leave while the
-/// others go on.
-#[derive(Debug, Clone)]
+/// Keys and values of several lanes; each lane has memory of its own, so one can leave or join while
+/// the others go on.
+#[derive(Debug)]
 pub struct PackedCache {
     lanes: Vec<Lane>,
     shape: Shape,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shape {
+    layers: usize,
     kv_heads: usize,
     head_dim: usize,
-    /// In whole blocks of 16 positions.
-    padded: usize,
-    /// Tokens asked for.
-    tokens: usize,
-    size: usize,
+}
+
+impl Lane {
+    fn new(shape: Shape, capacity: usize) -> Self {
+        let padded = capacity.next_multiple_of(POSITIONS);
+        let size = shape.layers * shape.kv_heads * padded * shape.head_dim;
+        // Zeroed memory costs nothing until it is written.
+        Self {
+            keys: vec![0.0; size],
+            values: vec![0.0; size],
+            length: 0,
+            capacity,
+            padded,
+        }
+    }
+
+    /// A copy that touches only what was read so far.
+    fn fork(&self, shape: Shape) -> Self {
+        let mut copy = Self::new(shape, self.capacity);
+        copy.length = self.length;
+        let used = self.length.next_multiple_of(POSITIONS) * shape.head_dim;
+        let head = self.padded * shape.head_dim;
+        for start in (0..self.keys.len()).step_by(head.max(1)) {
+            let part = start..start + used;
+            copy.keys[part.clone()].copy_from_slice(&self.keys[part.clone()]);
+            copy.values[part.clone()].copy_from_slice(&self.values[part]);
+        }
+        copy
+    }
 }
 
 impl PackedCache {
     pub(super) fn new(config: &DecoderConfig, lanes: usize, capacity: usize) -> Self {
-        let blocks = capacity.div_ceil(POSITIONS);
         let shape = Shape {
+            layers: config.layers,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            padded: blocks * POSITIONS,
-            tokens: capacity,
-            size: config.layers * config.kv_heads * blocks * POSITIONS * config.head_dim,
-        };
-        // Zeroed memory costs nothing until it is written.
-        let lane = || Lane {
-            keys: vec![0.0; shape.size],
-            values: vec![0.0; shape.size],
-            length: 0,
         };
         Self {
-            lanes: (0..lanes).map(|_| lane()).collect(),
+            lanes: (0..lanes).map(|_| Lane::new(shape, capacity)).collect(),
             shape,
         }
     }
@@ -65,9 +85,14 @@ impl PackedCache {
         self.lanes.iter().map(|l| l.length).collect()
     }
 
-    /// Tokens that a lane can hold.
-    pub fn capacity(&self) -> usize {
-        self.shape.tokens
+    /// Tokens that lane `lane` can hold.
+    pub(super) fn capacity(&self, lane: usize) -> usize {
+        self.lanes[lane].capacity
+    }
+
+    /// Positions of the longest lane, in whole blocks.
+    pub(super) fn padded(&self) -> usize {
+        self.lanes.iter().map(|l| l.padded).max().unwrap_or(0)
     }
 
     /// Forgets what lane `lane` read after its first `length` tokens.
@@ -81,7 +106,7 @@ impl PackedCache {
     /// # Errors
     /// A lane that is not there.
     pub fn fork(&self, lanes: &[usize]) -> Result<Self> {
-        let pick = |&i: &usize| self.lanes.get(i).cloned();
+        let pick = |&i: &usize| self.lanes.get(i).map(|l| l.fork(self.shape));
         let picked: Option<Vec<Lane>> = lanes.iter().map(pick).collect();
         let missing = || Error::Argument(format!("no such lane among {lanes:?}"));
         Ok(Self {
@@ -104,6 +129,18 @@ impl PackedCache {
         Ok(())
     }
 
+    /// Adds the lanes of another cache of the same model behind these.
+    ///
+    /// # Errors
+    /// A cache of another shape.
+    pub fn join(&mut self, other: Self) -> Result<()> {
+        if self.shape != other.shape {
+            return Err(Error::Argument("caches of different models".into()));
+        }
+        self.lanes.extend(other.lanes);
+        Ok(())
+    }
+
     pub(super) fn length(&self, lane: usize) -> usize {
         self.lanes[lane].length
     }
@@ -118,6 +155,7 @@ impl PackedCache {
         let shared = |lane: &'a mut Lane| SharedLane {
             keys: Shared::new(&mut lane.keys),
             values: Shared::new(&mut lane.values),
+            padded: lane.padded,
             shape,
         };
         self.lanes.iter_mut().map(shared).collect()
@@ -129,12 +167,13 @@ impl PackedCache {
 pub(super) struct SharedLane<'a> {
     keys: Shared<'a, f32>,
     values: Shared<'a, f32>,
+    padded: usize,
     shape: Shape,
 }
 
 impl<'a> SharedLane<'a> {
     fn head(&self, layer: usize, head: usize) -> std::ops::Range<usize> {
-        let size = self.shape.padded * self.shape.head_dim;
+        let size = self.padded * self.shape.head_dim;
         let start = (layer * self.shape.kv_heads + head) * size;
         start..start + size
     }

@@ -324,7 +324,7 @@ impl PackedDecoder {
             let needed = cache.length(lane) + tokens.len();
             let limits = [
                 (self.config.context_length, "the model's context"),
-                (cache.capacity(), "the capacity of the cache"),
+                (cache.capacity(lane), "the capacity of the cache"),
             ];
             if let Some((limit, what)) = limits.into_iter().find(|(limit, _)| needed > *limit) {
                 return Err(Error::TooLong {
@@ -402,7 +402,6 @@ impl PackedDecoder {
         let count = scratch.rows.len();
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let rank = adapters.map_or(0, PackedAdapters::rank);
-        let capacity = cache.capacity().next_multiple_of(attention::POSITIONS);
         scratch.stream.resize(count * c.hidden_size, 0.0);
         scratch.qkv.resize(count * (q + 2 * kv), 0.0);
         scratch.gate.resize(count * c.intermediate_size, 0.0);
@@ -413,7 +412,7 @@ impl PackedDecoder {
         scratch.sides.resize(count * 3 * rank, 0.0);
         scratch.cos.resize(count * c.head_dim / 2, 0.0);
         scratch.sin.resize(count * c.head_dim / 2, 0.0);
-        scratch.scores.resize(team.size() * capacity, 0.0);
+        scratch.scores.resize(team.size() * cache.padded(), 0.0);
         let lanes = cache.lanes();
         let shared = cache.share();
         let pass = Pass {
