@@ -6,6 +6,9 @@ use super::Tile;
 use crate::input::{BLOCK, Lane};
 use crate::matrix::{Data, GROUP, Matrix};
 
+/// Bytes between a load and the prefetch beside it: memory answers after about 100 ns.
+const AHEAD: usize = 4096;
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma,avx2")]
 pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'_>; M]) -> Tile<M> {
@@ -43,7 +46,7 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
                 }
                 for k in 0..8 {
                     // SAFETY: `w` has 512 bytes for each block.
-                    let w = unsafe { _mm512_loadu_si512(w.as_ptr().add(b * 512 + k * 64).cast()) };
+                    let w = unsafe { ahead(w.as_ptr().wrapping_add(b * 512 + k * 64)) };
                     for (dot, x) in dot.iter_mut().zip(x) {
                         *dot = _mm512_dpbusd_epi32(*dot, w, four(x, b * BLOCK + k * 4));
                     }
@@ -64,8 +67,7 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
                 let mut dot = [_mm512_setzero_si512(); M];
                 for k in 0..4 {
                     // SAFETY: `w` has 256 bytes for each block.
-                    let both =
-                        unsafe { _mm512_loadu_si512(w.as_ptr().add(b * 256 + k * 64).cast()) };
+                    let both = unsafe { ahead(w.as_ptr().wrapping_add(b * 256 + k * 64)) };
                     let first = _mm512_and_si512(both, low);
                     let second = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
                     for (dot, x) in dot.iter_mut().zip(x) {
@@ -92,6 +94,18 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), acc) };
     }
     out
+}
+
+/// 64 bytes of weights, asking for those that come [`AHEAD`] later.
+///
+/// # Safety
+/// The 64 bytes can be read.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn ahead(from: *const u8) -> __m512i {
+    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD).cast());
+    // SAFETY: the caller's.
+    unsafe { _mm512_loadu_si512(from.cast()) }
 }
 
 /// Four inputs for every row.
