@@ -265,6 +265,32 @@ fn scoring_a_response_gives_the_log_probs_it_was_made_with() {
 }
 
 #[test]
+fn common_beginnings_change_no_bit() {
+    let ask =
+        |end: &str| Prompt::Chat(vec![Message::user(format!("a rather long question {end}"))]);
+    let prompts = [ask("one"), ask("two"), ask("one"), ask("one more")];
+    let pool = ExpertPool::new(experts()).unwrap();
+    let bits = |row: &[f32]| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let mut together = Default::default();
+    let mut state = pool.begin(&prompts, 4, &mut together).unwrap();
+    let first = together.clone();
+    pool.step(&mut state, &[7, 8, 7, 9], &mut together).unwrap();
+    for (s, prompt) in prompts.iter().enumerate() {
+        let mut alone = Default::default();
+        let one = std::slice::from_ref(prompt);
+        let mut state = pool.begin(one, 4, &mut alone).unwrap();
+        for e in 0..5 {
+            assert_eq!(bits(first.row(e, s)), bits(alone.row(e, 0)));
+        }
+        pool.step(&mut state, &[[7, 8, 7, 9][s]], &mut alone)
+            .unwrap();
+        for e in 0..5 {
+            assert_eq!(bits(together.row(e, s)), bits(alone.row(e, 0)));
+        }
+    }
+}
+
+#[test]
 fn experts_that_do_not_fit_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(fixture("qwen3")).unwrap() {

@@ -19,7 +19,8 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
             let w = &w[group * columns * GROUP..(group + 1) * columns * GROUP];
             for k in 0..columns {
                 // SAFETY: `w` has 16 values for each column, checked above.
-                let w = unsafe { _mm512_loadu_ps(w.as_ptr().add(k * GROUP)) };
+                let w = unsafe { ahead(w.as_ptr().wrapping_add(k * GROUP).cast()) };
+                let w = _mm512_castsi512_ps(w);
                 for (acc, x) in acc.iter_mut().zip(x) {
                     *acc = _mm512_fmadd_ps(w, _mm512_set1_ps(x.floats[k]), *acc);
                 }
@@ -28,8 +29,10 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
         Data::Bf16(w) => {
             let w = &w[group * columns * GROUP..(group + 1) * columns * GROUP];
             for k in 0..columns {
+                let from = w.as_ptr().wrapping_add(k * GROUP);
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_byte_add(AHEAD).cast());
                 // SAFETY: as above.
-                let bits = unsafe { _mm256_loadu_si256(w.as_ptr().add(k * GROUP).cast()) };
+                let bits = unsafe { _mm256_loadu_si256(from.cast()) };
                 let w = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)));
                 for (acc, x) in acc.iter_mut().zip(x) {
                     *acc = _mm512_fmadd_ps(w, _mm512_set1_ps(x.floats[k]), *acc);
