@@ -298,3 +298,57 @@ fn other_mistakes_end_in_one_clear_error() {
         assert!(!here.join("full/manifest.json").exists());
     }
 }
+
+#[test]
+fn models_are_fetched_whole_and_checked_or_not_at_all() {
+    let folder = experiment();
+    let here = folder.path();
+    let source = here.join("source");
+    std::fs::create_dir(&source).unwrap();
+    let names = ["config.json", "model.safetensors", "tokenizer.json"];
+    let mut files = String::new();
+    for name in names {
+        std::fs::copy(fixture("llama").join(name), source.join(name)).unwrap();
+        let hash = lm::source::sha256(&source.join(name)).unwrap();
+        files.push_str(&format!("{name:?}: {hash:?}, "));
+    }
+    let registry = |files: &str| {
+        let place = source.to_str().unwrap();
+        let text = format!(
+            "{{\"pico\": (description: \"\", files: {{{files}}}, sources: [Path({place:?})])}}"
+        );
+        std::fs::write(here.join("models.ron"), text).unwrap();
+    };
+    let fetch = || {
+        let mut command = common::mope(here, &["fetch", "pico"]);
+        command.env("MOPE_MODELS", "models.ron").output().unwrap()
+    };
+    let wrong = files.replacen(|c: char| c.is_ascii_digit(), "x", 1);
+    registry(&wrong);
+    let output = fetch();
+    let error = common::stderr(&output);
+    assert!(
+        output.status.code() == Some(1) && error.contains("sha256 is"),
+        "{error}"
+    );
+    let cache = here.join("cache/models");
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0);
+
+    registry(&files);
+    assert!(fetch().status.success());
+    let model = cache.join("pico/model.safetensors");
+    std::fs::write(&model, "damaged").unwrap();
+    let output = fetch();
+    assert_eq!(stdout(&output).trim(), cache.join("pico").to_str().unwrap());
+    let hash = lm::source::sha256(&model).unwrap();
+    assert!(files.contains(&hash));
+
+    std::fs::remove_dir_all(&source).unwrap();
+    assert!(fetch().status.success(), "what is there needs no source");
+    std::fs::write(&model, "damaged").unwrap();
+    let error = common::stderr(&fetch());
+    assert!(
+        error.contains("could not be fetched") && error.contains("put config.json"),
+        "{error}"
+    );
+}
