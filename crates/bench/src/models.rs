@@ -75,6 +75,8 @@ pub fn hashes(path: &Path) -> Result<BTreeMap<String, String>> {
 pub struct Models {
     device: DeviceSpec,
     weights: Weights,
+    /// Found, fetched and checked, by name or path as given.
+    paths: BTreeMap<String, PathBuf>,
     open: BTreeMap<PathBuf, Arc<LanguageModel>>,
 }
 
@@ -93,8 +95,22 @@ impl Models {
         Ok(Self {
             device: device.clone(),
             weights,
+            paths: BTreeMap::new(),
             open: BTreeMap::new(),
         })
+    }
+
+    /// Where a model lies; fetching and checking happen once.
+    ///
+    /// # Errors
+    /// Those of [`resolve`].
+    pub fn path(&mut self, name_or_path: &str) -> Result<PathBuf> {
+        if let Some(path) = self.paths.get(name_or_path) {
+            return Ok(path.clone());
+        }
+        let path = resolve(name_or_path)?;
+        self.paths.insert(name_or_path.into(), path.clone());
+        Ok(path)
     }
 
     /// Opens a model by name or path.
@@ -102,7 +118,7 @@ impl Models {
     /// # Errors
     /// Those of [`resolve`] and [`LanguageModel::open`].
     pub fn open(&mut self, name_or_path: &str) -> Result<Arc<LanguageModel>> {
-        let path = resolve(name_or_path)?;
+        let path = self.path(name_or_path)?;
         if let Some(model) = self.open.get(&path) {
             return Ok(model.clone());
         }

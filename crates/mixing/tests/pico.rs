@@ -85,8 +85,8 @@ fn preference() -> Preference {
     }
 }
 
-/// Generates with a pool of exactly the plan's experts.
-fn generate(strategy: &Strategy, requests: Vec<Request>) -> Vec<Response> {
+/// Calls `work` with a generator over exactly the experts that the strategy's plan names.
+fn with_generator<T>(strategy: &Strategy, work: impl FnOnce(&mut Generator<'_>) -> T) -> T {
     let all = experts();
     let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
     let plan = strategy.plan(&preference(), &names).unwrap();
@@ -95,10 +95,15 @@ fn generate(strategy: &Strategy, requests: Vec<Request>) -> Vec<Response> {
         .iter()
         .map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
     let pool = ExpertPool::new(own.collect()).unwrap();
-    let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
-    generator
-        .generate(requests, 3, &SETTINGS, |_, _| ())
-        .unwrap()
+    work(&mut Generator::new(&pool, plan, &[2]).unwrap())
+}
+
+fn generate(strategy: &Strategy, requests: Vec<Request>) -> Vec<Response> {
+    with_generator(strategy, |generator| {
+        generator
+            .generate(requests, 3, &SETTINGS, |_, _| ())
+            .unwrap()
+    })
 }
 
 fn strategies() -> Vec<Strategy> {
@@ -244,18 +249,9 @@ fn the_order_of_experts_does_not_matter() {
 fn scoring_a_response_gives_the_log_probs_it_was_made_with() {
     for strategy in strategies() {
         let made = generate(&strategy, requests());
-        let all = experts();
-        let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
-        let plan = strategy.plan(&preference(), &names).unwrap();
-        let own = plan
-            .experts
-            .iter()
-            .map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
-        let pool = ExpertPool::new(own.collect()).unwrap();
-        let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
         let prompts: Vec<Prompt> = requests().into_iter().map(|r| r.prompt).collect();
         let tokens: Vec<Vec<u32>> = made.iter().map(|r| r.tokens.clone()).collect();
-        let scored = generator.score(&prompts, &tokens).unwrap();
+        let scored = with_generator(&strategy, |g| g.score(&prompts, &tokens).unwrap());
         for (scored, made) in scored.iter().zip(&made) {
             assert_eq!((&scored.tokens, scored.ended), (&made.tokens, made.ended));
             close(&scored.log_probs, &made.log_probs, 1e-5);

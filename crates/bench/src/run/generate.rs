@@ -21,7 +21,7 @@ use super::folder::RunFolder;
 use super::manifest::Session;
 use crate::experiment::Experiment;
 use crate::failure::usage;
-use crate::models::{Models, hashes, resolve};
+use crate::models::{Models, hashes};
 use crate::progress::Progress;
 use crate::prompts::NamedPrompt;
 
@@ -75,7 +75,7 @@ impl<'a> Generate<'a> {
     pub fn open(experiment: &'a Experiment, prompts: &'a [NamedPrompt]) -> Result<Self> {
         let mut models = Models::on(&experiment.device, experiment.weights)?;
         let base = models.open(&experiment.model)?;
-        let base_hashes = hashes(&resolve(&experiment.model)?)?;
+        let base_hashes = hashes(&models.path(&experiment.model)?)?;
         let mut used = BTreeSet::new();
         for (strategy, _) in experiment.strategies.iter() {
             for (preference, _) in experiment.preferences.iter() {
@@ -96,7 +96,7 @@ impl<'a> Generate<'a> {
             let expert = models.expert(&name, &spec, &generate.base)?;
             let files = match &spec {
                 experts::ExpertSpec::Adapter(folder) => Some(hashes(folder)?),
-                experts::ExpertSpec::Full(model) => Some(hashes(&resolve(model)?)?),
+                experts::ExpertSpec::Full(model) => Some(hashes(&models.path(model)?)?),
                 _ => None,
             };
             // Files count by content; where they lie does not.

@@ -1,0 +1,457 @@
+//! One pass of tokens through the blocks, by a team of threads in step.
+
+use std::ops::Range;
+
+use kernels::{Input, InputView, Member, Output, Shared, Team, attention, math, multiply};
+
+use super::cache::{PackedCache, SharedLane};
+use super::weights::{Block, Linear};
+use super::{PackedAdapters, PackedDecoder};
+use crate::adapter::Target;
+
+/// One token on its way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) lane: usize,
+    pub(super) position: usize,
+    pub(super) token: u32,
+    /// Row of the result that its last hidden state goes to.
+    pub(super) result: Option<usize>,
+}
+
+/// Buffers of a pass; they keep their memory from step to step.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub(super) rows: Vec<Row>,
+    /// Residual stream, `[rows, hidden]`.
+    pub(super) stream: Vec<f32>,
+    /// `[rows, q + 2 kv]`.
+    pub(super) qkv: Vec<f32>,
+    /// Gate and then up, `[rows, intermediate]` each.
+    pub(super) gate: Vec<f32>,
+    pub(super) up: Vec<f32>,
+    pub(super) narrow: Input,
+    pub(super) mixed: Input,
+    pub(super) wide: Input,
+    /// Inputs of the side paths, `[rows, 3, rank]`.
+    pub(super) sides: Vec<f32>,
+    /// `[rows, head_dim / 2]`.
+    pub(super) cos: Vec<f32>,
+    pub(super) sin: Vec<f32>,
+    /// `[threads, capacity]`.
+    pub(super) scores: Vec<f32>,
+    /// Last hidden states, `[results, hidden]`.
+    pub(super) results: Input,
+}
+
+/// What all phases of a pass share.
+struct Pass<'a> {
+    rows: &'a [Row],
+    lanes: &'a [SharedLane<'a>],
+    adapters: Option<&'a PackedAdapters>,
+    /// Lanes of each expert.
+    per_expert: usize,
+    stream: Shared<'a, f32>,
+    qkv: Shared<'a, f32>,
+    gate: Shared<'a, f32>,
+    up: Shared<'a, f32>,
+    narrow: InputView<'a>,
+    mixed: InputView<'a>,
+    wide: InputView<'a>,
+    sides: Shared<'a, f32>,
+    cos: Shared<'a, f32>,
+    sin: Shared<'a, f32>,
+    scores: Shared<'a, f32>,
+    results: InputView<'a>,
+}
+
+impl PackedDecoder {
+    pub(super) fn pass(
+        &self,
+        cache: &mut PackedCache,
+        adapters: Option<&PackedAdapters>,
+        scratch: &mut Scratch,
+    ) {
+        let c = &self.config;
+        let team = Team::global();
+        let count = scratch.rows.len();
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let rank = adapters.map_or(0, PackedAdapters::rank);
+        scratch.stream.resize(count * c.hidden_size, 0.0);
+        scratch.qkv.resize(count * (q + 2 * kv), 0.0);
+        scratch.gate.resize(count * c.intermediate_size, 0.0);
+        scratch.up.resize(count * c.intermediate_size, 0.0);
+        scratch.narrow.resize(count, c.hidden_size);
+        scratch.mixed.resize(count, q);
+        scratch.wide.resize(count, c.intermediate_size);
+        scratch.sides.resize(count * 3 * rank, 0.0);
+        scratch.cos.resize(count * c.head_dim / 2, 0.0);
+        scratch.sin.resize(count * c.head_dim / 2, 0.0);
+        scratch.scores.resize(team.size() * cache.padded(), 0.0);
+        let lanes = cache.lanes();
+        let shared = cache.share();
+        let pass = Pass {
+            rows: &scratch.rows,
+            lanes: &shared,
+            adapters,
+            per_expert: adapters.map_or(1, |a| lanes / a.experts().max(1)),
+            stream: Shared::new(&mut scratch.stream),
+            qkv: Shared::new(&mut scratch.qkv),
+            gate: Shared::new(&mut scratch.gate),
+            up: Shared::new(&mut scratch.up),
+            narrow: scratch.narrow.share(),
+            mixed: scratch.mixed.share(),
+            wide: scratch.wide.share(),
+            sides: Shared::new(&mut scratch.sides),
+            cos: Shared::new(&mut scratch.cos),
+            sin: Shared::new(&mut scratch.sin),
+            scores: Shared::new(&mut scratch.scores),
+            results: scratch.results.share(),
+        };
+        team.run(&|member| self.work(&pass, member));
+    }
+
+    /// One member's part of a pass. Between two barriers a member writes only its own rows or its own
+    /// columns, and reads only what was written before the last barrier; every `unsafe` below rests on that.
+    fn work(&self, pass: &Pass<'_>, member: &Member<'_>) {
+        let c = &self.config;
+        let (isa, width) = (self.isa, c.hidden_size);
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let own = || (member.index..pass.rows.len()).step_by(member.size);
+        let format = self.weights.matrix();
+        for row in own() {
+            // SAFETY: own row.
+            let stream = unsafe { pass.stream.write(row * width..(row + 1) * width) };
+            self.embedding.row(pass.rows[row].token as usize, stream);
+            self.angles(pass, row);
+        }
+        for (layer, block) in self.blocks.iter().enumerate() {
+            // The first blocks follow the embedding of the same rows, later ones a barrier.
+            let norm = |weight: &[f32], targets: &[Target]| {
+                for row in own() {
+                    // SAFETY: own row of the input; the stream is not written in this phase.
+                    let (stream, mut input) = unsafe {
+                        let stream = pass.stream.read(row * width..(row + 1) * width);
+                        (stream, pass.narrow.row(row))
+                    };
+                    math::rms_norm(isa, stream, weight, c.norm_eps, input.floats);
+                    input.quantise(isa, format);
+                    self.side_inputs(pass, layer, targets, row, input.floats);
+                }
+            };
+            let attention = [Target::Query, Target::Key, Target::Value];
+            norm(&block.attention_norm, &attention);
+            member.sync();
+            let parts = [(&block.query, 0), (&block.key, q), (&block.value, q + kv)];
+            self.linear(
+                pass,
+                member,
+                layer,
+                &parts,
+                &attention,
+                &pass.narrow,
+                &Output::new(pass.qkv, q + 2 * kv),
+            );
+            member.sync();
+            self.rotate(pass, member, layer, block);
+            member.sync();
+            self.attend(pass, member, layer);
+            member.sync();
+            for row in own() {
+                // SAFETY: own row; its heads were written before the barrier.
+                let mut input = unsafe { pass.mixed.row(row) };
+                input.quantise(isa, format);
+                self.side_inputs(pass, layer, &[Target::Output], row, input.floats);
+            }
+            member.sync();
+            let stream = Output::new(pass.stream, width).adding();
+            let parts = [(&block.output, 0)];
+            self.linear(
+                pass,
+                member,
+                layer,
+                &parts,
+                &[Target::Output],
+                &pass.mixed,
+                &stream,
+            );
+            member.sync();
+            norm(&block.feed_forward_norm, &[Target::Gate, Target::Up]);
+            member.sync();
+            self.feed(pass, member, layer, block);
+            member.sync();
+            for row in own() {
+                // SAFETY: own row; its columns were written before the barrier.
+                let mut input = unsafe { pass.wide.row(row) };
+                input.quantise(isa, format);
+                self.side_inputs(pass, layer, &[Target::Down], row, input.floats);
+            }
+            member.sync();
+            let parts = [(&block.down, 0)];
+            self.linear(
+                pass,
+                member,
+                layer,
+                &parts,
+                &[Target::Down],
+                &pass.wide,
+                &stream,
+            );
+            member.sync();
+        }
+        for row in own() {
+            let Some(result) = pass.rows[row].result else {
+                continue;
+            };
+            // SAFETY: each result belongs to one row, which is this member's.
+            let (stream, mut input) = unsafe {
+                let stream = pass.stream.read(row * width..(row + 1) * width);
+                (stream, pass.results.row(result))
+            };
+            math::rms_norm(isa, stream, &self.norm, c.norm_eps, input.floats);
+            input.quantise(isa, self.weights.embedding());
+        }
+    }
+
+    /// Cosine and sine of a row's rotary angles.
+    fn angles(&self, pass: &Pass<'_>, row: usize) {
+        let half = self.frequencies.len();
+        let part = row * half..(row + 1) * half;
+        // SAFETY: own row.
+        let (cos, sin) = unsafe { (pass.cos.write(part.clone()), pass.sin.write(part)) };
+        let position = pass.rows[row].position as f32;
+        for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
+            (*sin, *cos) = (position * frequency).sin_cos();
+        }
+    }
+
+    /// `x A` of the row's expert for each target.
+    fn side_inputs(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        targets: &[Target],
+        row: usize,
+        x: &[f32],
+    ) {
+        let Some(adapters) = pass.adapters else {
+            return;
+        };
+        let (rank, expert) = (adapters.rank(), pass.rows[row].lane / pass.per_expert);
+        for (slot, &target) in targets.iter().enumerate() {
+            if let Some(pair) = adapters.pair(expert, layer, target) {
+                let start = (row * 3 + slot) * rank;
+                // SAFETY: own row.
+                let out = unsafe { pass.sides.write(start..start + pair.a.len()) };
+                for (out, a) in out.iter_mut().zip(&pair.a) {
+                    *out = math::dot(self.isa, x, a);
+                }
+            }
+        }
+    }
+
+    /// This member's columns of some matrices over the same input, with biases and side paths.
+    #[allow(clippy::too_many_arguments, reason = "a phase of `work`")]
+    fn linear(
+        &self,
+        pass: &Pass<'_>,
+        member: &Member<'_>,
+        layer: usize,
+        parts: &[(&Linear, usize)],
+        targets: &[Target],
+        input: &InputView<'_>,
+        output: &Output<'_>,
+    ) {
+        let total: usize = parts.iter().map(|(l, _)| l.matrix.groups()).sum();
+        let share = member.share(total);
+        let mut before = 0;
+        for (slot, (linear, offset)) in parts.iter().enumerate() {
+            let groups = linear.matrix.groups();
+            let clip = |v: usize| v.clamp(before, before + groups) - before;
+            let own = clip(share.start)..clip(share.end);
+            before += groups;
+            if own.is_empty() {
+                continue;
+            }
+            let output = Output {
+                offset: *offset,
+                ..*output
+            };
+            self.columns(
+                pass,
+                layer,
+                linear,
+                (slot, targets[slot]),
+                own,
+                input,
+                &output,
+            );
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a part of `linear`")]
+    fn columns(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        linear: &Linear,
+        (slot, target): (usize, Target),
+        groups: Range<usize>,
+        input: &InputView<'_>,
+        output: &Output<'_>,
+    ) {
+        let matrix = &linear.matrix;
+        let first = groups.start * kernels::GROUP;
+        let last = (groups.end * kernels::GROUP).min(matrix.rows());
+        // SAFETY: inputs are not written in this phase, and these columns are this member's.
+        unsafe { multiply(self.isa, matrix, input, pass.rows.len(), groups, output) };
+        if linear.bias.is_none() && pass.adapters.is_none() {
+            return;
+        }
+        for (index, row) in pass.rows.iter().enumerate() {
+            let start = index * output.width + output.offset;
+            // SAFETY: own columns.
+            let out = unsafe { output.values.write(start + first..start + last) };
+            if let Some(bias) = &linear.bias {
+                out.iter_mut()
+                    .zip(&bias[first..last])
+                    .for_each(|(o, b)| *o += b);
+            }
+            let Some(adapters) = pass.adapters else {
+                continue;
+            };
+            if let Some(pair) = adapters.pair(row.lane / pass.per_expert, layer, target) {
+                let start = (index * 3 + slot) * adapters.rank();
+                // SAFETY: written before the last barrier.
+                let side = unsafe { pass.sides.read(start..start + pair.b.len()) };
+                for (side, b) in side.iter().zip(&pair.b) {
+                    math::axpy(self.isa, out, *side, &b[first..last]);
+                }
+            }
+        }
+    }
+
+    /// Norms and rotates queries and keys, and stores keys and values; a member takes whole heads of rows.
+    fn rotate(&self, pass: &Pass<'_>, member: &Member<'_>, layer: usize, block: &Block) {
+        let c = &self.config;
+        let (n, half) = (c.head_dim, c.head_dim / 2);
+        let (q, kv) = (c.heads * n, c.kv_heads * n);
+        let scale = (n as f32).powf(-0.5);
+        let units = c.heads + c.kv_heads;
+        let turn = |head: &mut [f32], norm: &Option<Vec<f32>>, row: usize, scale: f32| {
+            if let Some(weight) = norm {
+                let mean = head.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n as f64;
+                let inverse = (1.0 / (mean + f64::from(c.norm_eps)).sqrt()) as f32;
+                head.iter_mut()
+                    .zip(weight)
+                    .for_each(|(v, w)| *v = *v * inverse * w);
+            }
+            let part = row * half..(row + 1) * half;
+            // SAFETY: written before the last barrier.
+            let (cos, sin) = unsafe { (pass.cos.read(part.clone()), pass.sin.read(part)) };
+            let (low, high) = head.split_at_mut(half);
+            for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+                let (a, b) = (*low, *high);
+                *low = (a * cos - b * sin) * scale;
+                *high = (b * cos + a * sin) * scale;
+            }
+        };
+        let tasks = pass.rows.len() * units;
+        for task in (member.index..tasks).step_by(member.size) {
+            let (row, unit) = (task / units, task % units);
+            let start = row * (q + 2 * kv);
+            if unit < c.heads {
+                let from = start + unit * n;
+                // SAFETY: this head of this row is this member's.
+                let head = unsafe { pass.qkv.write(from..from + n) };
+                turn(head, &block.query_norm, row, scale);
+                continue;
+            }
+            let head = unit - c.heads;
+            let from = start + q + head * n;
+            let Row { lane, position, .. } = pass.rows[row];
+            // SAFETY: this head of this row, and its place in the cache, are this member's.
+            unsafe {
+                let key = pass.qkv.write(from..from + n);
+                turn(key, &block.key_norm, row, 1.0);
+                let value = pass.qkv.read(from + kv..from + kv + n);
+                pass.lanes[lane].store(layer, head, position, key, value);
+            }
+        }
+    }
+
+    fn attend(&self, pass: &Pass<'_>, member: &Member<'_>, layer: usize) {
+        let c = &self.config;
+        let n = c.head_dim;
+        let (q, kv) = (c.heads * n, c.kv_heads * n);
+        let group = c.heads / c.kv_heads;
+        let capacity = pass.scores.len() / member.size;
+        let window = c.sliding_window.unwrap_or(usize::MAX);
+        // SAFETY: own part.
+        let scores = unsafe {
+            let start = member.index * capacity;
+            pass.scores.write(start..start + capacity)
+        };
+        let tasks = pass.rows.len() * c.heads;
+        for task in (member.index..tasks).step_by(member.size) {
+            let (row, head) = (task / c.heads, task % c.heads);
+            let Row { lane, position, .. } = pass.rows[row];
+            let from = row * (q + 2 * kv) + head * n;
+            // SAFETY: queries and cache were written before the last barrier; this head of the mixed
+            // values is this member's.
+            let (query, (keys, values), out) = unsafe {
+                let query = pass.qkv.read(from..from + n);
+                let cached = pass.lanes[lane].read(layer, head / group);
+                (
+                    query,
+                    cached,
+                    pass.mixed.part(row, head * n..(head + 1) * n),
+                )
+            };
+            let span = (position + 1).saturating_sub(window)..position + 1;
+            attention::attend(self.isa, query, keys, values, span, scores, out);
+        }
+    }
+
+    /// `silu(gate) · up` for this member's columns.
+    fn feed(&self, pass: &Pass<'_>, member: &Member<'_>, layer: usize, block: &Block) {
+        let n = self.config.intermediate_size;
+        let own = member.share(block.gate.matrix.groups());
+        if own.is_empty() {
+            return;
+        }
+        let (gate, up) = ((0, Target::Gate), (1, Target::Up));
+        let (to_gate, to_up) = (Output::new(pass.gate, n), Output::new(pass.up, n));
+        self.columns(
+            pass,
+            layer,
+            &block.gate,
+            gate,
+            own.clone(),
+            &pass.narrow,
+            &to_gate,
+        );
+        self.columns(
+            pass,
+            layer,
+            &block.up,
+            up,
+            own.clone(),
+            &pass.narrow,
+            &to_up,
+        );
+        let (first, last) = (
+            own.start * kernels::GROUP,
+            (own.end * kernels::GROUP).min(n),
+        );
+        for row in 0..pass.rows.len() {
+            let part = row * n + first..row * n + last;
+            // SAFETY: own columns.
+            let (gate, up, out) = unsafe {
+                let gate = pass.gate.read(part.clone());
+                (gate, pass.up.read(part), pass.wide.part(row, first..last))
+            };
+            math::swiglu(self.isa, gate, up, out);
+        }
+    }
+}
