@@ -165,7 +165,10 @@ fn facts(manifest: &Manifest) -> Vec<(String, String)> {
             ),
         ),
         pair("seed", experiment.seed.to_string()),
-        pair("device", experiment.device.to_string()),
+        pair(
+            "device",
+            format!("{}, weights {:?}", experiment.device, experiment.weights),
+        ),
     ]
 }
 
