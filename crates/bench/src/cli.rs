@@ -223,6 +223,9 @@ pub struct BenchArgs {
     /// Rank of the adapters
     #[arg(long, value_name = "R", default_value_t = 8, value_parser = positive)]
     pub rank: usize,
+    /// Measure LoRA steps instead (F32 and Bf16), --sequences a batch
+    #[arg(long)]
+    pub train: bool,
     /// Repetitions, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub repeat: usize,

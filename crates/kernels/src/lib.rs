@@ -2,9 +2,11 @@
 //!
 //! A [`Matrix`] keeps its weights packed; [`multiply`] reads each weight once for up to eight lanes. Every
 //! SIMD kernel has a scalar twin that gives the same bits, and what a lane gets never depends on how
-//! many others there are: each output is one chain of operations, whatever the tile.
+//! many others there are: each output is one chain of operations, whatever the tile. [`dense`] has the
+//! products of many rows that training needs.
 
 pub mod attention;
+pub mod dense;
 mod input;
 mod isa;
 pub mod math;
@@ -12,7 +14,9 @@ mod matrix;
 mod multiply;
 mod shared;
 mod team;
+mod tiles;
 
+pub use dense::{Dense, DenseScratch};
 pub use input::{BLOCK, Input, InputRow, InputView};
 pub use isa::Isa;
 pub use matrix::{Format, GROUP, Matrix};

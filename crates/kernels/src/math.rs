@@ -217,6 +217,62 @@ fn dot_inner(a: &[f32], b: &[f32]) -> f32 {
     columns[0]
 }
 
+/// Rounds to 16 bits, ties to even; not-a-numbers stay so.
+#[inline(always)]
+fn to_bf16_inner(x: &[f32], out: &mut [u16]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        let bits = x.to_bits();
+        let odd = bits >> 16 & 1;
+        let rounded = bits.wrapping_add(0x7fff).wrapping_add(odd) >> 16;
+        let quiet = bits >> 16 | 0x40;
+        *out = if *x == *x { rounded } else { quiet } as u16;
+    }
+}
+
+#[inline(always)]
+fn rms_norm_backward_inner(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+    let n = x.len() as f64;
+    let mean = sum_of(x, |v| v * v) / n;
+    let inverse = (1.0 / (mean + f64::from(eps)).sqrt()) as f32;
+    let mut columns = [0f32; WIDTH];
+    for ((x, w), dy) in x
+        .chunks(WIDTH)
+        .zip(weight.chunks(WIDTH))
+        .zip(dy.chunks(WIDTH))
+    {
+        for (((c, x), w), dy) in columns.iter_mut().zip(x).zip(w).zip(dy) {
+            *c += x * w * dy;
+        }
+    }
+    let along = columns.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+    let along = (along as f32) * inverse * inverse * inverse;
+    for (((dx, x), w), dy) in dx.iter_mut().zip(x).zip(weight).zip(dy) {
+        *dx += inverse * w * dy - along * x;
+    }
+}
+
+#[inline(always)]
+fn swiglu_backward_inner(gate: &mut [f32], up: &mut [f32], d: &[f32]) {
+    for ((gate, up), d) in gate.iter_mut().zip(up).zip(d) {
+        let sigma = 1.0 / (1.0 + exp(-*gate));
+        let silu = *gate * sigma;
+        let d_gate = d * *up * (sigma + silu * (1.0 - sigma));
+        (*gate, *up) = (d_gate, d * silu);
+    }
+}
+
+dispatch! {
+    /// The 16-bit floats nearest to `x`.
+    pub fn to_bf16(x: &[f32], out: &mut [u16]) = to_bf16_inner
+}
+dispatch! {
+    /// `dx ← dx + ∂ rms_norm(x)ᵀ dy`.
+    pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) = rms_norm_backward_inner
+}
+dispatch! {
+    /// `(gate, up) ← ∂ swiglu(gate, up)ᵀ d`.
+    pub fn swiglu_backward(gate: &mut [f32], up: &mut [f32], d: &[f32]) = swiglu_backward_inner
+}
 dispatch! {
     /// `row ← row − ln Σ e^row`.
     pub fn log_softmax(row: &mut [f32]) = log_softmax_inner

@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 
 use crate::config::DecoderConfig;
 
 /// The matrices of a block that can carry an adapter.
 #[allow(missing_docs, reason = "the names are the projections'")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Target {
     Query,
     Key,

@@ -21,44 +21,26 @@ use crate::adapter::{AdapterStack, Target};
 use crate::config::DecoderConfig;
 use crate::kv_cache::{HOLE, KvCache};
 use crate::load::Checkpoint;
+use crate::load::tensors::{self, Tensors};
 use crate::{Error, Result};
 
 /// Score of a key that a query must not see; `exp` of it is 0 beside any real score.
 const MASKED: f32 = -1e9;
 
-/// `y = x Wᵀ + b`, the weight stored `[out, in]` as in checkpoints.
-#[derive(Debug, Clone)]
-struct Linear {
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-}
+type Linear = tensors::Linear<Tensor<2>, Tensor<1>>;
+type Block = tensors::Block<Tensor<2>, Tensor<1>>;
 
 impl Linear {
     fn forward(&self, x: &Tensor<3>) -> Tensor<3> {
         let [lanes, time, inputs] = x.dims();
         let rows = x.clone().reshape([lanes * time, inputs]);
-        let mut y = rows.matmul(self.weight.clone().transpose());
+        let mut y = rows.matmul(self.matrix.clone().transpose());
         if let Some(bias) = &self.bias {
             y = y + bias.clone().unsqueeze();
         }
         let outputs = y.dims()[1];
         y.reshape([lanes, time, outputs])
     }
-}
-
-#[derive(Debug, Clone)]
-struct Block {
-    attention_norm: Tensor<1>,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    query_norm: Option<Tensor<1>>,
-    key_norm: Option<Tensor<1>>,
-    feed_forward_norm: Tensor<1>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
 }
 
 /// The weights of a decoder on a device.
@@ -92,68 +74,21 @@ impl Decoder {
     /// A missing, misshapen or unknown tensor.
     pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
         let config = checkpoint.config().clone();
-        let reader = checkpoint.reader();
-        let c = &config;
-        let vector = |name: &str, n: usize| -> Result<Tensor<1>> {
-            Ok(Tensor::from_data(
-                TensorData::new(reader.get(name, &[n])?, [n]),
-                device,
-            ))
+        let matrix = |_, shape: [usize; 2], data| {
+            Tensor::<2>::from_data(TensorData::new(data, shape), device)
         };
-        let matrix = |name: &str, [out, inputs]: [usize; 2]| -> Result<Tensor<2>> {
-            let data = reader.get(name, &[out, inputs])?;
-            Ok(Tensor::from_data(
-                TensorData::new(data, [out, inputs]),
-                device,
-            ))
+        let vector = |data: Vec<f32>| {
+            let shape = [data.len()];
+            Tensor::<1>::from_data(TensorData::new(data, shape), device)
         };
-        let block = |layer: usize| -> Result<Block> {
-            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-            let linear = |target: Target, bias: bool| -> Result<Linear> {
-                let (inputs, outputs) = target.size(c);
-                let module = format!("model.layers.{layer}.{}", target.module());
-                Ok(Linear {
-                    weight: matrix(&format!("{module}.weight"), [outputs, inputs])?,
-                    bias: bias
-                        .then(|| vector(&format!("{module}.bias"), outputs))
-                        .transpose()?,
-                })
-            };
-            let head_norm = |part: &str| {
-                c.qk_norm
-                    .then(|| vector(&name(part), c.head_dim))
-                    .transpose()
-            };
-            Ok(Block {
-                attention_norm: vector(&name("input_layernorm"), c.hidden_size)?,
-                query: linear(Target::Query, c.qkv_bias)?,
-                key: linear(Target::Key, c.qkv_bias)?,
-                value: linear(Target::Value, c.qkv_bias)?,
-                output: linear(Target::Output, c.output_bias)?,
-                query_norm: head_norm("self_attn.q_norm")?,
-                key_norm: head_norm("self_attn.k_norm")?,
-                feed_forward_norm: vector(&name("post_attention_layernorm"), c.hidden_size)?,
-                gate: linear(Target::Gate, c.mlp_bias)?,
-                up: linear(Target::Up, c.mlp_bias)?,
-                down: linear(Target::Down, c.mlp_bias)?,
-            })
-        };
-        let vocabulary = [c.vocab_size, c.hidden_size];
-        let embedding = matrix("model.embed_tokens.weight", vocabulary)?;
-        let head = match c.tied_head {
-            true => embedding.clone(),
-            false => matrix("lm_head.weight", vocabulary)?,
-        };
-        let blocks = (0..c.layers).map(block).collect::<Result<_>>()?;
-        let norm = vector("model.norm.weight", c.hidden_size)?;
-        reader.finish()?;
-        let frequencies = c.rope.frequencies(c.head_dim);
+        let read = Tensors::read(checkpoint, matrix, vector)?;
+        let frequencies = config.rope.frequencies(config.head_dim);
         Ok(Self {
             device: device.clone(),
-            embedding,
-            blocks,
-            norm,
-            head,
+            head: read.head.unwrap_or_else(|| read.embedding.clone()),
+            embedding: read.embedding,
+            blocks: read.blocks,
+            norm: read.norm,
             frequencies,
             config,
         })

@@ -10,10 +10,12 @@ mod error;
 mod kv_cache;
 pub mod load;
 mod model;
+pub mod objectives;
 pub mod packed;
 pub mod sampling;
 pub mod source;
 pub mod tokenizer;
+pub mod tuning;
 
 pub use adapter::{Adapter, AdapterStack};
 pub use config::DecoderConfig;

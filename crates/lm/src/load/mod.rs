@@ -8,6 +8,7 @@ pub(crate) mod gguf_tokenizer;
 pub mod hf;
 pub mod mapped;
 pub mod peft;
+pub(crate) mod tensors;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};

@@ -1,4 +1,6 @@
-//! `mope bench`: how fast a mixture of adapters decodes.
+//! `mope bench`: how fast a mixture of adapters decodes, and how fast one is trained.
+
+mod training;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use crate::failure::usage;
 use crate::models::Models;
 
 /// What prompts are cut from; one is as long as the others.
-const PASSAGE: &str = include_str!("../../../../scripts/fixtures/passage.txt");
+const PASSAGE: &str = include_str!("../../../../../scripts/fixtures/passage.txt");
 
 /// One measurement; the median of the repetitions.
 #[derive(Debug, Clone, Serialize)]
@@ -46,6 +48,15 @@ struct Measured {
 pub fn bench(global: &Global, args: &BenchArgs) -> Result<()> {
     let device = global.device.clone().unwrap_or_default();
     let seed = global.seed.unwrap_or(0);
+    if args.train {
+        let rows = training::measure(args, seed)?;
+        let mut frame = training::frame(&rows)?;
+        if let Some(out) = &args.out {
+            std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+            write_all(out, "training", &mut frame)?;
+        }
+        return global.print(json!(rows), || markdown(&frame).unwrap_or_default());
+    }
     let mut rows = Vec::new();
     for &weights in &args.weights {
         let mut models = Models::on(&device, weights)?;

@@ -1,0 +1,105 @@
+//! `mope bench --train`: how fast a LoRA step is.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use lm::load::Checkpoint;
+use lm::objectives;
+use lm::tuning::{AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters};
+use lm::tuning::{Sequence, TuningDecoder};
+use lm::{Tokenizer, Weights};
+use polars::prelude::{Column, DataFrame};
+use serde::Serialize;
+
+use super::{PASSAGE, median, peak_bytes};
+use crate::cli::BenchArgs;
+use crate::models::resolve;
+
+/// One measurement; the median of the repetitions.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct MeasuredTraining {
+    weights: String,
+    sequences: usize,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    /// Forward, backward and optimiser, prompt tokens included.
+    train_tokens_per_s: f64,
+    /// Log-probabilities alone.
+    score_tokens_per_s: f64,
+    /// Largest resident memory of the process so far.
+    peak_bytes: u64,
+}
+
+pub(super) fn measure(args: &BenchArgs, seed: u64) -> Result<Vec<MeasuredTraining>> {
+    let path = resolve(&args.model)?;
+    let checkpoint = Checkpoint::open(&path)?;
+    let ids = Tokenizer::load(&checkpoint)?.encode(PASSAGE, false)?;
+    let mut rows = Vec::new();
+    let formats = args.weights.iter().copied();
+    for weights in formats.filter(|w| matches!(w, Weights::F32 | Weights::Bf16)) {
+        let decoder = TuningDecoder::load(&checkpoint, weights)?;
+        let config = LoraConfig {
+            rank: args.rank,
+            ..LoraConfig::default()
+        };
+        for &sequences in &args.sequences {
+            let mut lora =
+                LoraParameters::new(&config, decoder.config(), seed).map_err(anyhow::Error::msg)?;
+            let mut adam = AdamW::new(AdamWConfig::default(), AdamWState::default());
+            let items: Vec<Item> = (0..sequences)
+                .map(|i| {
+                    let own = ids.iter().copied().cycle().skip(i * 11);
+                    let tokens = own.take(args.prompt_tokens + args.new_tokens).collect();
+                    let from = args.prompt_tokens;
+                    vec![Sequence { tokens, from }]
+                })
+                .collect();
+            let flat: Vec<Sequence> = items.iter().flatten().cloned().collect();
+            let tokens = flat.iter().map(|s| s.tokens.len()).sum::<usize>() as f64;
+            let (mut train, mut score) = (Vec::new(), Vec::new());
+            for _ in 0..args.repeat.max(1) {
+                let start = Instant::now();
+                let step = decoder.gradient(&lora, &items, &|_, l| objectives::nll(&l[0]))?;
+                adam.step(&mut lora.values, &step.values, 1e-4);
+                train.push(tokens / start.elapsed().as_secs_f64());
+                let start = Instant::now();
+                decoder.log_probs(Some(&lora), &flat)?;
+                score.push(tokens / start.elapsed().as_secs_f64());
+            }
+            let row = MeasuredTraining {
+                weights: format!("{weights:?}"),
+                sequences,
+                prompt_tokens: args.prompt_tokens,
+                new_tokens: args.new_tokens,
+                train_tokens_per_s: median(train),
+                score_tokens_per_s: median(score),
+                peak_bytes: peak_bytes(),
+            };
+            eprintln!(
+                "{weights:?} LoRA step of {sequences} sequences: {:.0} tokens/s, scoring {:.0}",
+                row.train_tokens_per_s, row.score_tokens_per_s
+            );
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+pub(super) fn frame(rows: &[MeasuredTraining]) -> Result<DataFrame> {
+    let count = |name: &str, get: fn(&MeasuredTraining) -> u64| {
+        Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
+    };
+    let number = |name: &str, get: fn(&MeasuredTraining) -> f64| {
+        Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
+    };
+    let weights: Vec<&str> = rows.iter().map(|r| r.weights.as_str()).collect();
+    Ok(DataFrame::new_infer_height(vec![
+        Column::new("weights".into(), weights),
+        count("sequences", |r| r.sequences as u64),
+        count("prompt_tokens", |r| r.prompt_tokens as u64),
+        count("new_tokens", |r| r.new_tokens as u64),
+        number("train_tokens_per_s", |r| r.train_tokens_per_s),
+        number("score_tokens_per_s", |r| r.score_tokens_per_s),
+        count("peak_bytes", |r| r.peak_bytes),
+    ])?)
+}

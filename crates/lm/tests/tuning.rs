@@ -1,0 +1,287 @@
+//! Log-probabilities, losses and gradients of adapters against PyTorch and peft, on tiny models of every
+//! shape.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{close, expected, fixture};
+use lm::adapter::Target;
+use lm::load::Checkpoint;
+use lm::objectives::{self, Pair};
+use lm::tuning::{
+    AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters, Loss, Sequence, TuningDecoder,
+};
+use lm::{Adapter, Weights};
+
+const SHAPES: [&str; 6] = [
+    "llama",
+    "llama_untied_biases",
+    "llama3_rope",
+    "mistral_window",
+    "qwen2",
+    "qwen3",
+];
+// As in scripts/fixtures/tuning.py.
+const PROMPTS: [usize; 3] = [5, 3, 9];
+const LENGTHS: [[usize; 2]; 3] = [[7, 4], [11, 11], [2, 6]];
+const REWARDS: [[f64; 2]; 3] = [[0.7, -0.4], [-1.2, 0.1], [0.3, 0.25]];
+const ETA: f64 = 1.5;
+const BETA: f64 = 0.3;
+
+fn sequence(prompt: usize, response: usize) -> Sequence {
+    let (from, salt) = (PROMPTS[prompt], 17 * prompt);
+    let shared = (0..from).map(|i| (5 * i * i + 3 * i + salt) % 96);
+    let own = 0..LENGTHS[prompt][response];
+    let own = own.map(|i| (7 * i * i + 11 * i + salt + 29 * response) % 96);
+    Sequence {
+        tokens: shared.chain(own).map(|id| id as u32).collect(),
+        from,
+    }
+}
+
+fn pairs() -> Vec<Item> {
+    (0..3)
+        .map(|p| vec![sequence(p, 0), sequence(p, 1)])
+        .collect()
+}
+
+fn decoder(shape: &str, weights: Weights) -> TuningDecoder {
+    let checkpoint = Checkpoint::open(&fixture("pico").join(shape)).unwrap();
+    TuningDecoder::load(&checkpoint, weights).unwrap()
+}
+
+/// Rank 4 on all matrices, with a fixture's numbers.
+fn parameters(decoder: &TuningDecoder, file: &str) -> LoraParameters {
+    let config = LoraConfig {
+        rank: 4,
+        alpha: 8.0,
+        targets: Target::ALL.to_vec(),
+    };
+    let mut all = LoraParameters::new(&config, decoder.config(), 0).unwrap();
+    all.values = in_order(decoder, file, "");
+    all
+}
+
+/// A fixture's numbers in the order of [`LoraParameters`].
+fn in_order(decoder: &TuningDecoder, file: &str, prefix: &str) -> Vec<f32> {
+    let mut values = Vec::new();
+    for layer in 0..decoder.config().layers {
+        for target in Target::ALL {
+            for part in ["a", "b"] {
+                let name = format!("{prefix}layers.{layer}.{}.{part}", target.module());
+                values.extend(expected(file, &name));
+            }
+        }
+    }
+    values
+}
+
+fn reference(decoder: &TuningDecoder) -> Vec<Pair> {
+    let flat: Vec<Sequence> = pairs().into_iter().flatten().collect();
+    let base = decoder.log_probs(None, &flat).unwrap();
+    let sums: Vec<f64> = base
+        .iter()
+        .map(|r| r.iter().map(|v| f64::from(*v)).sum())
+        .collect();
+    let pair = |(old, rewards): (&[f64], &[f64; 2])| Pair {
+        old: [old[0], old[1]],
+        rewards: *rewards,
+    };
+    sums.chunks(2).zip(&REWARDS).map(pair).collect()
+}
+
+#[test]
+fn losses_and_gradients_equal_pytorch() {
+    for shape in SHAPES {
+        let file = format!("tuning/{shape}.safetensors");
+        let decoder = decoder(shape, Weights::F32);
+        let lora = parameters(&decoder, &file);
+        let items = pairs();
+        let flat: Vec<Sequence> = items.iter().flatten().cloned().collect();
+        let log_probs = decoder.log_probs(Some(&lora), &flat).unwrap();
+        for (i, got) in log_probs.iter().enumerate() {
+            let expected = expected(&file, &format!("log_probs.{}.{}", i / 2, i % 2));
+            close(shape, got, &expected, 1e-4);
+        }
+        let reference = reference(&decoder);
+        let firsts: Vec<Item> = items.iter().map(|p| vec![p[0].clone()]).collect();
+        type Objective<'a> = Box<dyn Fn(usize, &[Vec<f32>]) -> Loss + Sync + 'a>;
+        let objectives: [(&str, &[Item], Objective<'_>); 3] = [
+            ("sft", &firsts, Box::new(|_, l| objectives::nll(&l[0]))),
+            (
+                "rebel",
+                &items,
+                Box::new(|i, l| objectives::rebel([&l[0], &l[1]], &reference[i], ETA)),
+            ),
+            (
+                "dpo",
+                &items,
+                Box::new(|i, l| objectives::dpo([&l[0], &l[1]], reference[i].old, BETA)),
+            ),
+        ];
+        for (name, items, objective) in objectives {
+            let got = decoder.gradient(&lora, items, &objective).unwrap();
+            let total = got.losses.iter().sum::<f64>() as f32;
+            let loss = expected(&file, &format!("{name}.loss"));
+            let tolerance = 1e-5 * loss[0].abs().max(1.0);
+            close(&format!("{shape} {name}"), &[total], &loss, tolerance);
+            let gradient = in_order(&decoder, &file, &format!("{name}."));
+            let largest = gradient.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let tolerance = 1e-4 * largest.max(1.0);
+            close(
+                &format!("{shape} {name}"),
+                &got.values,
+                &gradient,
+                tolerance,
+            );
+        }
+    }
+}
+
+#[test]
+fn fifty_steps_follow_pytorch() {
+    let decoder = decoder("llama", Weights::F32);
+    let mut lora = parameters(&decoder, "tuning/curve.safetensors");
+    let items: Vec<Item> = (0..3).map(|p| vec![sequence(p, 0)]).collect();
+    let config = AdamWConfig {
+        weight_decay: 0.01,
+        ..Default::default()
+    };
+    let mut adam = AdamW::new(config, AdamWState::default());
+    let mut losses = Vec::new();
+    for _ in 0..50 {
+        let mut step = decoder
+            .gradient(&lora, &items, &|_, l| objectives::nll(&l[0]))
+            .unwrap();
+        losses.push((step.losses.iter().sum::<f64>() / 3.0) as f32);
+        step.values.iter_mut().for_each(|g| *g /= 3.0);
+        adam.step(&mut lora.values, &step.values, 1e-2);
+    }
+    let expected = expected("tuning/curve.safetensors", "losses");
+    assert!(expected[49] < 0.5 * expected[0]);
+    close("loss curve", &losses, &expected, 1e-3);
+}
+
+#[test]
+fn an_adapter_decodes_as_it_was_trained() {
+    let decoder = decoder("llama", Weights::F32);
+    let lora = parameters(&decoder, "tuning/llama.safetensors");
+    let adapter = lora.adapter();
+    let again = LoraParameters::from_adapter(&adapter, &lora.config, decoder.config()).unwrap();
+    close("there and back", &again.values, &lora.values, 1e-6);
+    let checkpoint = Checkpoint::open(&fixture("pico/llama")).unwrap();
+    let packed = lm::packed::PackedDecoder::load(&checkpoint, Weights::F32).unwrap();
+    let stack = lm::packed::PackedAdapters::new(&[Some(&adapter)], packed.config());
+    let sequence = sequence(0, 0);
+    let mut cache = packed.cache(1, 64);
+    let mut got = Vec::new();
+    let read = &sequence.tokens[..sequence.tokens.len() - 1];
+    let row = |t: usize, logits: &mut [f32]| {
+        lm::sampling::log_softmax(logits);
+        if t + 1 >= sequence.from {
+            got.push(logits[sequence.tokens[t + 1] as usize]);
+        }
+    };
+    packed
+        .all_logits(&[read], &mut cache, Some(&stack), row)
+        .unwrap();
+    let trained = decoder
+        .log_probs(Some(&lora), std::slice::from_ref(&sequence))
+        .unwrap();
+    close("decoded", &got, &trained[0], 1e-4);
+}
+
+#[test]
+fn sixteen_bits_are_near_and_batches_do_not_matter() {
+    let (exact, near) = (
+        decoder("qwen3", Weights::F32),
+        decoder("qwen3", Weights::Bf16),
+    );
+    let lora = parameters(&exact, "tuning/qwen3.safetensors");
+    let flat: Vec<Sequence> = pairs().into_iter().flatten().collect();
+    let all = exact.log_probs(Some(&lora), &flat).unwrap();
+    for (sequence, together) in flat.iter().zip(&all) {
+        let alone = exact
+            .log_probs(Some(&lora), std::slice::from_ref(sequence))
+            .unwrap();
+        close("alone", &alone[0], together, 1e-5);
+    }
+    let rounded = near.log_probs(Some(&lora), &flat).unwrap();
+    for (rounded, exact) in rounded.iter().zip(&all) {
+        close("16 bits", rounded, exact, 0.1);
+    }
+    let loss = |_: usize, l: &[Vec<f32>]| objectives::nll(&l[0]);
+    let items: Vec<Item> = flat.iter().map(|s| vec![s.clone()]).collect();
+    let one = exact.gradient(&lora, &items, &loss).unwrap();
+    let two = near.gradient(&lora, &items, &loss).unwrap();
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+    let (a, b) = (&one.values, &two.values);
+    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    assert!(cosine > 0.999, "gradients' cosine is {cosine}");
+}
+
+#[test]
+fn hidden_states_have_gradients_too() {
+    let decoder = decoder("llama", Weights::F32);
+    let mut lora = parameters(&decoder, "tuning/llama.safetensors");
+    let item = vec![sequence(0, 0), sequence(1, 1)];
+    let weights: Vec<f32> = (0..decoder.config().hidden_size)
+        .map(|i| (i as f32 * 0.7).sin())
+        .collect();
+    let dot = |h: &[f32]| {
+        h.iter()
+            .zip(&weights)
+            .map(|(h, w)| f64::from(h * w))
+            .sum::<f64>()
+    };
+    let loss = |_: usize, h: &[Vec<f32>]| Loss {
+        value: dot(&h[0]) - dot(&h[1]),
+        gradient: vec![weights.clone(), weights.iter().map(|w| -w).collect()],
+    };
+    let items = [item];
+    let got = decoder.hidden_gradient(&lora, &items, &loss).unwrap();
+    let largest = (0..got.values.len())
+        .max_by(|a, b| got.values[*a].abs().total_cmp(&got.values[*b].abs()))
+        .unwrap();
+    for at in [0, largest, got.values.len() - 1] {
+        let start = lora.values[at];
+        let mut value = |x: f32| {
+            lora.values[at] = x;
+            decoder
+                .hidden_gradient(&lora, &items, &loss)
+                .unwrap()
+                .losses[0]
+        };
+        let slope = (value(start + 1e-2) - value(start - 1e-2)) / 2e-2;
+        lora.values[at] = start;
+        let error = (slope - f64::from(got.values[at])).abs();
+        assert!(
+            error < 0.02 * slope.abs().max(0.05),
+            "{at}: {slope} {}",
+            got.values[at]
+        );
+    }
+}
+
+#[test]
+fn wrong_sequences_and_adapters_are_refused() {
+    let llama = decoder("llama", Weights::F32);
+    let refused = |tokens: Vec<u32>, from: usize| {
+        let sequence = Sequence { tokens, from };
+        llama.log_probs(None, &[sequence]).unwrap_err().to_string()
+    };
+    assert!(refused(vec![1, 2], 0).contains("prompt"));
+    assert!(refused(vec![1], 1).contains("token to predict"));
+    assert!(refused(vec![1, 96], 1).contains("vocabulary"));
+    assert!(refused(vec![1; 10_000], 1).contains("context"));
+    let checkpoint = Checkpoint::open(&fixture("pico/llama")).unwrap();
+    assert!(TuningDecoder::load(&checkpoint, Weights::Q8).is_err());
+    let empty = Adapter::default();
+    let config = LoraConfig::default();
+    assert!(LoraParameters::from_adapter(&empty, &config, llama.config()).is_err());
+    let other = LoraConfig {
+        rank: 0,
+        ..LoraConfig::default()
+    };
+    assert!(LoraParameters::new(&other, llama.config(), 1).is_err());
+}
