@@ -6,6 +6,7 @@
 
 mod expert;
 mod pool;
+pub mod training;
 
 pub use expert::{Expert, ExpertSpec};
 pub use pool::{ExpertPool, NextTokens, PoolState};
@@ -37,6 +38,17 @@ pub enum Error {
         /// Where they differ.
         reason: String,
     },
+    /// A training's state that cannot be written or read.
+    #[error("{}: {message}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What went wrong.
+        message: String,
+    },
+    /// A training's environment failed: sampling or scoring.
+    #[error("{0}")]
+    Environment(String),
     /// An argument outside of what an operation accepts.
     #[error("{0}")]
     Argument(String),

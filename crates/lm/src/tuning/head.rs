@@ -62,6 +62,7 @@ impl TuningDecoder {
     fn score(&self, hidden: &[f32], tokens: &[u32], worker: &mut Worker, unit: bool) -> Vec<f32> {
         let (width, vocab, isa) = (self.config.hidden_size, self.config.vocab_size, Isa::best());
         let mut out = Vec::with_capacity(tokens.len());
+        let inverse = 1.0 / self.temperature;
         if unit {
             sized(&mut worker.unit, hidden.len());
         }
@@ -75,6 +76,9 @@ impl TuningDecoder {
             let head = self.vocabulary();
             head.forward(hidden, tokens.len(), logits, false, dense);
             for (row, token) in logits.chunks_mut(vocab).zip(tokens) {
+                if inverse != 1.0 {
+                    row.iter_mut().for_each(|v| *v *= inverse);
+                }
                 math::log_softmax(isa, row);
                 out.push(row[*token as usize]);
                 if unit {
@@ -86,7 +90,9 @@ impl TuningDecoder {
                 head.backward(logits, tokens.len(), unit, false, dense);
                 for (unit, token) in unit.chunks_mut(width).zip(tokens) {
                     head.row(*token as usize, &mut word);
-                    unit.iter_mut().zip(&word).for_each(|(u, w)| *u = w - *u);
+                    unit.iter_mut()
+                        .zip(&word)
+                        .for_each(|(u, w)| *u = (w - *u) * inverse);
                 }
             }
         }

@@ -45,6 +45,9 @@ pub struct TuningDecoder {
     blocks: Vec<Block<Dense>>,
     norm: Vec<f32>,
     frequencies: Vec<f32>,
+    /// Divides the logits before log-probabilities are taken; 1 is the model's own distribution. A policy that
+    /// is sampled at a temperature is trained at that temperature.
+    pub temperature: f32,
 }
 
 /// Tokens, of which those from `from` on are scored.
@@ -128,6 +131,7 @@ impl TuningDecoder {
             blocks: read.blocks,
             norm: read.norm,
             frequencies: config.rope.frequencies(config.head_dim),
+            temperature: 1.0,
             config,
         })
     }

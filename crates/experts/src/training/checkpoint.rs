@@ -1,0 +1,134 @@
+//! Where a training stands, in one safetensors file: parameters, both moments of the optimiser, and as
+//! metadata whatever else the recipe needs to go on.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use lm::tuning::AdamWState;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Result};
+
+/// A training's state; `T` is the recipe's own part.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint<T> {
+    /// The adapter's parameters.
+    pub values: Vec<f32>,
+    /// The optimiser's memory.
+    pub adam: AdamWState,
+    /// The rest.
+    pub progress: T,
+}
+
+const PROGRESS: &str = "progress";
+const STEP: &str = "step";
+
+impl<T: Serialize + DeserializeOwned> Checkpoint<T> {
+    /// Writes the file beside its place and renames it, so that a killed process leaves the old one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Error::Checkpoint {
+            path: path.to_path_buf(),
+            message: e.to_string(),
+        };
+        let bytes =
+            |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
+        let named = [
+            ("values", &self.values),
+            ("mean", &self.adam.mean),
+            ("square", &self.adam.square),
+        ];
+        let data: Vec<(&str, Vec<u8>)> = named.map(|(n, v)| (n, bytes(v))).into();
+        let mut views = Vec::new();
+        for (name, data) in &data {
+            let view = TensorView::new(Dtype::F32, vec![data.len() / 4], data);
+            views.push((*name, view.map_err(|e| failed(&e))?));
+        }
+        let progress = serde_json::to_string(&self.progress).map_err(|e| failed(&e))?;
+        let metadata = HashMap::from([
+            (PROGRESS.to_string(), progress),
+            (STEP.to_string(), self.adam.step.to_string()),
+        ]);
+        let file = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))?;
+        let beside = path.with_extension("part");
+        std::fs::write(&beside, file).map_err(|e| failed(&e))?;
+        std::fs::rename(&beside, path).map_err(|e| failed(&e))
+    }
+
+    /// Reads a file that [`Self::save`] wrote; `None` where there is none.
+    ///
+    /// # Errors
+    /// A damaged file, or one that another version or training wrote.
+    pub fn load(path: &Path) -> Result<Option<Self>> {
+        let failed = |e: &dyn std::fmt::Display| Error::Checkpoint {
+            path: path.to_path_buf(),
+            message: format!("{e}; remove the file to start anew"),
+        };
+        let file = match std::fs::read(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(&e)),
+        };
+        let tensors = SafeTensors::deserialize(&file).map_err(|e| failed(&e))?;
+        let (_, header) = SafeTensors::read_metadata(&file).map_err(|e| failed(&e))?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let entry = |name: &str| {
+            let missing = || failed(&format!("metadata '{name}' is missing"));
+            metadata.get(name).ok_or_else(missing)
+        };
+        let numbers = |name: &str| -> Result<Vec<f32>> {
+            let tensor = tensors.tensor(name).map_err(|e| failed(&e))?;
+            if tensor.dtype() != Dtype::F32 {
+                return Err(failed(&format!("tensor '{name}' is not F32")));
+            }
+            let parts = tensor.data().chunks_exact(4);
+            Ok(parts
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect())
+        };
+        let adam = AdamWState {
+            step: entry(STEP)?.parse().map_err(|e| failed(&e))?,
+            mean: numbers("mean")?,
+            square: numbers("square")?,
+        };
+        Ok(Some(Self {
+            values: numbers("values")?,
+            adam,
+            progress: serde_json::from_str(entry(PROGRESS)?).map_err(|e| failed(&e))?,
+        }))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.safetensors");
+        assert!(Checkpoint::<u32>::load(&path).unwrap().is_none());
+        let saved = Checkpoint {
+            values: vec![1.0, f32::MIN_POSITIVE, -0.0],
+            adam: AdamWState {
+                step: 7,
+                mean: vec![0.1, 0.2, 0.3],
+                square: vec![0.0, 1e-30, 2.0],
+            },
+            progress: vec!["a".to_string()],
+        };
+        saved.save(&path).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap(), Some(saved));
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let error = Checkpoint::<Vec<String>>::load(&path)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("checkpoint.safetensors") && error.contains("remove"));
+    }
+}
