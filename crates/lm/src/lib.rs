@@ -1,4 +1,4 @@
-//! Language models: loading, running over lanes, tokenising, sampling.
+//! Language models: loading, running over lanes, tokenising, sampling, saving.
 
 pub mod adapter;
 pub mod chat;
@@ -12,6 +12,7 @@ pub mod load;
 mod model;
 pub mod packed;
 pub mod sampling;
+pub mod save;
 pub mod source;
 pub mod tokenizer;
 
