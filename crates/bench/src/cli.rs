@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use lm::Weights;
+use lm::save::Precision;
 
 /// Compares ways to personalise a language model without retraining it for each person.
 #[derive(Debug, Parser)]
@@ -36,6 +37,14 @@ fn weights(text: &str) -> Result<Weights, String> {
         .into_iter()
         .find(|w| format!("{w:?}").eq_ignore_ascii_case(text));
     found.ok_or_else(|| "known: F32, Bf16, Q8, Q4".into())
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    let all = [Precision::F32, Precision::F16, Precision::Bf16];
+    let found = all
+        .into_iter()
+        .find(|p| format!("{p:?}").eq_ignore_ascii_case(text));
+    found.ok_or_else(|| "known: F32, F16, Bf16".into())
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +101,14 @@ pub enum Command {
         /// The experiment
         file: PathBuf,
     },
+    /// Write a model as a Hugging Face folder, an adapter merged into it
+    #[command(
+        after_help = "Example: mope export --model smollm2-135m-instruct --adapter runs/a/experts/friendly \\\n    \
+                      --out friendly-135m\n\n\
+                      transformers reads the folder, and so does every command of this program. A GGUF model\n\
+                      is written in full numbers, its tokenizer as tokenizer.json."
+    )]
+    Export(ExportArgs),
     /// Measure decoding and prefill of adapter mixtures; lists such as 1,3,8 measure every combination
     #[command(
         after_help = "Example: mope bench --experts 1,3,8 --sequences 1,16 --weights Q8,Q4\n\n\
@@ -183,6 +200,22 @@ pub struct ScoreArgs {
     /// The response whose tokens are scored
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub response: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Registered name or path
+    #[arg(long, value_name = "NAME|PATH")]
+    pub model: String,
+    /// PEFT folder that is merged into the weights
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// New folder; one that holds something is refused
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Number format of the written tensors: F32, F16, Bf16
+    #[arg(long, value_name = "FORMAT", default_value = "F32", value_parser = precision)]
+    pub precision: Precision,
 }
 
 #[derive(Debug, Args)]

@@ -134,6 +134,30 @@ fn small_commands() {
 }
 
 #[test]
+fn an_exported_model_answers_as_base_and_adapter_do() {
+    let folder = experiment();
+    let here = folder.path();
+    let (model, adapter) = (fixture("llama"), fixture("adapter_plain"));
+    let (model, adapter) = (model.to_str().unwrap(), adapter.to_str().unwrap());
+    let ask = ["--prompt", "Why is it so?", "--max-new-tokens", "8"];
+    let both = ["generate", "--model", model, "--adapter", adapter];
+    let export = ["export", "--model", model, "--adapter", adapter, "--out"];
+    let written = json(here, &[&export[..], &["merged"]].concat());
+    assert_eq!(
+        (&written["path"], &written["merged"]),
+        (&"merged".into(), &true.into())
+    );
+    let merged = json(
+        here,
+        &[&["generate", "--model", "merged"], &ask[..]].concat(),
+    );
+    let apart = json(here, &[&both[..], &ask].concat());
+    assert_eq!(merged["tokens"], apart["tokens"]);
+    let again = fails(here, &[&export[..], &["merged"]].concat(), 1);
+    assert!(again.contains("merged: the folder is not empty"), "{again}");
+}
+
+#[test]
 fn mistakes_in_an_experiment_name_their_place() {
     let folder = experiment();
     let here = folder.path();

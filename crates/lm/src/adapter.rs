@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::config::DecoderConfig;
+use crate::{Error, Result};
 
 /// The matrices of a block that can carry an adapter.
 #[allow(missing_docs, reason = "the names are the projections'")]
@@ -70,11 +71,67 @@ pub struct LowRank {
     pub b: Vec<f32>,
 }
 
+impl LowRank {
+    /// `(A B)ᵀ`, what the pair adds to a stored weight, `[out, in]`.
+    pub fn product(&self) -> Vec<f32> {
+        let (inputs, outputs) = (
+            self.a.len() / self.rank.max(1),
+            self.b.len() / self.rank.max(1),
+        );
+        let a = transposed(&self.a, inputs, self.rank);
+        let mut product = vec![0.0; outputs * inputs];
+        for (out, row) in product.chunks_mut(inputs.max(1)).enumerate() {
+            for (k, a) in a.chunks(inputs.max(1)).enumerate() {
+                let b = self.b[k * outputs + out];
+                row.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
+            }
+        }
+        product
+    }
+}
+
 /// One adapter on the host: pairs by layer and matrix.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Adapter {
     /// The matrices that have a side path.
     pub pairs: HashMap<(usize, Target), LowRank>,
+}
+
+impl Adapter {
+    /// Adds the adapter to the weight of that Hugging Face name, `[out, in]`; others stay as they are.
+    ///
+    /// # Errors
+    /// A pair of another shape than the weight.
+    pub fn add_to(&self, name: &str, weight: &mut [f32]) -> Result<()> {
+        let place = name.strip_suffix(".weight").and_then(place);
+        let Some(pair) = place.and_then(|place| self.pairs.get(&place)) else {
+            return Ok(());
+        };
+        let product = pair.product();
+        if product.len() != weight.len() {
+            let (got, expected) = (product.len(), weight.len());
+            return Err(Error::Argument(format!(
+                "the adapter's pair for '{name}' makes {got} numbers, the weight has {expected}: it was \
+                 made for another model"
+            )));
+        }
+        weight.iter_mut().zip(product).for_each(|(w, p)| *w += p);
+        Ok(())
+    }
+}
+
+/// `…layers.3.self_attn.q_proj` to layer and target.
+pub(crate) fn place(module: &str) -> Option<(usize, Target)> {
+    let (layer, rest) = module.rsplit_once("layers.")?.1.split_once('.')?;
+    let target = Target::ALL.into_iter().find(|t| t.module() == rest)?;
+    Some((layer.parse().ok()?, target))
+}
+
+/// `[rows, columns]` to `[columns, rows]`.
+pub(crate) fn transposed(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns * rows)
+        .map(|i| data[i % rows * columns + i / rows])
+        .collect()
 }
 
 /// Adapters of several experts stacked for one pass: `A [experts, in, r]`, `B [experts, r, out]` per

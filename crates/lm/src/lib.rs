@@ -1,4 +1,4 @@
-//! Language models: loading, running over lanes, tokenising, sampling.
+//! Language models: loading, running over lanes, tokenising, sampling, saving.
 
 pub mod adapter;
 pub mod chat;
@@ -13,6 +13,7 @@ mod model;
 pub mod objectives;
 pub mod packed;
 pub mod sampling;
+pub mod save;
 pub mod source;
 pub mod tokenizer;
 pub mod tuning;

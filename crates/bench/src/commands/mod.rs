@@ -1,6 +1,7 @@
 //! The commands, verbs over everything else.
 
 mod bench;
+mod export;
 mod generate;
 mod inspect;
 mod run;
@@ -69,6 +70,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Inspect { path } => inspect::inspect(&global, &path),
         Command::Tokenize { model, text, plain } => tokenize(&global, &model, &text, !plain),
         Command::Check { file } => run::check(&global, &file),
+        Command::Export(args) => export::export(&global, &args),
         Command::Bench(args) => bench::bench(&global, &args),
         Command::Devices => devices(&global),
     }

@@ -90,8 +90,20 @@ impl Checkpoint {
         all
     }
 
+    /// Looks for every tensor that the config asks for, without reading one.
+    ///
+    /// # Errors
+    /// A missing, misshapen or unknown tensor.
+    pub fn check(&self) -> Result<()> {
+        let reader = self.reader();
+        for (name, shape) in self.config.tensors() {
+            reader.find(&name, &shape)?;
+        }
+        reader.finish()
+    }
+
     /// Starts reading the tensors.
-    pub(crate) fn reader(&self) -> Reader<'_> {
+    pub fn reader(&self) -> Reader<'_> {
         Reader {
             checkpoint: self,
             read: RefCell::default(),
@@ -100,14 +112,33 @@ impl Checkpoint {
 }
 
 /// Hands out tensors once each and knows at the end what nobody asked for.
-pub(crate) struct Reader<'a> {
+#[derive(Debug)]
+pub struct Reader<'a> {
     checkpoint: &'a Checkpoint,
     read: RefCell<HashSet<String>>,
 }
 
 impl Reader<'_> {
-    /// The tensor `name` as f32, checked against `expected`.
-    pub(crate) fn get(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {
+    /// The tensor `name` as f32, checked against `expected`, the shape that the config asks for.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
+    pub fn get(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {
+        let checkpoint = self.checkpoint;
+        let (file, tensor) = self.find(name, expected)?;
+        let mut data = file.read(tensor);
+        if checkpoint.gguf.is_some() {
+            gguf_model::unpermute(
+                &checkpoint.config,
+                checkpoint.rope_interleaved(),
+                name,
+                &mut data,
+            );
+        }
+        Ok(data)
+    }
+
+    fn find(&self, name: &str, expected: &[usize]) -> Result<(&Mapped, &StoredTensor)> {
         let checkpoint = self.checkpoint;
         let Some((file, tensor)) = checkpoint.tensors.get(name) else {
             return Err(Error::MissingTensor {
@@ -124,20 +155,14 @@ impl Reader<'_> {
             });
         }
         self.read.borrow_mut().insert(name.into());
-        let mut data = checkpoint.files[*file].read(tensor);
-        if checkpoint.gguf.is_some() {
-            gguf_model::unpermute(
-                &checkpoint.config,
-                checkpoint.rope_interleaved(),
-                name,
-                &mut data,
-            );
-        }
-        Ok(data)
+        Ok((&checkpoint.files[*file], tensor))
     }
 
     /// Refuses a checkpoint that holds weights nobody read: they would be silently ignored.
-    pub(crate) fn finish(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Names the first of them.
+    pub fn finish(self) -> Result<()> {
         let read = self.read.borrow();
         let harmless = |name: &str| {
             name.ends_with("rotary_emb.inv_freq")

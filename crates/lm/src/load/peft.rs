@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::hf::{read_json, safetensors};
 use super::mapped::Mapped;
-use crate::adapter::{Adapter, LowRank, Target};
+use crate::adapter::{Adapter, LowRank, place, transposed};
 use crate::config::DecoderConfig;
 use crate::{Error, Result};
 
@@ -85,13 +85,6 @@ impl PeftConfig {
         }
         Ok(None)
     }
-}
-
-/// `…layers.3.self_attn.q_proj` to layer and target.
-fn place(module: &str) -> Option<(usize, Target)> {
-    let (layer, rest) = module.rsplit_once("layers.")?.1.split_once('.')?;
-    let target = Target::ALL.into_iter().find(|t| t.module() == rest)?;
-    Some((layer.parse().ok()?, target))
 }
 
 /// What an adapter folder says of itself.
@@ -215,11 +208,4 @@ impl Adapter {
         }
         Ok(Self { pairs })
     }
-}
-
-/// `[rows, columns]` to `[columns, rows]`.
-fn transposed(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..columns * rows)
-        .map(|i| data[i % rows * columns + i / rows])
-        .collect()
 }

@@ -1,0 +1,34 @@
+//! `mope export`: a model as a Hugging Face folder.
+
+use anyhow::Result;
+use lm::Adapter;
+use lm::load::Checkpoint;
+use serde_json::json;
+
+use super::Global;
+use crate::cli::ExportArgs;
+use crate::models::resolve;
+
+pub fn export(global: &Global, args: &ExportArgs) -> Result<()> {
+    let checkpoint = Checkpoint::open(&resolve(&args.model)?)?;
+    let adapter = match &args.adapter {
+        Some(folder) => Some(Adapter::load(folder, checkpoint.config())?),
+        None => None,
+    };
+    checkpoint.export(&args.out, args.precision, adapter.as_ref())?;
+    let out = args.out.display().to_string();
+    let parameters = checkpoint.config().parameters();
+    let document = json!({
+        "path": out,
+        "parameters": parameters,
+        "precision": args.precision,
+        "merged": adapter.is_some(),
+    });
+    global.print(document, || {
+        format!(
+            "{out}: {:.1} M parameters, {:?}",
+            parameters as f64 / 1e6,
+            args.precision
+        )
+    })
+}
