@@ -57,6 +57,13 @@ pub enum Command {
                       process loses at most the batch in flight; run the same command again."
     )]
     Run(RunArgs),
+    /// Train an expert's adapter. Goes on where an interrupted training stopped, to the same result
+    #[command(
+        after_help = "Example: mope train experiments/experts/friendly.ron\n\n\
+                      The folder gets adapter/ (as PEFT saves it), checkpoint.safetensors, metrics.*,\n\
+                      plots/*.{svg,png}, samples.md and manifest.json."
+    )]
+    Train(TrainArgs),
     /// Generate one response and stream it
     #[command(after_help = "Examples:\n  \
                       mope generate --model smollm2-135m-instruct --prompt 'Why is the sky blue?'\n  \
@@ -130,6 +137,18 @@ pub struct RunArgs {
     /// Replaces the prompt set: JSON lines with a `prompt` field, or text with one prompt a line
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The training, in RON
+    pub file: PathBuf,
+    /// Folder of its results [default: runs/train/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Stop after this many more iterations or steps; the same command goes on
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub stop_after: Option<usize>,
 }
 
 /// Which model or mixture answers, and what.

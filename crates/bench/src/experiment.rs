@@ -8,9 +8,9 @@ use eval::utility::Utility;
 use experts::ExpertSpec;
 use lm::{DeviceSpec, Weights};
 use mixing::{BASE, Generation, Named, Plan, Preference, Strategy};
-use ron::extensions::Extensions;
 use serde::{Deserialize, Serialize};
 
+use crate::config::{self, model_path, plain};
 use crate::failure::{nearest, usage};
 
 /// One comparison.
@@ -63,50 +63,19 @@ fn sixteen() -> usize {
     16
 }
 
-/// RON as this project writes it: `Fixed(space: Log)`, and options without `Some`.
-fn options() -> ron::Options {
-    ron::Options::default()
-        .with_default_extension(Extensions::IMPLICIT_SOME)
-        .with_default_extension(Extensions::UNWRAP_VARIANT_NEWTYPES)
-}
-
 impl Experiment {
     /// Reads and checks an experiment file.
     ///
     /// # Errors
     /// With file, line and column where the text is wrong, with the name where the content is.
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
-        let mut experiment = Self::parse(path, &text)?;
+        let mut experiment: Self = config::load(path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         experiment.resolve(folder);
         experiment
             .validate()
             .map_err(|e| usage(format!("{}: {e:#}", path.display())))?;
         Ok(experiment)
-    }
-
-    fn parse(path: &Path, text: &str) -> Result<Self> {
-        options().from_str(text).map_err(|e| {
-            let place = e.span.start;
-            let hint = match &e.code {
-                ron::Error::NoSuchStructField {
-                    expected, found, ..
-                } => nearest(found, expected.iter().copied()),
-                ron::Error::NoSuchEnumVariant {
-                    expected, found, ..
-                } => nearest(found, expected.iter().copied()),
-                _ => String::new(),
-            };
-            usage(format!(
-                "{}:{}:{}: {}{hint}",
-                path.display(),
-                place.line,
-                place.col,
-                e.code
-            ))
-        })
     }
 
     /// Paths of the file are relative to its folder.
@@ -252,24 +221,4 @@ impl Experiment {
         })?;
         Ok(found.plan(preference, &self.expert_names())?)
     }
-}
-
-/// A model as an experiment names it: a path relative to the file if there is one, else a name.
-fn model_path(folder: &Path, model: &str) -> String {
-    let path = folder.join(model);
-    if path.exists() {
-        path.to_string_lossy().into_owned()
-    } else {
-        model.to_string()
-    }
-}
-
-/// Names become parts of file names.
-fn plain(what: &str, name: &str) -> Result<()> {
-    let allowed = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
-    anyhow::ensure!(
-        !name.is_empty() && name.chars().all(allowed),
-        "{what} '{name}': names are made of letters, digits, '-' and '_'"
-    );
-    Ok(())
 }

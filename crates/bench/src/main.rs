@@ -2,12 +2,14 @@
 
 mod cli;
 mod commands;
+mod config;
 mod experiment;
 mod failure;
 mod models;
 mod progress;
 mod prompts;
 mod run;
+mod train;
 
 use std::process::ExitCode;
 

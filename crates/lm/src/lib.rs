@@ -25,6 +25,6 @@ pub use device::DeviceSpec;
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use kv_cache::KvCache;
-pub use model::{LanguageModel, to_host};
+pub use model::{LanguageModel, prompt_tokens, to_host};
 pub use packed::Weights;
 pub use tokenizer::Tokenizer;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 
-use crate::chat::{ChatTemplate, Message, Prompt};
+use crate::chat::{ChatTemplate, Prompt};
 use crate::device::DeviceSpec;
 use crate::engine::{Adapters, Engine};
 use crate::load::Checkpoint;
@@ -65,31 +65,12 @@ impl LanguageModel {
         self.engine.config()
     }
 
-    /// Token ids of a conversation, the assistant's turn opened.
-    ///
-    /// # Errors
-    /// A model without chat template, or one that refuses the messages.
-    pub fn chat_tokens(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let Some(chat) = &self.chat else {
-            let message = "the model has none; give the prompt raw, or take a chat-tuned model";
-            return Err(Error::ChatTemplate(message.into()));
-        };
-        self.tokenizer.encode(&chat.render(messages, true)?, false)
-    }
-
     /// Token ids of a prompt, as the model reads them before it answers.
     ///
     /// # Errors
-    /// Those of [`Self::chat_tokens`], and a prompt without a single token.
+    /// Those of [`prompt_tokens`].
     pub fn prompt_tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
-        let ids = match prompt {
-            Prompt::Chat(messages) => self.chat_tokens(messages)?,
-            Prompt::Raw(text) => self.tokenizer.encode(text, true)?,
-        };
-        if ids.is_empty() {
-            return Err(Error::Argument("the prompt is empty".into()));
-        }
-        Ok(ids)
+        prompt_tokens(&self.tokenizer, self.chat.as_ref(), prompt)
     }
 
     /// Log-probability in nats of every token of `responses[i]` after `prompts[i]`, one lane each
@@ -136,6 +117,32 @@ impl LanguageModel {
             })?;
         Ok(out)
     }
+}
+
+/// Token ids of a prompt, the assistant's turn opened.
+///
+/// # Errors
+/// A conversation where there is no chat template or one that refuses it, and a prompt without a single
+/// token.
+pub fn prompt_tokens(
+    tokenizer: &Tokenizer,
+    chat: Option<&ChatTemplate>,
+    prompt: &Prompt,
+) -> Result<Vec<u32>> {
+    let ids = match (prompt, chat) {
+        (Prompt::Raw(text), _) => tokenizer.encode(text, true)?,
+        (Prompt::Chat(messages), Some(chat)) => {
+            tokenizer.encode(&chat.render(messages, true)?, false)?
+        }
+        (Prompt::Chat(_), None) => {
+            let message = "the model has none; give the prompt raw, or take a chat-tuned model";
+            return Err(Error::ChatTemplate(message.into()));
+        }
+    };
+    if ids.is_empty() {
+        return Err(Error::Argument("the prompt is empty".into()));
+    }
+    Ok(ids)
 }
 
 /// Brings a tensor's values to the host, row-major.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{close, expected, fixture, pico_ids};
 use lm::adapter::{LowRank, Target};
-use lm::chat::Message;
+use lm::chat::{Message, Prompt};
 use lm::load::Checkpoint;
 use lm::save::Precision;
 use lm::{Adapter, DeviceSpec, LanguageModel, Weights};
@@ -100,7 +100,9 @@ fn a_merged_model_says_what_model_and_adapter_say() {
         let reference = expected("pico/llama/expected.safetensors", &format!("logits_{name}"));
         close(name, &logits(&out, None), &reference, 1e-4);
         let model = LanguageModel::open(&out, &DeviceSpec::Flex, Weights::F32).unwrap();
-        let tokens = model.chat_tokens(&[Message::user("Why?")]).unwrap();
+        let tokens = model
+            .prompt_tokens(&Prompt::Chat(vec![Message::user("Why?")]))
+            .unwrap();
         assert_eq!(model.tokenizer.decode(&tokens).unwrap(), "u:Why?a:");
         assert_eq!(model.end_tokens, [2]);
     }
@@ -147,11 +149,20 @@ fn a_gguf_model_is_exported_in_full() {
     assert_eq!(made.config(), source.config());
     assert_eq!(made.end_tokens, source.end_tokens);
     let messages = [Message::user("Why, A b?</s>!")];
-    let tokens = made.chat_tokens(&messages).unwrap();
-    assert_eq!(tokens, source.chat_tokens(&messages).unwrap());
+    let tokens = made
+        .prompt_tokens(&Prompt::Chat(messages.to_vec()))
+        .unwrap();
     assert_eq!(
         tokens,
-        open(&fixture("pico/llama")).chat_tokens(&messages).unwrap()
+        source
+            .prompt_tokens(&Prompt::Chat(messages.to_vec()))
+            .unwrap()
+    );
+    assert_eq!(
+        tokens,
+        open(&fixture("pico/llama"))
+            .prompt_tokens(&Prompt::Chat(messages.to_vec()))
+            .unwrap()
     );
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{BASE, Result, refuse};
 
 /// What a person wants: in words, and as importance of the directions that experts stand for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preference {
     /// The wish in words, as prompting strategies and the PCM read it.

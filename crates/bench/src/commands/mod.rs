@@ -30,7 +30,7 @@ pub struct Global {
 
 impl Global {
     /// Prints the JSON document, or else the text.
-    fn print(&self, document: Value, text: impl FnOnce() -> String) -> Result<()> {
+    pub fn print(&self, document: Value, text: impl FnOnce() -> String) -> Result<()> {
         let text = if self.json {
             serde_json::to_string_pretty(&document)?
         } else {
@@ -63,6 +63,7 @@ pub fn run(cli: Cli) -> Result<()> {
     };
     match cli.command {
         Command::Run(args) => run::run(&global, &args),
+        Command::Train(args) => crate::train::train(&global, &args),
         Command::Generate(args) => generate::generate(&global, &args),
         Command::Score(args) => generate::score(&global, &args),
         Command::Report { dir } => run::report(&global, &dir),

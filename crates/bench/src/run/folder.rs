@@ -15,6 +15,36 @@ pub struct RunFolder {
     _lock: File,
 }
 
+/// Makes a folder and keeps other processes out of it for as long as the result lives.
+///
+/// # Errors
+/// A folder that cannot be written, or that another process writes.
+pub fn lock(root: &Path) -> Result<File> {
+    make(root)?;
+    let path = root.join(".lock");
+    let lock = File::create(&path).with_context(|| {
+        let path = path.display();
+        format!("run folder: {path} cannot be written; choose another with --out")
+    })?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            bail!("{} is being written by another run", root.display())
+        }
+        Err(TryLockError::Error(e)) => {
+            return Err(e).with_context(|| format!("locking {}", path.display()));
+        }
+    }
+    Ok(lock)
+}
+
+fn make(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| {
+        let path = path.display();
+        format!("run folder {path} cannot be written; choose another with --out")
+    })
+}
+
 /// Folders of a run.
 const PARTS: [&str; 5] = ["references", "generations", "scores", "tables", "plots"];
 
@@ -24,29 +54,9 @@ impl RunFolder {
     /// # Errors
     /// A folder that cannot be written, or that another process writes.
     pub fn open(root: &Path) -> Result<Self> {
-        let make = |path: &Path| {
-            fs::create_dir_all(path).with_context(|| {
-                let path = path.display();
-                format!("run folder {path} cannot be written; choose another with --out")
-            })
-        };
-        make(root)?;
+        let lock = lock(root)?;
         for part in PARTS {
             make(&root.join(part))?;
-        }
-        let path = root.join(".lock");
-        let lock = File::create(&path).with_context(|| {
-            let path = path.display();
-            format!("run folder: {path} cannot be written; choose another with --out")
-        })?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                bail!("{} is being written by another run", root.display())
-            }
-            Err(TryLockError::Error(e)) => {
-                return Err(e).with_context(|| format!("locking {}", path.display()));
-            }
         }
         let folder = Self {
             root: root.into(),

@@ -121,7 +121,8 @@ pub fn machine() -> String {
     format!("{model}, {threads} threads")
 }
 
-fn commit(folder: &Path) -> Option<String> {
+/// The commit of the checkout that holds a folder, if it lies in one.
+pub fn commit(folder: &Path) -> Option<String> {
     let folder = if folder.as_os_str().is_empty() {
         Path::new(".")
     } else {

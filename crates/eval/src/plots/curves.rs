@@ -1,4 +1,4 @@
-//! Lines through points, one for each name; both axes start at 0.
+//! Lines through points, one for each name; axes start at 0, or below where values do.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -33,13 +33,14 @@ impl Plot for CurvePlot {
         let points = || self.curves.iter().flat_map(|(_, points)| points);
         let right = points().fold(1e-9, |m, p| f64::max(m, p.0)) * 1.04;
         let top = points().fold(1e-9, |m, p| f64::max(m, p.1)) * 1.08;
+        let bottom = points().fold(0.0, |m, p| f64::min(m, p.1)) * 1.08;
         let (plot, legend) = area.split_vertically(330 * scale);
         let mut chart = ChartBuilder::on(&plot)
             .caption(&self.title, text(14, scale, HPos::Center))
             .margin(8 * scale)
             .set_label_area_size(LabelAreaPosition::Left, 64 * scale)
             .set_label_area_size(LabelAreaPosition::Bottom, 42 * scale)
-            .build_cartesian_2d(0.0..right, 0.0..top)?;
+            .build_cartesian_2d(0.0..right, bottom..top)?;
         chart
             .configure_mesh()
             .x_desc(&self.x)

@@ -18,14 +18,16 @@ static STOP_WORDS: LazyLock<HashSet<&'static str>> =
 
 pub(super) struct Informativeness;
 
+/// The distinct words of a text that are no stop words, in lower case.
+pub(super) fn content_words(text: &str) -> HashSet<String> {
+    let lower = text.to_lowercase();
+    let words = lower.unicode_words().filter(|w| !STOP_WORDS.contains(w));
+    words.map(str::to_string).collect()
+}
+
 impl Reward for Informativeness {
     fn score(&self, _prompt: &Prompt, response: &str) -> f64 {
-        let lower = response.to_lowercase();
-        let words: HashSet<&str> = lower
-            .unicode_words()
-            .filter(|word| !STOP_WORDS.contains(word))
-            .collect();
-        (words.len() as f64).ln_1p()
+        (content_words(response).len() as f64).ln_1p()
     }
 
     fn normaliser(&self) -> Normaliser {

@@ -2,10 +2,13 @@
 
 mod informativeness;
 mod readability;
+mod shaped;
 mod style;
 
 use lm::chat::Prompt;
 use serde::{Deserialize, Serialize};
+
+pub use shaped::{Penalties, Shaped, ShapedReward, Term, Words, repeated_trigrams};
 
 /// A reward: a number that grows with the high end of its dimension.
 pub trait Reward: Send + Sync {

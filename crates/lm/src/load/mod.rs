@@ -37,6 +37,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Tokens that end a response, as far as the files say; the first is the one to train with.
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.end_tokens
+    }
+
     /// Opens a `.gguf` file, a Hugging Face folder, or a folder that holds one `.gguf` file. Only
     /// headers are read.
     ///

@@ -1,0 +1,73 @@
+//! RON files as this project writes them: read with a place and a remedy where they are wrong.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use ron::extensions::Extensions;
+use serde::de::DeserializeOwned;
+
+use crate::failure::{nearest, usage};
+
+/// RON with `Fixed(space: Log)`, and options without `Some`.
+fn options() -> ron::Options {
+    ron::Options::default()
+        .with_default_extension(Extensions::IMPLICIT_SOME)
+        .with_default_extension(Extensions::UNWRAP_VARIANT_NEWTYPES)
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// A mistake of usage with file, line and column.
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text =
+        std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+    parse(path, &text)
+}
+
+/// Reads a text that `path` held.
+///
+/// # Errors
+/// A mistake of usage with file, line and column.
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    options().from_str(text).map_err(|e| {
+        let place = e.span.start;
+        let hint = match &e.code {
+            ron::Error::NoSuchStructField {
+                expected, found, ..
+            } => nearest(found, expected.iter().copied()),
+            ron::Error::NoSuchEnumVariant {
+                expected, found, ..
+            } => nearest(found, expected.iter().copied()),
+            _ => String::new(),
+        };
+        usage(format!(
+            "{}:{}:{}: {}{hint}",
+            path.display(),
+            place.line,
+            place.col,
+            e.code
+        ))
+    })
+}
+
+/// A model as a file names it: a path relative to the file if there is one, else a name.
+pub fn model_path(folder: &Path, model: &str) -> String {
+    let path = folder.join(model);
+    if path.exists() {
+        path.to_string_lossy().into_owned()
+    } else {
+        model.to_string()
+    }
+}
+
+/// Names become parts of file names.
+///
+/// # Errors
+/// One that could not.
+pub fn plain(what: &str, name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+    let fine = !name.is_empty() && name.chars().all(allowed);
+    fine.then_some(())
+        .with_context(|| format!("{what} '{name}': names are made of letters, digits, '-' and '_'"))
+}

@@ -1,0 +1,113 @@
+//! Responses and pairs to train on, from JSON lines.
+
+use std::path::Path;
+
+use anyhow::Result;
+use lm::chat::{ChatTemplate, Message, Prompt};
+use lm::load::Checkpoint;
+use lm::tuning::{Item, Sequence};
+use lm::{DecoderConfig, Tokenizer};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::failure::usage;
+
+/// A line of a file of responses; other fields are allowed and ignored.
+#[derive(Deserialize)]
+struct Response {
+    prompt: String,
+    response: String,
+}
+
+/// A line of a file of pairs; other fields are allowed and ignored.
+#[derive(Deserialize)]
+struct Pair {
+    prompt: String,
+    chosen: String,
+    rejected: String,
+}
+
+/// What turns text into the tokens that a model reads and answers with.
+struct Encoder {
+    tokenizer: Tokenizer,
+    chat: Option<ChatTemplate>,
+    /// Ends a response.
+    end: u32,
+    config: DecoderConfig,
+}
+
+impl Encoder {
+    fn open(model: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(model)?;
+        let end = checkpoint.end_tokens().first().copied().ok_or_else(|| {
+            let message = "the model names no token that ends a response";
+            usage(format!("{}: {message}", model.display()))
+        })?;
+        Ok(Self {
+            tokenizer: Tokenizer::load(&checkpoint)?,
+            chat: ChatTemplate::load(&checkpoint)?,
+            end,
+            config: checkpoint.config().clone(),
+        })
+    }
+
+    fn sequence(&self, prompt: &str, response: &str) -> Result<Sequence> {
+        let prompt = Prompt::Chat(vec![Message::user(prompt)]);
+        let prompt = lm::prompt_tokens(&self.tokenizer, self.chat.as_ref(), &prompt)?;
+        let mut response = self.tokenizer.encode(response, false)?;
+        response.push(self.end);
+        let sequence = Sequence::new(&prompt, &response);
+        anyhow::ensure!(
+            sequence.tokens.len() <= self.config.context_length,
+            "{} tokens, the model's context has {}",
+            sequence.tokens.len(),
+            self.config.context_length
+        );
+        Ok(sequence)
+    }
+}
+
+/// Reads single responses: JSON lines with `prompt` and `response`.
+///
+/// # Errors
+/// With file and line.
+pub fn responses(data: &Path, model: &Path) -> Result<Vec<Item>> {
+    items(data, model, |encoder, line: Response| {
+        Ok(vec![encoder.sequence(&line.prompt, &line.response)?])
+    })
+}
+
+/// Reads pairs: JSON lines with `prompt`, `chosen` and `rejected`.
+///
+/// # Errors
+/// With file and line.
+pub fn pairs(data: &Path, model: &Path) -> Result<Vec<Item>> {
+    items(data, model, |encoder, line: Pair| {
+        let sequence = |response: &str| encoder.sequence(&line.prompt, response);
+        Ok(vec![sequence(&line.chosen)?, sequence(&line.rejected)?])
+    })
+}
+
+fn items<T: DeserializeOwned>(
+    data: &Path,
+    model: &Path,
+    item: impl Fn(&Encoder, T) -> Result<Item>,
+) -> Result<Vec<Item>> {
+    let encoder = Encoder::open(model)?;
+    let text =
+        std::fs::read_to_string(data).map_err(|e| usage(format!("{}: {e}", data.display())))?;
+    let mut items = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let wrong =
+            |e: &dyn std::fmt::Display| usage(format!("{}:{}: {e}", data.display(), number + 1));
+        let line: T = serde_json::from_str(line).map_err(|e| wrong(&e))?;
+        items.push(item(&encoder, line).map_err(|e| wrong(&e))?);
+    }
+    if items.is_empty() {
+        return Err(usage(format!("{}: there is nothing in it", data.display())));
+    }
+    Ok(items)
+}

@@ -1,0 +1,377 @@
+//! `mope train`: a training file becomes an adapter, curves and samples.
+
+mod data;
+mod file;
+mod rollouts;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use eval::plots::{CurvePlot, save};
+use eval::table::write_all;
+use experts::training::offline::{Objective, Offline, OfflineConfig};
+use experts::training::rebel::Rebel;
+use experts::training::{Checkpoint, Optimisation, Trainer};
+use lm::Adapter;
+use lm::load::Checkpoint as ModelFile;
+use lm::tuning::{AdamW, AdamWState, LoraParameters, TuningDecoder};
+use polars::prelude::{Column, DataFrame};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::cli::TrainArgs;
+use crate::commands::Global;
+use crate::failure::usage;
+use crate::models::{hashes, resolve};
+use crate::progress::Progress;
+use crate::run::folder::lock;
+use crate::run::manifest::{Session, commit, now};
+
+use file::{Recipe, Training};
+use rollouts::Rollouts;
+
+/// What a checkpoint keeps besides the optimiser.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Standing {
+    /// The training with all defaults, to see that it is the same one.
+    training: Value,
+    /// Iterations or steps made.
+    done: u64,
+    /// Weight of the KL.
+    beta: f64,
+    /// One object of numbers per iteration or step.
+    metrics: Vec<serde_json::Map<String, Value>>,
+    /// The last iteration's responses, as Markdown.
+    samples: String,
+    /// Processes that worked on it.
+    sessions: Vec<Session>,
+}
+
+pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
+    let mut training = Training::load(&args.file)?;
+    training.seed = global.seed.unwrap_or(training.seed);
+    let default = || Path::new("runs/train").join(&training.name);
+    let out: PathBuf = args.out.clone().unwrap_or_else(default);
+    let _lock = lock(&out)?;
+    let path = resolve(&training.model)?;
+    let inputs = inputs(&training, &path)?;
+    let model = ModelFile::open(&path)?;
+    let mut decoder = TuningDecoder::load(&model, training.weights)?;
+    let lora = start(&training, &decoder)?;
+    let file = out.join("checkpoint.safetensors");
+    let known = json!({"training": training, "inputs": inputs});
+    let mut run = Run::open(&training, &file, lora, known)?;
+    let began = Instant::now();
+    let work = Work {
+        training: &training,
+        file: &file,
+        until: args.stop_after.map(|n| run.standing.done + n as u64),
+    };
+    let finished = match &training.recipe {
+        Recipe::Sft(t) => {
+            let items = data::responses(&t.data, &path)?;
+            work.offline(&mut run, &decoder, Objective::Nll, &items, &t.settings)?
+        }
+        Recipe::Dpo(t) => {
+            let items = data::pairs(&t.data, &path)?;
+            work.offline(&mut run, &decoder, Objective::Dpo, &items, &t.settings)?
+        }
+        Recipe::Rebel(t) => {
+            decoder.temperature = t.settings.temperature;
+            let mut rollouts = Rollouts::open(&training, t, &path)?;
+            let rebel = Rebel {
+                config: &t.settings,
+                decoder: &decoder,
+                prompts: &rollouts.tokens()?,
+                seed: training.seed,
+            };
+            work.rebel(&mut run, &rebel, &mut rollouts)?
+        }
+    };
+    if let Some(session) = run.standing.sessions.last_mut() {
+        session.finished = Some(now());
+        session
+            .seconds
+            .insert("train".into(), began.elapsed().as_secs_f64());
+    }
+    run.save(&file)?;
+    write(&training, &out, &run, &decoder, &args.file, &inputs)?;
+    let last = run.standing.metrics.last().cloned().unwrap_or_default();
+    let adapter = out.join("adapter");
+    let document = json!({
+        "training": training.name,
+        "finished": finished,
+        "done": run.standing.done,
+        "adapter": adapter.display().to_string(),
+        "last": last,
+    });
+    global.print(document, || {
+        let state = if finished { "trained" } else { "interrupted" };
+        let done = run.standing.done;
+        format!(
+            "{state} after {done} rounds; adapter: {}",
+            adapter.display()
+        )
+    })
+}
+
+/// SHA-256 of everything that the training reads.
+fn inputs(training: &Training, model: &Path) -> Result<Value> {
+    let data = match &training.recipe {
+        Recipe::Sft(t) | Recipe::Dpo(t) => &t.data,
+        Recipe::Rebel(t) => &t.prompts,
+    };
+    if !data.is_file() {
+        let message = format!("{}: there is no such file", data.display());
+        return Err(usage(message));
+    }
+    let start = training.start.as_deref().map(hashes).transpose()?;
+    Ok(json!({"model": hashes(model)?, "data": hashes(data)?, "start": start}))
+}
+
+/// The adapter before the first step.
+fn start(training: &Training, decoder: &TuningDecoder) -> Result<LoraParameters> {
+    let (lora, config) = (&training.lora, decoder.config());
+    let made = match &training.start {
+        None => LoraParameters::new(lora, config, training.seed),
+        Some(folder) => {
+            let adapter = Adapter::load(folder, config)?;
+            LoraParameters::from_adapter(&adapter, lora, config)
+                .map_err(|e| format!("start: {}: {e}", folder.display()))
+        }
+    };
+    made.map_err(usage)
+}
+
+/// A training on its way.
+struct Run {
+    trainer: Trainer,
+    standing: Standing,
+}
+
+impl Run {
+    /// From the checkpoint if there is one, else from the start.
+    fn open(training: &Training, file: &Path, lora: LoraParameters, known: Value) -> Result<Self> {
+        let optimisation = match &training.recipe {
+            Recipe::Sft(t) | Recipe::Dpo(t) => t.settings.optimisation,
+            Recipe::Rebel(t) => t.settings.optimisation,
+        };
+        let found: Option<Checkpoint<Standing>> = Checkpoint::load(file)?;
+        let (mut lora, mut adam, mut standing) = (lora, AdamWState::default(), Standing::default());
+        match found {
+            Some(found) => {
+                if found.progress.training != known || found.values.len() != lora.values.len() {
+                    return Err(usage(format!(
+                        "{} belongs to a training with other settings or inputs; choose another folder \
+                         with --out, or remove it to start anew",
+                        file.display()
+                    )));
+                }
+                (lora.values, adam, standing) = (found.values, found.adam, found.progress);
+            }
+            None => {
+                standing.training = known;
+                if let Recipe::Rebel(t) = &training.recipe {
+                    standing.beta = t.settings.kl;
+                }
+            }
+        }
+        standing.sessions.push(Session::start());
+        let trainer = trainer(lora, adam, optimisation);
+        Ok(Self { trainer, standing })
+    }
+
+    fn save(&self, file: &Path) -> Result<()> {
+        let checkpoint = Checkpoint {
+            values: self.trainer.lora.values.clone(),
+            adam: self.trainer.adam.state.clone(),
+            progress: self.standing.clone(),
+        };
+        Ok(checkpoint.save(file)?)
+    }
+
+    fn note(&mut self, round: &impl Serialize) -> Result<()> {
+        if let Value::Object(numbers) = serde_json::to_value(round)? {
+            self.standing.metrics.push(numbers);
+        }
+        self.standing.done += 1;
+        Ok(())
+    }
+}
+
+fn trainer(lora: LoraParameters, state: AdamWState, optimisation: Optimisation) -> Trainer {
+    Trainer {
+        lora,
+        adam: AdamW::new(optimisation.adamw, state),
+        optimisation,
+        steps: 0,
+    }
+}
+
+/// What there is to do.
+struct Work<'a> {
+    training: &'a Training,
+    file: &'a Path,
+    until: Option<u64>,
+}
+
+impl Work<'_> {
+    fn end(&self, total: u64) -> u64 {
+        self.until.map_or(total, |until| until.min(total))
+    }
+
+    /// True when it came to the end.
+    fn offline(
+        &self,
+        run: &mut Run,
+        decoder: &TuningDecoder,
+        objective: Objective,
+        items: &[lm::tuning::Item],
+        config: &OfflineConfig,
+    ) -> Result<bool> {
+        let offline = Offline {
+            config,
+            objective,
+            decoder,
+            items,
+            seed: self.training.seed,
+        };
+        let total = config.epochs * config.steps(items.len());
+        run.trainer.steps = total;
+        let mut progress = Progress::new("train", "steps", total);
+        progress.skip(run.standing.done);
+        while run.standing.done < self.end(total) {
+            let step = offline.step(run.standing.done, &mut run.trainer)?;
+            progress.message(format!("loss {:.3}", step.loss));
+            run.note(&step)?;
+            progress.advance(1);
+            if run.standing.done.is_multiple_of(10) {
+                run.save(self.file)?;
+            }
+        }
+        progress.finish();
+        Ok(run.standing.done == total)
+    }
+
+    fn rebel(&self, run: &mut Run, rebel: &Rebel<'_>, rollouts: &mut Rollouts<'_>) -> Result<bool> {
+        let total = rebel.config.iterations;
+        run.trainer.steps = rebel.config.total_steps();
+        let mut progress = Progress::new("train", "iterations", total);
+        progress.skip(run.standing.done);
+        while run.standing.done < self.end(total) {
+            let number = run.standing.done;
+            let mut beta = run.standing.beta;
+            let done = rebel.iterate(number, &mut beta, &mut run.trainer, rollouts)?;
+            run.standing.beta = beta;
+            run.standing.samples = rollouts.samples();
+            progress.message(format!(
+                "reward {:+.2} KL {:.3} length {:.0} ended {:.0} %",
+                done.reward,
+                done.kl,
+                done.length,
+                100.0 * done.ended
+            ));
+            run.note(&done)?;
+            progress.advance(1);
+            run.save(self.file)?;
+        }
+        progress.finish();
+        Ok(run.standing.done == total)
+    }
+}
+
+/// Adapter, metrics, curves, samples and manifest.
+fn write(
+    training: &Training,
+    out: &Path,
+    run: &Run,
+    decoder: &TuningDecoder,
+    file: &Path,
+    inputs: &Value,
+) -> Result<()> {
+    let adapter = out.join("adapter");
+    if adapter.exists() {
+        std::fs::remove_dir_all(&adapter).with_context(|| adapter.display().to_string())?;
+    }
+    let trained = run.trainer.lora.adapter();
+    trained.save(
+        &adapter,
+        decoder.config(),
+        Some(&training.model),
+        training.precision,
+    )?;
+    let mut frame = frame(&run.standing.metrics)?;
+    write_all(out, "metrics", &mut frame)?;
+    let plots = out.join("plots");
+    std::fs::create_dir_all(&plots).with_context(|| plots.display().to_string())?;
+    for (name, columns, y) in CURVES {
+        let curves = columns
+            .iter()
+            .filter_map(|column| Some((column.to_string(), curve(&run.standing.metrics, column)?)));
+        let curves: Vec<_> = curves.collect();
+        if curves.is_empty() {
+            continue;
+        }
+        let plot = CurvePlot {
+            title: format!("{}: {name}", training.name),
+            x: "iteration".into(),
+            y: y.into(),
+            curves,
+        };
+        save(&plots, name, &plot)?;
+    }
+    if !run.standing.samples.is_empty() {
+        eval::write_atomic(&out.join("samples.md"), run.standing.samples.as_bytes())?;
+    }
+    let source = std::fs::read_to_string(file).unwrap_or_default();
+    let manifest = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "commit": commit(file.parent().unwrap_or(Path::new("."))),
+        "training": training,
+        "source": source,
+        "inputs": inputs,
+        "sessions": run.standing.sessions,
+    });
+    let text = serde_json::to_string_pretty(&manifest)? + "\n";
+    Ok(eval::write_atomic(
+        &out.join("manifest.json"),
+        text.as_bytes(),
+    )?)
+}
+
+/// Curves of a training: file name, columns, and what they are in.
+const CURVES: [(&str, &[&str], &str); 6] = [
+    (
+        "reward",
+        &["reward", "reward_sd"],
+        "standard deviations of the base",
+    ),
+    ("kl", &["kl"], "nats per token"),
+    ("length", &["length"], "tokens"),
+    ("gradient", &["gradient"], "length before clipping"),
+    ("residual", &["residual"], "nats"),
+    ("loss", &["loss"], "loss"),
+];
+
+fn curve(metrics: &[serde_json::Map<String, Value>], column: &str) -> Option<Vec<(f64, f64)>> {
+    let points = metrics.iter().enumerate();
+    points
+        .map(|(i, row)| Some((i as f64, row.get(column)?.as_f64()?)))
+        .collect()
+}
+
+fn frame(metrics: &[serde_json::Map<String, Value>]) -> Result<DataFrame> {
+    let names: Vec<&String> = metrics
+        .first()
+        .map(|m| m.keys().collect())
+        .unwrap_or_default();
+    let columns = names.into_iter().map(|name| {
+        let values: Vec<f64> = metrics
+            .iter()
+            .map(|row| row.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN))
+            .collect();
+        Column::new(name.as_str().into(), values)
+    });
+    Ok(DataFrame::new_infer_height(columns.collect())?)
+}

@@ -1,0 +1,132 @@
+//! Where REBEL's responses and rewards come from: the fast engine, and scorers of text.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use eval::rewards::Shaped;
+use experts::training::rebel::{Environment, RebelConfig, Sampled};
+use experts::{Error, Expert, ExpertPool};
+use lm::chat::Prompt;
+use lm::sampling::{Draws, Sampling};
+use lm::{Adapter, DeviceSpec, LanguageModel};
+use mixing::strategies::Single;
+use mixing::{Generation, Generator, Preference, Request, Strategy};
+
+use super::file::{RebelTraining, Training};
+use crate::prompts;
+
+/// Sequences decoded together (ours: the engine's rate grows little beyond).
+const WIDTH: usize = 32;
+/// Responses shown in `samples.md`.
+const SHOWN: usize = 12;
+
+/// The current policy over the training's prompts.
+pub struct Rollouts<'a> {
+    model: Arc<LanguageModel>,
+    prompts: Vec<Prompt>,
+    reward: Shaped,
+    config: &'a RebelConfig,
+    shown: Vec<(usize, String, f64, bool)>,
+}
+
+impl<'a> Rollouts<'a> {
+    /// Opens the model that samples, the prompts and the scorers.
+    ///
+    /// # Errors
+    /// What is missing or wrong.
+    pub fn open(training: &Training, rebel: &'a RebelTraining, model: &Path) -> Result<Self> {
+        let prompts = prompts::load(&rebel.prompts)?;
+        let weights = training.sampling_weights;
+        Ok(Self {
+            model: Arc::new(LanguageModel::open(model, &DeviceSpec::Flex, weights)?),
+            prompts: prompts.into_iter().map(|p| p.prompt).collect(),
+            reward: rebel.reward.open()?,
+            config: &rebel.settings,
+            shown: Vec::new(),
+        })
+    }
+
+    /// Token ids of every prompt.
+    ///
+    /// # Errors
+    /// A prompt that the model's template refuses.
+    pub fn tokens(&self) -> Result<Vec<Vec<u32>>> {
+        let tokens = |p: &Prompt| Ok(self.model.prompt_tokens(p)?);
+        self.prompts.iter().map(tokens).collect()
+    }
+
+    /// Some responses of the last iteration, as Markdown.
+    pub fn samples(&self) -> String {
+        let mut out = String::from("# Samples of the last iteration\n");
+        for (prompt, response, reward, ended) in &self.shown {
+            let question = self.prompts[*prompt].question();
+            let mark = if *ended { "" } else { " …" };
+            let quoted = response.trim().replace('\n', "\n> ");
+            out += &format!("\n**{question}** ({reward:+.2})\n\n> {quoted}{mark}\n");
+        }
+        out
+    }
+}
+
+fn failed(e: &dyn std::fmt::Display) -> Error {
+    Error::Environment(e.to_string())
+}
+
+impl Environment for Rollouts<'_> {
+    fn respond(
+        &mut self,
+        adapter: &Adapter,
+        prompts: &[(usize, Draws)],
+    ) -> experts::Result<Vec<Sampled>> {
+        self.shown.clear();
+        let name = "policy";
+        let pool = ExpertPool::new(vec![Expert {
+            name: name.into(),
+            model: self.model.clone(),
+            adapter: Some(Arc::new(adapter.clone())),
+            instruction: None,
+        }])?;
+        let strategy = Strategy::Single(Single {
+            expert: name.into(),
+        });
+        let preference = Preference::default();
+        let plan = strategy
+            .plan(&preference, &[name])
+            .map_err(|e| failed(&e))?;
+        let ends = &self.model.end_tokens;
+        let mut generator = Generator::new(&pool, plan, ends).map_err(|e| failed(&e))?;
+        let requests = prompts.iter().map(|(prompt, draws)| Request {
+            prompt: self.prompts[*prompt].clone(),
+            draws: draws.clone(),
+        });
+        let settings = Generation {
+            max_new_tokens: self.config.max_new_tokens,
+            sampling: Sampling {
+                temperature: self.config.temperature,
+                ..Sampling::GREEDY
+            },
+        };
+        let responses = generator
+            .generate(requests.collect(), WIDTH, &settings, |_, _| ())
+            .map_err(|e| failed(&e))?;
+        let sampled = responses.into_iter().map(|r| Sampled {
+            tokens: r.tokens,
+            ended: r.ended,
+        });
+        Ok(sampled.collect())
+    }
+
+    fn reward(&mut self, prompt: usize, response: &Sampled) -> experts::Result<f64> {
+        let kept = match response.tokens.split_last() {
+            Some((_, rest)) if response.ended => rest,
+            _ => response.tokens.as_slice(),
+        };
+        let text = self.model.tokenizer.decode(kept)?;
+        let reward = self.reward.score(&self.prompts[prompt], &text);
+        if self.shown.len() < SHOWN {
+            self.shown.push((prompt, text, reward, response.ended));
+        }
+        Ok(reward)
+    }
+}
