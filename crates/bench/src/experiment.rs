@@ -82,10 +82,10 @@ impl Experiment {
     fn resolve(&mut self, folder: &Path) {
         self.prompts = folder.join(&self.prompts);
         for (_, expert) in self.experts.iter_mut() {
-            match expert {
+            match expert.whole_mut() {
                 ExpertSpec::Adapter(path) => *path = folder.join(&path),
                 ExpertSpec::Full(model) => *model = model_path(folder, model),
-                ExpertSpec::Base | ExpertSpec::Prompted(_) => {}
+                _ => {}
             }
         }
         self.model = model_path(folder, &self.model);
@@ -141,7 +141,10 @@ impl Experiment {
             }
         }
         for (name, expert) in self.experts.iter() {
-            if let ExpertSpec::Adapter(folder) = expert {
+            if let ExpertSpec::Limited { top_k, .. } = expert {
+                anyhow::ensure!(*top_k > 0, "expert '{name}': top_k: at least 1");
+            }
+            if let ExpertSpec::Adapter(folder) = expert.whole() {
                 let config = folder.join("adapter_config.json");
                 anyhow::ensure!(
                     config.is_file(),
@@ -219,6 +222,11 @@ impl Experiment {
             let known = names.join(", ");
             anyhow::anyhow!("no strategy '{strategy}'{hint}; there are: {known}")
         })?;
-        Ok(found.plan(preference, &self.expert_names())?)
+        let plan = found.plan(preference, &self.expert_names())?;
+        let needs = found.needs();
+        for name in &plan.experts {
+            needs.check(name, &self.expert(name).gives())?;
+        }
+        Ok(plan)
     }
 }

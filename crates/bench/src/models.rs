@@ -137,7 +137,7 @@ impl Models {
         spec: &ExpertSpec,
         base: &Arc<LanguageModel>,
     ) -> Result<Expert> {
-        let full = match spec {
+        let full = match spec.whole() {
             ExpertSpec::Full(model) => {
                 let opened = self.open(model);
                 Some(opened.with_context(|| format!("expert '{name}'"))?)

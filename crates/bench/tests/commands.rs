@@ -228,6 +228,47 @@ fn mistakes_in_an_experiment_name_their_place() {
 }
 
 #[test]
+fn a_strategy_that_needs_more_than_an_expert_gives_is_refused_by_name() {
+    let folder = experiment();
+    let here = folder.path();
+    let limited = common::EXPERIMENT
+        .replace(
+            "Prompted(\"be kind\")",
+            "Limited(top_k: 5, of: Prompted(\"be kind\"))",
+        )
+        .replace("\"fixed\": Fixed(space: Log),", "\"fixed\": STRATEGY,");
+    let with = |strategy: &str| write(here, "limited.ron", &limited.replace("STRATEGY", strategy));
+    for strategy in [
+        "Fixed(space: Log)",
+        "Mod()",
+        "DeRa()",
+        "Mato()",
+        "Pack()",
+        "DExperts(anti: {\"informative\": \"base\", \"friendly\": \"base\", \"concise\": \"base\"})",
+        "ModelArithmetic(terms: [(weight: 1.0, of: Expert(\"friendly\"))])",
+    ] {
+        with(strategy);
+        let error = fails(here, &["check", "limited.ron"], 2);
+        for part in [
+            "limited.ron: strategy 'fixed' for preference 'both'",
+            "full next-token distributions of expert 'friendly'",
+            "the 5 likeliest tokens only",
+            "Fixed() in probability space",
+        ] {
+            assert!(error.contains(part), "{strategy}: {error}");
+        }
+    }
+    with("Pack(space: Probability)");
+    let error = fails(here, &["check", "limited.ron"], 2);
+    assert!(
+        error.contains("log-probabilities of the prompt of expert 'friendly'"),
+        "{error}"
+    );
+    with("TopK(k: 3, of: Fixed())");
+    done(here, &["run", "limited.ron", "--out", "limited"]);
+}
+
+#[test]
 fn other_mistakes_end_in_one_clear_error() {
     let folder = experiment();
     let here = folder.path();

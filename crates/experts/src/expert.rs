@@ -18,6 +18,58 @@ pub enum ExpertSpec {
     Adapter(PathBuf),
     /// A model of its own, by registered name or path.
     Full(String),
+    /// Another expert of which only the likeliest tokens are seen, as a remote interface shows it.
+    Limited {
+        /// How many tokens.
+        top_k: usize,
+        /// The expert.
+        of: Box<ExpertSpec>,
+    },
+}
+
+/// What an expert can tell a strategy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gives {
+    /// It names this many of the likeliest tokens; `None`: the full distribution.
+    pub top_k: Option<usize>,
+    /// Log-probabilities of a given text.
+    pub prompt: bool,
+    /// Its parameters.
+    pub weights: bool,
+}
+
+impl ExpertSpec {
+    /// What an expert of this kind can tell.
+    pub fn gives(&self) -> Gives {
+        match self {
+            Self::Limited { top_k, .. } => Gives {
+                top_k: Some(*top_k),
+                prompt: false,
+                weights: false,
+            },
+            _ => Gives {
+                top_k: None,
+                prompt: true,
+                weights: true,
+            },
+        }
+    }
+
+    /// The expert itself, whatever is seen of it.
+    pub fn whole(&self) -> &Self {
+        match self {
+            Self::Limited { of, .. } => of.whole(),
+            other => other,
+        }
+    }
+
+    /// The same, to change it.
+    pub fn whole_mut(&mut self) -> &mut Self {
+        match self {
+            Self::Limited { of, .. } => of.whole_mut(),
+            other => other,
+        }
+    }
 }
 
 /// An expert that is ready to run.
@@ -31,6 +83,8 @@ pub struct Expert {
     pub adapter: Option<Arc<Adapter>>,
     /// Instruction in the system message.
     pub instruction: Option<String>,
+    /// Only this many of the likeliest tokens are seen, renormalised.
+    pub top_k: Option<usize>,
 }
 
 impl Expert {
@@ -53,8 +107,10 @@ impl Expert {
             model: base.clone(),
             adapter: None,
             instruction: None,
+            top_k: spec.gives().top_k,
         };
-        match spec {
+        match spec.whole() {
+            ExpertSpec::Limited { .. } => {}
             ExpertSpec::Base => {}
             ExpertSpec::Prompted(instruction) => expert.instruction = Some(instruction.clone()),
             ExpertSpec::Adapter(folder) => {

@@ -8,7 +8,7 @@ mod expert;
 mod pool;
 pub mod training;
 
-pub use expert::{Expert, ExpertSpec};
+pub use expert::{Expert, ExpertSpec, Gives};
 pub use pool::{ExpertPool, NextTokens, PoolState};
 
 /// Everything that can go wrong in this crate.

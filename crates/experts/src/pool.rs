@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kernels::{Isa, Shared, Team, math};
 use lm::chat::Prompt;
 use lm::engine::{Adapters, Cache};
+use lm::sampling::keep_likeliest;
 use lm::{Adapter, LanguageModel};
 
 use crate::{Error, Expert, Result};
@@ -165,7 +166,7 @@ impl ExpertPool {
             self.forward(group, &lanes, &mut cache, next)?;
             caches.push(cache);
         }
-        finish(next);
+        self.finish(next);
         Ok(PoolState {
             caches,
             sequences: prompts.len(),
@@ -210,6 +211,34 @@ impl ExpertPool {
         Ok((cache.fork(&copies)?, shared))
     }
 
+    /// Mean negative log-probability of a prompt's tokens after the first, as each expert reads it, in
+    /// nats, `[prompts][experts]`.
+    ///
+    /// # Errors
+    /// Those of [`Self::begin`].
+    pub fn prompt_nll(&self, prompts: &[Prompt]) -> Result<Vec<Vec<f64>>> {
+        let mut out = vec![vec![0.0; self.experts.len()]; prompts.len()];
+        for group in &self.groups {
+            let mut tokens = Vec::new();
+            for &member in &group.members {
+                for prompt in prompts {
+                    tokens.push(self.experts[member].tokens(prompt)?);
+                }
+            }
+            let first: Vec<&[u32]> = tokens.iter().map(|t| &t[..1]).collect();
+            let rest: Vec<&[u32]> = tokens.iter().map(|t| &t[1..]).collect();
+            let scored = group
+                .model
+                .log_probs(&first, &rest, group.adapters.as_ref())?;
+            for (lane, log_probs) in scored.iter().enumerate() {
+                let (member, prompt) = (lane / prompts.len(), lane % prompts.len());
+                let total: f64 = log_probs.iter().map(|v| f64::from(*v)).sum();
+                out[prompt][group.members[member]] = -total / log_probs.len().max(1) as f64;
+            }
+        }
+        Ok(out)
+    }
+
     /// Appends one token to every sequence; `next` gets the distribution after it.
     ///
     /// # Errors
@@ -230,7 +259,7 @@ impl ExpertPool {
             let lanes: Vec<&[u32]> = one_each.collect();
             self.forward(group, &lanes, cache, next)?;
         }
-        finish(next);
+        self.finish(next);
         Ok(())
     }
 
@@ -309,16 +338,20 @@ impl ExpertPool {
         }
         Ok(())
     }
-}
 
-/// Logits to log-probabilities.
-fn finish(next: &mut NextTokens) {
-    let (vocab, isa) = (next.vocab, Isa::best());
-    let rows = Shared::new(&mut next.log_probs);
-    Team::global().for_each(next.experts * next.sequences, |i| {
-        // SAFETY: each number is handed out once.
-        math::log_softmax(isa, unsafe { rows.write(i * vocab..(i + 1) * vocab) });
-    });
+    /// Logits to log-probabilities, as far as each expert shows them.
+    fn finish(&self, next: &mut NextTokens) {
+        let (vocab, isa) = (next.vocab, Isa::best());
+        let rows = Shared::new(&mut next.log_probs);
+        Team::global().for_each(next.experts * next.sequences, |i| {
+            // SAFETY: each number is handed out once.
+            let row = unsafe { rows.write(i * vocab..(i + 1) * vocab) };
+            math::log_softmax(isa, row);
+            if let Some(k) = self.experts[i / next.sequences].top_k {
+                keep_likeliest(row, k);
+            }
+        });
+    }
 }
 
 fn same_vocabulary(first: &Expert, second: &Expert) -> Result<()> {

@@ -80,6 +80,20 @@ impl Prompt {
         Ok(Self::Chat(messages))
     }
 
+    /// The same prompt after earlier turns, which stand behind the system message if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a raw prompt, which has no turns.
+    pub fn after(&self, turns: &[Message]) -> Result<Self> {
+        let Self::Chat(messages) = self else {
+            let message = "examples need a chat prompt, this one is raw text";
+            return Err(Error::Argument(message.into()));
+        };
+        let system = messages.iter().take_while(|m| m.role == Role::System);
+        let (system, rest) = messages.split_at(system.count());
+        Ok(Self::Chat([system, turns, rest].concat()))
+    }
+
     /// The conversation as one readable text, for reports: the last user message, or the raw text.
     pub fn question(&self) -> &str {
         match self {

@@ -189,6 +189,29 @@ fn draw(weights: impl Iterator<Item = (usize, f64)> + Clone, least: f64, uniform
     last as u32
 }
 
+/// Leaves the `k` likeliest tokens and renormalises them; of equals those with the smallest ids. The others
+/// become impossible.
+///
+/// ```
+/// let mut row = [0.5f32, 0.3, 0.2].map(f32::ln);
+/// lm::sampling::keep_likeliest(&mut row, 2);
+/// assert!((row[0].exp() - 0.625).abs() < 1e-6 && row[2] == f32::NEG_INFINITY);
+/// ```
+pub fn keep_likeliest(row: &mut [f32], k: usize) {
+    if k == 0 || k >= row.len() {
+        return;
+    }
+    let mut order: Vec<u32> = (0..row.len() as u32).collect();
+    order.select_nth_unstable_by(k - 1, |&a, &b| {
+        let likelier = row[b as usize].total_cmp(&row[a as usize]);
+        likelier.then(a.cmp(&b))
+    });
+    order[k..]
+        .iter()
+        .for_each(|&id| row[id as usize] = f32::NEG_INFINITY);
+    log_softmax(row);
+}
+
 /// Turns logits into log-probabilities in nats, `x - log Σ exp x`, the sum in f64 of parts.
 ///
 /// ```
@@ -214,6 +237,13 @@ impl Draws {
             hash.update(part);
         }
         Self(ChaCha8Rng::from_seed(hash.finalize().into()))
+    }
+
+    /// Independent randomness for the n-th of several tries at the same response; the 0th is this one.
+    pub fn attempt(&self, n: usize) -> Self {
+        let mut own = self.clone();
+        own.0.set_stream(n as u64);
+        own
     }
 
     /// The uniform number in [0, 1) of token `index`, 53 bits.

@@ -6,7 +6,7 @@ use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use serde::{Deserialize, Serialize};
 
-use crate::{Mixed, Plan, Result, Step, refuse};
+use crate::{History, Mixed, Plan, Result, Step, refuse};
 
 /// Limits of a response and how its tokens are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -76,6 +76,11 @@ impl<'a> Generator<'a> {
             plan,
             end_tokens: end_tokens.to_vec(),
         })
+    }
+
+    /// What it decodes by.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The experts, in the order of the weights.
@@ -151,14 +156,11 @@ impl<'a> Generator<'a> {
         mut on_token: impl FnMut(usize, &Response),
     ) -> Result<Vec<Response>> {
         let mut responses = vec![Response::default(); work.prompts.len()];
-        let prompts: Vec<Prompt> = match &self.plan.instruction {
-            Some(text) => work
-                .prompts
-                .iter()
-                .map(|p| p.instructed(text))
-                .collect::<Result<_, _>>()?,
-            None => work.prompts.to_vec(),
-        };
+        let prompts: Vec<Prompt> = work
+            .prompts
+            .iter()
+            .map(|p| self.plan.prompt(p))
+            .collect::<Result<_>>()?;
         let independent = self.pool.independent();
         let (mut next, mut mixed) = (NextTokens::default(), Mixed::default());
         let mut waiting = (0..prompts.len()).filter(|&i| work.limits[i] > 0);
@@ -172,10 +174,11 @@ impl<'a> Generator<'a> {
                     let limit = fresh.iter().map(|&i| work.limits[i]).max().unwrap_or(0);
                     let state = self.pool.begin(&asked, limit, &mut next)?;
                     let mut joining = Running {
+                        histories: self.histories(&fresh, &asked)?,
                         requests: fresh,
                         state: Some(state),
                     };
-                    self.choose(&joining, choose, &next, &mut mixed, &mut responses)?;
+                    self.choose(&mut joining, choose, &next, &mut mixed, &mut responses)?;
                     joining
                         .requests
                         .iter()
@@ -191,7 +194,7 @@ impl<'a> Generator<'a> {
             let last = |&i: &usize| responses[i].tokens.last().copied().unwrap_or(0);
             let tokens: Vec<u32> = running.requests.iter().map(last).collect();
             self.pool.step(state, &tokens, &mut next)?;
-            self.choose(&running, choose, &next, &mut mixed, &mut responses)?;
+            self.choose(&mut running, choose, &next, &mut mixed, &mut responses)?;
             running
                 .requests
                 .iter()
@@ -200,16 +203,38 @@ impl<'a> Generator<'a> {
         }
     }
 
+    /// The beginnings of sequences.
+    fn histories(&self, requests: &[usize], prompts: &[Prompt]) -> Result<Vec<History>> {
+        let experts = self.plan.experts.len();
+        let likelihoods = match self.plan.mixer.reads_prompt() {
+            true => self.pool.prompt_nll(prompts)?,
+            false => vec![Vec::new(); prompts.len()],
+        };
+        let pairs = requests.iter().zip(likelihoods);
+        Ok(pairs
+            .map(|(&request, prompt)| History {
+                request,
+                tokens: Vec::new(),
+                log_probs: vec![0.0; experts],
+                prompt,
+            })
+            .collect())
+    }
+
     /// Mixes a step and adds a token to every running response, several at once.
     fn choose(
         &mut self,
-        running: &Running,
+        running: &mut Running,
         choose: &(dyn Fn(usize, usize, &[f32]) -> u32 + Sync),
         next: &NextTokens,
         mixed: &mut Mixed,
         responses: &mut [Response],
     ) -> Result<()> {
-        self.plan.mixer.mix(&Step { next }, mixed)?;
+        let step = Step {
+            next,
+            history: &running.histories,
+        };
+        self.plan.mixer.mix(&step, mixed)?;
         let experts = self.plan.experts.len();
         let mut tokens = vec![0; running.requests.len()];
         let shared = Shared::new(&mut tokens);
@@ -229,6 +254,11 @@ impl<'a> Generator<'a> {
             let weights = &mixed.weights[row * experts..(row + 1) * experts];
             response.weights.extend_from_slice(weights);
             response.ended = self.end_tokens.contains(&token);
+            let history = &mut running.histories[row];
+            history.tokens.push(token);
+            for (e, sum) in history.log_probs.iter_mut().enumerate() {
+                *sum += f64::from(next.row(e, row)[token as usize]);
+            }
         }
         Ok(())
     }
@@ -251,6 +281,9 @@ impl<'a> Generator<'a> {
         if let Some(state) = &mut running.state {
             self.pool.retain(state, &open)?;
         }
+        let mut histories = std::mem::take(&mut running.histories);
+        let kept = open.iter().map(|&row| std::mem::take(&mut histories[row]));
+        running.histories = kept.collect();
         running.requests = open.iter().map(|&row| running.requests[row]).collect();
         Ok(())
     }
@@ -280,6 +313,7 @@ impl Work<'_> {
 struct Running {
     /// The request of each.
     requests: Vec<usize>,
+    histories: Vec<History>,
     state: Option<PoolState>,
 }
 
@@ -291,6 +325,7 @@ impl Running {
             (_, None) => {}
         }
         self.requests.extend(other.requests);
+        self.histories.extend(other.histories);
         Ok(())
     }
 }

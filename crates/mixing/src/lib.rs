@@ -6,12 +6,14 @@
 mod generator;
 mod mixer;
 mod named;
+mod needs;
 mod preference;
 pub mod strategies;
 
 pub use generator::{Generation, Generator, Request, Response};
-pub use mixer::{Mixed, Mixer, Plan, Step, mix_probabilities, normalise};
+pub use mixer::{History, Mixed, Mixer, Plan, Step, mix_logs, mix_probabilities, normalise};
 pub use named::Named;
+pub use needs::{Distribution, Needs};
 pub use preference::Preference;
 pub use strategies::Strategy;
 

@@ -1,14 +1,33 @@
 use experts::NextTokens;
 use kernels::{Isa, Shared, Team, math};
+use lm::chat::{Message, Prompt};
 use lm::sampling::log_softmax;
 
-use crate::Result;
+use crate::{Result, refuse};
 
-/// What a mixer sees at one token.
+/// What a mixer sees at one token. A mixer's answer for a sequence depends on that sequence's rows and
+/// history alone, so results do not depend on who else is in the batch.
 #[derive(Debug)]
 pub struct Step<'a> {
     /// The experts' log-probabilities, `[experts, sequences, vocab]`, in nats.
     pub next: &'a NextTokens,
+    /// What came before, `[sequences]`.
+    pub history: &'a [History],
+}
+
+/// A sequence so far.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct History {
+    /// Number of the sequence among all that are asked for: it tells sequences apart as they join and
+    /// leave.
+    pub request: usize,
+    /// Tokens of the response.
+    pub tokens: Vec<u32>,
+    /// Log-probability of these tokens under each expert, summed, in nats, `[experts]`.
+    pub log_probs: Vec<f64>,
+    /// Mean negative log-probability of a token of the prompt under each expert, in nats, `[experts]`;
+    /// empty unless [`Mixer::reads_prompt`].
+    pub prompt: Vec<f64>,
 }
 
 /// What a mixer makes of it.
@@ -50,6 +69,11 @@ pub trait Mixer: Send + Sync {
     /// # Errors
     /// When the step does not fit what the mixer was made for.
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()>;
+
+    /// It wants [`History::prompt`], which costs another pass over the prompt.
+    fn reads_prompt(&self) -> bool {
+        false
+    }
 }
 
 /// How a strategy serves one preference.
@@ -59,8 +83,40 @@ pub struct Plan {
     pub experts: Vec<String>,
     /// Instruction added to every prompt.
     pub instruction: Option<String>,
+    /// Turns shown before every prompt.
+    pub examples: Vec<Message>,
     /// Mixes them.
     pub mixer: Box<dyn Mixer>,
+    /// Responses that are made for each one that is kept, by utility.
+    pub samples: usize,
+}
+
+impl Plan {
+    /// Mixes experts, the prompt as it is.
+    pub fn new(experts: Vec<String>, mixer: impl Mixer + 'static) -> Self {
+        Self {
+            experts,
+            instruction: None,
+            examples: Vec::new(),
+            mixer: Box::new(mixer),
+            samples: 1,
+        }
+    }
+
+    /// The prompt as the experts get it.
+    ///
+    /// # Errors
+    /// A raw prompt where an instruction or examples are to be added.
+    pub fn prompt(&self, prompt: &Prompt) -> Result<Prompt> {
+        let mut prompt = match self.examples.as_slice() {
+            [] => prompt.clone(),
+            turns => prompt.after(turns)?,
+        };
+        if let Some(text) = &self.instruction {
+            prompt = prompt.instructed(text)?;
+        }
+        Ok(prompt)
+    }
 }
 
 impl std::fmt::Debug for Plan {
@@ -68,11 +124,15 @@ impl std::fmt::Debug for Plan {
         let Self {
             experts,
             instruction,
-            ..
+            examples,
+            samples,
+            mixer: _,
         } = self;
         f.debug_struct("Plan")
             .field("experts", experts)
             .field("instruction", instruction)
+            .field("examples", examples)
+            .field("samples", samples)
             .finish_non_exhaustive()
     }
 }
@@ -90,6 +150,40 @@ pub fn mix_probabilities(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) {
         math::exp_add(isa, out, weight, row);
     }
     math::ln_all(isa, out);
+}
+
+/// `out = Σ_i w_i rows_i − log Σ exp(..)` for weights of any sign. An expert of weight 0 is not looked at;
+/// one-hot weights copy their expert bit for bit. A token that any expert of another weight rules out is
+/// ruled out.
+pub fn mix_logs(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) {
+    let mut used = rows.iter().zip(weights).filter(|(_, w)| **w != 0.0);
+    if let (Some((row, 1.0)), None) = (used.next(), used.next()) {
+        out.copy_from_slice(row);
+        return;
+    }
+    out.fill(0.0);
+    for (row, &weight) in rows.iter().zip(weights).filter(|(_, w)| **w != 0.0) {
+        math::axpy(Isa::best(), out, weight, row);
+    }
+    if weights.iter().any(|w| *w < 0.0) {
+        // Less than nothing of what is impossible would be certainty.
+        let ruled_out = out.iter_mut().filter(|v| !v.is_finite());
+        ruled_out.for_each(|v| *v = f32::NEG_INFINITY);
+    }
+    normalise(out);
+}
+
+/// Refuses a step that has another number of experts than the mixer was made for.
+pub(crate) fn same_experts(step: &Step<'_>, expected: usize) -> Result<()> {
+    let experts = step.next.experts;
+    if experts != expected || step.history.len() != step.next.sequences {
+        let (histories, sequences) = (step.history.len(), step.next.sequences);
+        return refuse(format!(
+            "made for {expected} experts, the step has {experts} ({histories} histories of \
+             {sequences} sequences)"
+        ));
+    }
+    Ok(())
 }
 
 /// Renormalises one row of unnormalised log-probabilities.

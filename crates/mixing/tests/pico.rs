@@ -9,8 +9,13 @@ use experts::{Expert, ExpertPool, ExpertSpec};
 use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
 use lm::{DeviceSpec, LanguageModel, Weights};
-use mixing::strategies::{Base, Fixed, Prompting, Single, Space, Uniform};
-use mixing::{BASE, Generation, Generator, Preference, Request, Response, Strategy};
+use mixing::strategies::{
+    Base, DeRa, Divergence, Fixed, Mato, Mod, Pack, Prompting, Single, Space, TopK, Uniform,
+};
+use mixing::{
+    BASE, Generation, Generator, History, Mixed, Mixer, Plan, Preference, Request, Response, Step,
+    Strategy,
+};
 
 fn fixture(name: &str) -> PathBuf {
     let fixtures = "../lm/tests/fixtures/pico";
@@ -114,6 +119,12 @@ fn strategies() -> Vec<Strategy> {
         })
     };
     let uniform = |space| Strategy::Uniform(Uniform { space });
+    let divergence = |divergence| {
+        Strategy::Mod(Mod {
+            weights: None,
+            divergence,
+        })
+    };
     vec![
         Strategy::Base(Base {}),
         Strategy::Single(Single {
@@ -124,6 +135,16 @@ fn strategies() -> Vec<Strategy> {
         uniform(Space::Log),
         fixed(Space::Probability),
         fixed(Space::Log),
+        divergence(Divergence::ForwardKl),
+        divergence(Divergence::JensenShannon),
+        divergence(Divergence::Alpha(0.5)),
+        Strategy::DeRa(DeRa::default()),
+        Strategy::Mato(Mato::default()),
+        Strategy::Pack(Pack::default()),
+        Strategy::TopK(TopK {
+            k: 5,
+            of: Box::new(fixed(Space::Probability)),
+        }),
     ]
 }
 
@@ -258,6 +279,91 @@ fn scoring_a_response_gives_the_log_probs_it_was_made_with() {
             assert_eq!(scored.weights, made.weights);
         }
     }
+}
+
+#[test]
+fn histories_are_what_the_experts_said_alone() {
+    struct Watch(Arc<std::sync::Mutex<Vec<History>>>);
+    impl Mixer for Watch {
+        fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> mixing::Result<()> {
+            self.0.lock().unwrap().extend_from_slice(step.history);
+            mixed.each(step, |sequence, out, weights| {
+                out.copy_from_slice(step.next.row(0, sequence));
+                weights.copy_from_slice(&[1.0, 0.0]);
+            });
+            Ok(())
+        }
+
+        fn reads_prompt(&self) -> bool {
+            true
+        }
+    }
+    let all = experts();
+    let pool = ExpertPool::new(vec![all[2].clone(), all[3].clone()]).unwrap();
+    let seen = Arc::default();
+    let plan = Plan::new(
+        vec!["patterns".into(), "plain".into()],
+        Watch(Arc::clone(&seen)),
+    );
+    let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
+    // Fewer lanes than requests: sequences join while others are under way.
+    let made = generator
+        .generate(requests(), 2, &SETTINGS, |_, _| ())
+        .unwrap();
+    let seen: Vec<History> = std::mem::take(&mut seen.lock().unwrap());
+    for (i, request) in requests().iter().enumerate() {
+        let own: Vec<&History> = seen.iter().filter(|h| h.request == i).collect();
+        assert_eq!(own.len(), made[i].tokens.len());
+        for (t, history) in own.iter().enumerate() {
+            assert_eq!(history.tokens, made[i].tokens[..t]);
+        }
+        let last = own.last().unwrap();
+        for (e, expert) in [&all[2], &all[3]].into_iter().enumerate() {
+            let adapters = expert.model.engine.adapters(&[expert.adapter.as_deref()]);
+            let prompt = expert.tokens(&request.prompt).unwrap();
+            let scored = |prompt: &[u32], response: &[u32]| -> f64 {
+                let model = &expert.model;
+                let all = model.log_probs(&[prompt], &[response], Some(&adapters));
+                all.unwrap()[0].iter().map(|v| f64::from(*v)).sum()
+            };
+            assert!((last.log_probs[e] - scored(&prompt, &last.tokens)).abs() < 1e-4);
+            let nll = -scored(&prompt[..1], &prompt[1..]) / (prompt.len() - 1) as f64;
+            assert!((last.prompt[e] - nll).abs() < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn a_limited_expert_shows_its_likeliest_tokens() {
+    let base = open(&fixture("llama")).unwrap();
+    let whole = ExpertSpec::Adapter(fixture("adapter_plain"));
+    let limited = ExpertSpec::Limited {
+        top_k: 3,
+        of: Box::new(whole.clone()),
+    };
+    let row = |spec: &ExpertSpec| {
+        let expert = Expert::open("plain", spec, &base, |_| open(&fixture("qwen3"))).unwrap();
+        let pool = ExpertPool::new(vec![expert]).unwrap();
+        let mut next = Default::default();
+        let prompts = [requests()[0].prompt.clone()];
+        pool.begin(&prompts, 1, &mut next).unwrap();
+        next.log_probs
+    };
+    let (all, seen) = (row(&whole), row(&limited));
+    assert_eq!(seen.iter().filter(|v| v.is_finite()).count(), 3);
+    let mass: f32 = all
+        .iter()
+        .zip(&seen)
+        .filter(|(_, s)| s.is_finite())
+        .map(|(a, _)| a.exp())
+        .sum();
+    for (seen, all) in seen.iter().zip(&all).filter(|(s, _)| s.is_finite()) {
+        assert!((seen.exp() - all.exp() / mass).abs() < 1e-6);
+    }
+    let mut sorted = all.clone();
+    sorted.sort_by(f32::total_cmp);
+    assert!((mass - sorted[93..].iter().map(|v| v.exp()).sum::<f32>()).abs() < 1e-6);
+    assert_eq!(limited.gives().top_k, Some(3));
 }
 
 #[test]

@@ -94,15 +94,16 @@ impl<'a> Generate<'a> {
         for name in used {
             let spec = experiment.expert(&name);
             let expert = models.expert(&name, &spec, &generate.base)?;
-            let files = match &spec {
+            let files = match spec.whole() {
                 experts::ExpertSpec::Adapter(folder) => Some(hashes(folder)?),
                 experts::ExpertSpec::Full(model) => Some(hashes(&models.path(model)?)?),
                 _ => None,
             };
             // Files count by content; where they lie does not.
-            let what = match &files {
-                Some(files) => json!(files),
-                None => json!(spec),
+            let what = match (&files, spec.gives().top_k) {
+                (Some(files), Some(top_k)) => json!([files, {"top_k": top_k}]),
+                (Some(files), None) => json!(files),
+                (None, _) => json!(spec),
             };
             generate.fingerprints.insert(name.clone(), what);
             if let Some(files) = files {
@@ -120,10 +121,7 @@ impl<'a> Generate<'a> {
             for (preference, _) in self.experiment.preferences.iter() {
                 let plan = self.experiment.plan(strategy, preference)?;
                 for NamedPrompt { id, prompt } in self.prompts {
-                    let prompt = match &plan.instruction {
-                        Some(text) => prompt.instructed(text)?,
-                        None => prompt.clone(),
-                    };
+                    let prompt = plan.prompt(prompt)?;
                     for name in &plan.experts {
                         let expert = &self.experts[name];
                         let limit = expert.model.config().context_length;

@@ -2,20 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Method;
 use super::single::Copy;
-use crate::{BASE, Plan, Result};
+use crate::{BASE, Needs, Plan, Preference, Result};
 
 /// The base model as it is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Base {}
 
-impl Base {
-    pub(super) fn plan(&self) -> Result<Plan> {
-        Ok(Plan {
-            experts: vec![BASE.into()],
-            instruction: None,
-            mixer: Box::new(Copy),
-        })
+impl Method for Base {
+    fn plan(&self, _: &Preference, _: &[&str]) -> Result<Plan> {
+        Ok(Plan::new(vec![BASE.into()], Copy))
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::LIKELIEST
+    }
+
+    fn one_hot(&self) -> bool {
+        true
     }
 }

@@ -8,10 +8,13 @@
 
 use std::collections::BTreeMap;
 
-use kernels::{Isa, math};
 use serde::{Deserialize, Serialize};
 
-use crate::{Mixed, Mixer, Plan, Preference, Result, Step, mix_probabilities, normalise, refuse};
+use super::Method;
+use crate::mixer::same_experts;
+use crate::{
+    Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities, refuse,
+};
 
 /// Where distributions are averaged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,47 +37,62 @@ pub struct Fixed {
     pub space: Space,
 }
 
-impl Fixed {
-    pub(super) fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
-        let pairs: Vec<(String, f64)> = match &self.weights {
-            None => {
-                preference.directions(experts)?;
-                preference.shares()?
-            }
-            Some(weights) => {
-                if let Some(name) = weights.keys().find(|n| !experts.contains(&n.as_str())) {
-                    let known = experts.join(", ");
-                    return refuse(format!("a weight for '{name}', the experts are: {known}"));
-                }
-                if let Some((name, w)) = weights.iter().find(|(_, w)| !(0.0..=1.0).contains(*w)) {
-                    return refuse(format!(
-                        "the weight of '{name}' is {w}, not between 0 and 1"
-                    ));
-                }
-                let total: f64 = weights.values().sum();
-                if (total - 1.0).abs() > 1e-6 {
-                    return refuse(format!("the weights sum to {total}, not to 1"));
-                }
-                weights.iter().map(|(name, w)| (name.clone(), *w)).collect()
-            }
-        };
+impl Space {
+    pub(super) fn needs(self) -> Needs {
+        match self {
+            Self::Probability => Needs::LIKELIEST,
+            Self::Log => Needs::FULL,
+        }
+    }
+}
+
+impl Method for Fixed {
+    fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
+        let pairs = constant_weights(self.weights.as_ref(), preference, experts)?;
         let (experts, weights): (Vec<_>, Vec<_>) =
             pairs.into_iter().map(|(name, w)| (name, w as f32)).unzip();
-        let mixer = Box::new(Constant {
-            weights,
-            space: self.space,
-        });
-        Ok(Plan {
-            experts,
-            instruction: None,
-            mixer,
-        })
+        let space = self.space;
+        Ok(Plan::new(experts, Constant { weights, space }))
     }
+
+    fn needs(&self) -> Needs {
+        self.space.needs()
+    }
+
+    fn one_hot(&self) -> bool {
+        true
+    }
+}
+
+/// Weights on the simplex by expert, sorted: those given, or else the importances of the preference.
+pub(super) fn constant_weights(
+    given: Option<&BTreeMap<String, f64>>,
+    preference: &Preference,
+    experts: &[&str],
+) -> Result<Vec<(String, f64)>> {
+    let Some(weights) = given else {
+        preference.directions(experts)?;
+        return preference.shares();
+    };
+    if let Some(name) = weights.keys().find(|n| !experts.contains(&n.as_str())) {
+        let known = experts.join(", ");
+        return refuse(format!("a weight for '{name}', the experts are: {known}"));
+    }
+    if let Some((name, w)) = weights.iter().find(|(_, w)| !(0.0..=1.0).contains(*w)) {
+        return refuse(format!(
+            "the weight of '{name}' is {w}, not between 0 and 1"
+        ));
+    }
+    let total: f64 = weights.values().sum();
+    if (total - 1.0).abs() > 1e-6 {
+        return refuse(format!("the weights sum to {total}, not to 1"));
+    }
+    Ok(weights.iter().map(|(name, w)| (name.clone(), *w)).collect())
 }
 
 /// Mixes with the same weights at every token.
 pub(super) struct Constant {
-    /// `[experts]`, on the simplex.
+    /// `[experts]`; on the simplex, but of any sign in log space.
     pub weights: Vec<f32>,
     pub space: Space,
 }
@@ -82,13 +100,7 @@ pub(super) struct Constant {
 impl Mixer for Constant {
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
         let (next, own) = (step.next, &self.weights);
-        if next.experts != own.len() {
-            return refuse(format!(
-                "{} weights for {} experts",
-                own.len(),
-                next.experts
-            ));
-        }
+        same_experts(step, own.len())?;
         mixed.each(step, |sequence, out, weights| {
             weights.copy_from_slice(own);
             let rows: Vec<&[f32]> = (0..own.len()).map(|e| next.row(e, sequence)).collect();
@@ -99,20 +111,6 @@ impl Mixer for Constant {
         });
         Ok(())
     }
-}
-
-/// `out = Σ_i w_i rows_i - log Σ exp(..)`; one-hot weights copy their expert.
-fn mix_logs(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) {
-    if let Some(only) = weights.iter().position(|&w| w == 1.0) {
-        out.copy_from_slice(rows[only]);
-        return;
-    }
-    out.fill(0.0);
-    // A weight of 0 is skipped: 0 · -inf is not a number.
-    for (row, &weight) in rows.iter().zip(weights).filter(|(_, w)| **w != 0.0) {
-        math::axpy(Isa::best(), out, weight, row);
-    }
-    normalise(out);
 }
 
 #[cfg(test)]
@@ -137,7 +135,12 @@ mod tests {
             weights: weights.to_vec(),
             space,
         };
-        mixer.mix(&Step { next: &next }, &mut mixed).unwrap();
+        let history = &[crate::History::default()];
+        let step = Step {
+            next: &next,
+            history,
+        };
+        mixer.mix(&step, &mut mixed).unwrap();
         mixed
     }
 

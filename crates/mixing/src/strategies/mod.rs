@@ -2,20 +2,34 @@
 //! line and a variant.
 
 mod base;
+mod dera;
+mod dexperts;
 mod fixed;
+mod mato;
+mod model_arithmetic;
+mod multi_objective;
+mod pack;
 mod prompting;
 mod single;
+mod top_k;
 mod uniform;
 
 use serde::{Deserialize, Serialize};
 
 pub use base::Base;
+pub use dera::DeRa;
+pub use dexperts::DExperts;
 pub use fixed::{Fixed, Space};
+pub use mato::Mato;
+pub use model_arithmetic::{ModelArithmetic, Operand, Term};
+pub use multi_objective::{Divergence, Mod};
+pub use pack::Pack;
 pub use prompting::Prompting;
 pub use single::Single;
+pub use top_k::TopK;
 pub use uniform::Uniform;
 
-use crate::{Plan, Preference, Result};
+use crate::{Needs, Plan, Preference, Result};
 
 /// A way to serve a preference, as configs name it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,20 +44,67 @@ pub enum Strategy {
     Uniform(Uniform),
     /// The preference's experts with constant weights.
     Fixed(Fixed),
+    /// Multi-objective decoding.
+    Mod(Mod),
+    /// Decoding-time realignment: between base and experts, and beyond.
+    DeRa(DeRa),
+    /// Experts against anti-experts; proxy tuning.
+    DExperts(DExperts),
+    /// Signed sums, unions and intersections of experts.
+    ModelArithmetic(ModelArithmetic),
+    /// Weights that boost the objective that lags.
+    Mato(Mato),
+    /// Weights by how well each expert predicts the prompt.
+    Pack(Pack),
+    /// Another strategy over experts of which only the likeliest tokens are seen.
+    TopK(TopK),
+}
+
+/// What every strategy has.
+pub(crate) trait Method {
+    /// How it serves `preference` with the experts that are there.
+    fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan>;
+
+    /// What it needs of each expert that it runs.
+    fn needs(&self) -> Needs;
+
+    /// All weight on one expert gives exactly that expert.
+    fn one_hot(&self) -> bool;
 }
 
 impl Strategy {
+    fn method(&self) -> &dyn Method {
+        match self {
+            Self::Base(s) => s,
+            Self::Single(s) => s,
+            Self::Prompting(s) => s,
+            Self::Uniform(s) => s,
+            Self::Fixed(s) => s,
+            Self::Mod(s) => s,
+            Self::DeRa(s) => s,
+            Self::DExperts(s) => s,
+            Self::ModelArithmetic(s) => s,
+            Self::Mato(s) => s,
+            Self::Pack(s) => s,
+            Self::TopK(s) => s,
+        }
+    }
+
     /// How this strategy serves `preference` with the experts that are there.
     ///
     /// # Errors
     /// Parameters that make no sense, or that don't fit the preference or the experts.
     pub fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
-        match self {
-            Self::Base(s) => s.plan(),
-            Self::Single(s) => s.plan(experts),
-            Self::Prompting(s) => s.plan(preference),
-            Self::Uniform(s) => s.plan(preference, experts),
-            Self::Fixed(s) => s.plan(preference, experts),
-        }
+        self.method().plan(preference, experts)
+    }
+
+    /// What it needs of each expert that it runs.
+    pub fn needs(&self) -> Needs {
+        self.method().needs()
+    }
+
+    /// All weight on one expert gives exactly that expert.
+    pub fn one_hot(&self) -> bool {
+        self.method().one_hot()
     }
 }

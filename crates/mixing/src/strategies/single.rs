@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Mixed, Mixer, Plan, Result, Step, refuse};
+use super::Method;
+use crate::mixer::same_experts;
+use crate::{Mixed, Mixer, Needs, Plan, Preference, Result, Step, refuse};
 
 /// One expert for every preference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,8 +14,8 @@ pub struct Single {
     pub expert: String,
 }
 
-impl Single {
-    pub(super) fn plan(&self, experts: &[&str]) -> Result<Plan> {
+impl Method for Single {
+    fn plan(&self, _: &Preference, experts: &[&str]) -> Result<Plan> {
         if !experts.contains(&self.expert.as_str()) {
             let known = experts.join(", ");
             return refuse(format!(
@@ -21,11 +23,15 @@ impl Single {
                 self.expert
             ));
         }
-        Ok(Plan {
-            experts: vec![self.expert.clone()],
-            instruction: None,
-            mixer: Box::new(Copy),
-        })
+        Ok(Plan::new(vec![self.expert.clone()], Copy))
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::LIKELIEST
+    }
+
+    fn one_hot(&self) -> bool {
+        true
     }
 }
 
@@ -34,9 +40,7 @@ pub(super) struct Copy;
 
 impl Mixer for Copy {
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
-        if step.next.experts != 1 {
-            return refuse(format!("one expert expected, got {}", step.next.experts));
-        }
+        same_experts(step, 1)?;
         mixed.log_probs.clear();
         mixed.log_probs.extend_from_slice(&step.next.log_probs);
         mixed.weights.clear();

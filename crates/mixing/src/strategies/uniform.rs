@@ -3,8 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Method;
 use super::fixed::{Constant, Space};
-use crate::{Plan, Preference, Result};
+use crate::{Needs, Plan, Preference, Result};
 
 /// The preference's experts with equal weights, whatever their importance.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -14,18 +15,20 @@ pub struct Uniform {
     pub space: Space,
 }
 
-impl Uniform {
-    pub(super) fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
+impl Method for Uniform {
+    fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         let experts = preference.directions(experts)?;
         let weights = vec![1.0 / experts.len() as f32; experts.len()];
-        let mixer = Box::new(Constant {
-            weights,
-            space: self.space,
-        });
-        Ok(Plan {
-            experts,
-            instruction: None,
-            mixer,
-        })
+        let space = self.space;
+        Ok(Plan::new(experts, Constant { weights, space }))
+    }
+
+    fn needs(&self) -> Needs {
+        self.space.needs()
+    }
+
+    fn one_hot(&self) -> bool {
+        // Equal weights over a single stated direction are that expert.
+        true
     }
 }

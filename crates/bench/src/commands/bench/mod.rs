@@ -122,6 +122,7 @@ impl Setting<'_> {
             model: model.clone(),
             adapter: Some(Arc::new(adapter(model.config(), args.rank, i as u64))),
             instruction: None,
+            top_k: None,
         });
         let pool = ExpertPool::new(experts.collect())?;
         let preference = Preference {

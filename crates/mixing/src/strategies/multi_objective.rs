@@ -1,0 +1,179 @@
+//! Multi-objective decoding, MOD (arXiv 2406.18853). Each expert maximises its own reward under an
+//! f-divergence to `p_ref`, so its reward is `f'(p_i / p_ref)`; the weighted sum of rewards is maximised by
+//! `p ∝ p_ref · f'⁻¹(Σ_i w_i f'(p_i / p_ref))`, with `p_i` the probability of the *sequence* that the token
+//! makes:
+//!
+//! ```text
+//! reverse KL, f = x log x          Π p_i^{w_i}                     the beginning cancels out
+//! forward KL, f = −log x           (Σ w_i / p_i)⁻¹
+//! α,          f' = (1 − x^−α) / α  (Σ w_i p_i^−α)^{−1/α}           α → 0 reverse, α = 1 forward KL
+//! Jensen-Shannon, f' = log 2x/(1+x)   p_ref / (Π (1 + p_ref / p_i)^{w_i} − 1)
+//! ```
+//!
+//! 1. Derived from the paper, not from the released code: that leaves the exponent 1/α out, and takes the
+//!    probabilities of the next token alone. Forms other than reverse KL carry what each expert has given
+//!    the response so far.
+//! 2. Jensen-Shannon solves `f'(x) = Σ w_i f'(x_i)` for x in closed form; the paper's constant that
+//!    normalises over whole responses is left out as there, the next token is normalised instead.
+
+use std::collections::BTreeMap;
+
+use kernels::{Isa, math};
+use serde::{Deserialize, Serialize};
+
+use super::Method;
+use super::fixed::constant_weights;
+use crate::mixer::same_experts;
+use crate::{
+    BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, normalise, refuse,
+};
+
+/// The divergence that the experts were trained under.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub enum Divergence {
+    /// That of RLHF, PPO, DPO and REBEL (default, paper).
+    #[default]
+    ReverseKl,
+    /// Forward Kullback-Leibler.
+    ForwardKl,
+    /// Jensen-Shannon; reads the base, too.
+    JensenShannon,
+    /// The α-divergence, α above 0 and at most 1.
+    Alpha(f64),
+}
+
+/// Multi-objective decoding.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mod {
+    /// Weight by expert, summing to 1. Default `None`: the importances of the preference.
+    #[serde(deserialize_with = "crate::named::unique_option")]
+    pub weights: Option<BTreeMap<String, f64>>,
+    /// What kept the experts near the base. Default reverse KL (paper).
+    pub divergence: Divergence,
+}
+
+impl Method for Mod {
+    fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
+        if let Divergence::Alpha(alpha) = self.divergence
+            && !(alpha > 0.0 && alpha <= 1.0)
+        {
+            return refuse(format!("alpha is {alpha}, not above 0 and at most 1"));
+        }
+        let mut weights: BTreeMap<String, f64> =
+            constant_weights(self.weights.as_ref(), preference, experts)?
+                .into_iter()
+                .collect();
+        if self.divergence == Divergence::JensenShannon {
+            weights.entry(BASE.into()).or_default();
+        }
+        let base = weights.keys().position(|n| n == BASE).unwrap_or(0);
+        let (names, weights): (Vec<_>, Vec<_>) =
+            weights.into_iter().map(|(n, w)| (n, w as f32)).unzip();
+        let divergence = self.divergence;
+        let mixer = Combine {
+            weights,
+            base,
+            divergence,
+        };
+        Ok(Plan::new(names, mixer))
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::FULL
+    }
+
+    fn one_hot(&self) -> bool {
+        true
+    }
+}
+
+struct Combine {
+    /// `[experts]`, on the simplex.
+    weights: Vec<f32>,
+    /// Where the base is, for Jensen-Shannon.
+    base: usize,
+    divergence: Divergence,
+}
+
+impl Mixer for Combine {
+    fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
+        same_experts(step, self.weights.len())?;
+        mixed.each(step, |sequence, out, weights| {
+            weights.copy_from_slice(&self.weights);
+            let rows: Vec<&[f32]> = (0..weights.len())
+                .map(|e| step.next.row(e, sequence))
+                .collect();
+            let sums = &step.history[sequence].log_probs;
+            if let Some(only) = weights.iter().position(|w| *w == 1.0) {
+                out.copy_from_slice(rows[only]);
+                return;
+            }
+            match self.divergence {
+                Divergence::ReverseKl => return mix_logs(&rows, weights, out),
+                Divergence::ForwardKl => power_mean(1.0, &rows, weights, sums, out),
+                Divergence::Alpha(alpha) => power_mean(alpha as f32, &rows, weights, sums, out),
+                Divergence::JensenShannon => jensen_shannon(self.base, &rows, weights, sums, out),
+            }
+            normalise(out);
+        });
+        Ok(())
+    }
+}
+
+/// `out = −(1/α) log Σ_i exp(log w_i − α (sums_i + rows_i))`, up to a constant.
+fn power_mean(alpha: f32, rows: &[&[f32]], weights: &[f32], sums: &[f64], out: &mut [f32]) {
+    let used = || (0..rows.len()).filter(|&i| weights[i] != 0.0);
+    let least = used().map(|i| sums[i]).fold(f64::INFINITY, f64::min);
+    let shift = |i: usize| weights[i].ln() - alpha * (sums[i] - least) as f32;
+    out.fill(f32::NEG_INFINITY);
+    for i in used() {
+        let shift = shift(i);
+        for (most, row) in out.iter_mut().zip(rows[i]) {
+            *most = most.max(shift - alpha * row);
+        }
+    }
+    let (mut total, mut term) = (vec![0.0; out.len()], vec![0.0; out.len()]);
+    for i in used() {
+        let shift = shift(i);
+        for ((term, row), most) in term.iter_mut().zip(rows[i]).zip(&*out) {
+            *term = shift - alpha * row - most;
+        }
+        math::exp_add(Isa::best(), &mut total, 1.0, &term);
+    }
+    math::ln_all(Isa::best(), &mut total);
+    for (out, total) in out.iter_mut().zip(&total) {
+        // One expert of positive weight rules the token out.
+        let sum = if *out == f32::INFINITY {
+            *out
+        } else {
+            *out + total
+        };
+        *out = -sum / alpha;
+    }
+}
+
+/// `out = l_ref − log(exp(Σ_i w_i softplus(l_ref − l_i)) − 1)` with `l = sums + rows`, up to a constant. In
+/// double precision: an expert's share may be as small as the response is likely.
+fn jensen_shannon(base: usize, rows: &[&[f32]], weights: &[f32], sums: &[f64], out: &mut [f32]) {
+    for (token, out) in out.iter_mut().enumerate() {
+        let reference = sums[base] + f64::from(rows[base][token]);
+        let mut total = 0.0;
+        for (i, weight) in weights.iter().enumerate().filter(|(_, w)| **w != 0.0) {
+            // Below −700 the exponential would be 0 and the token certain.
+            let x = (reference - sums[i] - f64::from(rows[i][token])).max(-700.0);
+            total += f64::from(*weight) * (x.max(0.0) + (-x.abs()).exp().ln_1p());
+        }
+        let log = if total > 30.0 {
+            total
+        } else {
+            total.exp_m1().ln()
+        };
+        let value = rows[base][token] - log as f32;
+        *out = if value.is_finite() {
+            value
+        } else {
+            f32::NEG_INFINITY
+        };
+    }
+}

@@ -1,0 +1,98 @@
+//! Weights by how well each expert predicts the prompt:
+//!
+//! `w = softmax(−NLL_i(prompt) / τ)`, then `p(y) ∝ Π_i p_i(y)^{w_i}`
+//!
+//! with the mean negative log-probability of a prompt token. PackLLM, its simple form (arXiv 2404.11531).
+//!
+//! 1. The paper averages logits; the average of log-probabilities is the same after normalisation.
+//! 2. The prompt is what each expert reads, its template and its instruction included.
+//! 3. The preference only says which experts take part; its importances play no role.
+//! 4. All experts must have one vocabulary; the paper aligns different ones.
+
+use serde::{Deserialize, Serialize};
+
+use super::Method;
+use super::fixed::Space;
+use crate::mixer::same_experts;
+use crate::{
+    Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities, refuse,
+};
+
+/// The preference's experts, weighted by the prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pack {
+    /// Temperature of the weights, in nats per token. Default 1 (ours).
+    pub tau: f64,
+    /// Where the average is taken. Default: log (paper).
+    pub space: Space,
+}
+
+impl Default for Pack {
+    fn default() -> Self {
+        Self {
+            tau: 1.0,
+            space: Space::Log,
+        }
+    }
+}
+
+impl Method for Pack {
+    fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
+        if !(self.tau > 0.0 && self.tau.is_finite()) {
+            return refuse(format!("tau is {}, not above 0", self.tau));
+        }
+        let experts = preference.directions(experts)?;
+        let mixer = ByPrompt {
+            experts: experts.len(),
+            own: self.clone(),
+        };
+        Ok(Plan::new(experts, mixer))
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            prompt: true,
+            ..self.space.needs()
+        }
+    }
+
+    fn one_hot(&self) -> bool {
+        false
+    }
+}
+
+struct ByPrompt {
+    experts: usize,
+    own: Pack,
+}
+
+impl Mixer for ByPrompt {
+    fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
+        same_experts(step, self.experts)?;
+        if step.history.iter().any(|h| h.prompt.len() != self.experts) {
+            return refuse("the step carries no log-probabilities of the prompt");
+        }
+        mixed.each(step, |sequence, out, weights| {
+            let nll = &step.history[sequence].prompt;
+            let least = nll.iter().copied().fold(f64::INFINITY, f64::min);
+            let each = || nll.iter().map(|v| ((least - v) / self.own.tau).exp());
+            let total: f64 = each().sum();
+            for (weight, value) in weights.iter_mut().zip(each()) {
+                *weight = (value / total) as f32;
+            }
+            let rows: Vec<&[f32]> = (0..self.experts)
+                .map(|e| step.next.row(e, sequence))
+                .collect();
+            match self.own.space {
+                Space::Probability => mix_probabilities(&rows, weights, out),
+                Space::Log => mix_logs(&rows, weights, out),
+            }
+        });
+        Ok(())
+    }
+
+    fn reads_prompt(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,88 @@
+//! Another strategy over experts of which only the k likeliest tokens are seen, renormalised: what a
+//! remote interface shows. Asked for by reviewers of arXiv 2407.04181.
+//!
+//! `p_i(y) ← p_i(y) [y ∈ top k of p_i] / Σ_{top k} p_i`
+
+use experts::NextTokens;
+use kernels::{Shared, Team};
+use lm::sampling::keep_likeliest;
+use serde::{Deserialize, Serialize};
+
+use super::{Method, Strategy};
+use crate::{Distribution, Mixed, Mixer, Needs, Plan, Preference, Result, Step, refuse};
+
+/// A strategy that sees the likeliest tokens of each expert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopK {
+    /// Tokens that are seen. Default 20 (ours: what remote interfaces show).
+    #[serde(default = "twenty")]
+    pub k: usize,
+    /// The strategy; one that needs full distributions is refused.
+    pub of: Box<Strategy>,
+}
+
+fn twenty() -> usize {
+    20
+}
+
+impl Method for TopK {
+    fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
+        if self.k == 0 {
+            return refuse("k is 0: at least 1 token must be seen");
+        }
+        if self.of.needs().distribution == Distribution::Full {
+            return refuse(format!(
+                "the inner strategy needs full next-token distributions and gets the {} likeliest \
+                 tokens; take one that averages probabilities: Uniform(), Fixed(), Single",
+                self.k
+            ));
+        }
+        let inner = self.of.plan(preference, experts)?;
+        let mixer = Truncated {
+            k: self.k,
+            inner: inner.mixer,
+            next: NextTokens::default(),
+        };
+        Ok(Plan {
+            mixer: Box::new(mixer),
+            ..inner
+        })
+    }
+
+    fn needs(&self) -> Needs {
+        self.of.needs()
+    }
+
+    fn one_hot(&self) -> bool {
+        // The expert that it reproduces is the truncated one.
+        false
+    }
+}
+
+struct Truncated {
+    k: usize,
+    inner: Box<dyn Mixer>,
+    next: NextTokens,
+}
+
+impl Mixer for Truncated {
+    fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
+        self.next.clone_from(step.next);
+        let vocab = self.next.vocab;
+        let rows = Shared::new(&mut self.next.log_probs);
+        Team::global().for_each(step.next.experts * step.next.sequences, |i| {
+            // SAFETY: each number is handed out once.
+            keep_likeliest(unsafe { rows.write(i * vocab..(i + 1) * vocab) }, self.k);
+        });
+        let step = Step {
+            next: &self.next,
+            history: step.history,
+        };
+        self.inner.mix(&step, mixed)
+    }
+
+    fn reads_prompt(&self) -> bool {
+        self.inner.reads_prompt()
+    }
+}
