@@ -86,6 +86,7 @@ impl Environment for Rollouts<'_> {
             model: self.model.clone(),
             adapter: Some(Arc::new(adapter.clone())),
             instruction: None,
+            top_k: None,
         }])?;
         let strategy = Strategy::Single(Single {
             expert: name.into(),

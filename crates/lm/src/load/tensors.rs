@@ -44,6 +44,21 @@ impl<M, V> Block<M, V> {
     }
 }
 
+impl<M, V> Block<M, V> {
+    /// The same to change.
+    pub fn linear_mut(&mut self, target: Target) -> &mut Linear<M, V> {
+        match target {
+            Target::Query => &mut self.query,
+            Target::Key => &mut self.key,
+            Target::Value => &mut self.value,
+            Target::Output => &mut self.output,
+            Target::Gate => &mut self.gate,
+            Target::Up => &mut self.up,
+            Target::Down => &mut self.down,
+        }
+    }
+}
+
 /// All tensors of a decoder.
 #[derive(Debug, Clone)]
 pub(crate) struct Tensors<M, V = Vec<f32>> {

@@ -2,7 +2,9 @@ use kernels::dense::{View, product};
 use kernels::{Dense, DenseScratch, Isa, math};
 
 use super::attention::{Heads, rotate};
-use super::{LoraParameters, Sequence, TuningDecoder, Worker, spans};
+use super::{Blocks, LoraParameters};
+use std::ops::Range;
+
 use crate::adapter::Target;
 use crate::load::tensors::Linear;
 
@@ -51,28 +53,24 @@ pub(super) fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
     buffer
 }
 
-impl TuningDecoder {
-    /// Reads a chunk; the last hidden states are then in the tape's `stream`. `keep`: for a way back.
+impl Blocks {
+    /// Reads sequences, whose rows of `tape.stream` are `spans`; the last hidden states are then there.
+    /// `keep`: for a way back.
     pub(super) fn forward(
         &self,
         adapter: Option<&LoraParameters>,
-        chunk: &[&Sequence],
-        worker: &mut Worker,
+        spans: &[Range<usize>],
+        tape: &mut Tape,
+        dense: &mut DenseScratch,
         keep: bool,
     ) {
         let c = &self.config;
         let (isa, width) = (Isa::best(), c.hidden_size);
-        let (tape, dense) = (&mut worker.tape, &mut worker.dense);
-        let rows: usize = chunk.iter().map(|s| s.read()).sum();
-        sized(&mut tape.stream, rows * width);
-        let read = chunk.iter().flat_map(|s| &s.tokens[..s.read()]);
-        for (token, row) in read.zip(tape.stream.chunks_mut(width)) {
-            self.embedding.row(*token as usize, row);
-        }
+        let rows = tape.stream.len() / width;
         let half = self.frequencies.len();
         sized(&mut tape.cos, rows * half);
         sized(&mut tape.sin, rows * half);
-        let positions = spans(chunk).flat_map(|span| 0..span.len());
+        let positions = spans.iter().flat_map(|span| 0..span.len());
         let angles = tape.cos.chunks_mut(half).zip(tape.sin.chunks_mut(half));
         for (position, (cos, sin)) in positions.zip(angles) {
             for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
@@ -136,8 +134,8 @@ impl TuningDecoder {
                 rotate(heads, &tape.cos, &tape.sin, half, false);
             }
             sized(&mut layer.mixed, rows * q);
-            for span in spans(chunk) {
-                let heads = Heads::new(c, span);
+            for span in spans {
+                let heads = Heads::new(c, span.clone());
                 heads.attend(isa, layer, &mut tape.scores);
             }
             layer.middle.clone_from(&layer.input);

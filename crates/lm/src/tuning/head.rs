@@ -35,12 +35,18 @@ impl TuningDecoder {
         output: Output,
         unit: bool,
     ) -> Vec<Vec<f32>> {
-        let width = self.config.hidden_size;
+        let width = self.config().hidden_size;
         let results = Self::results(chunk, output);
         let mut hidden = vec![0.0; results.len() * width];
         for ((row, _), out) in results.iter().zip(hidden.chunks_mut(width)) {
             let stream = &worker.tape.stream[row * width..(row + 1) * width];
-            norm_rows(Isa::best(), stream, &self.norm, self.config.norm_eps, out);
+            norm_rows(
+                Isa::best(),
+                stream,
+                &self.blocks.norm,
+                self.config().norm_eps,
+                out,
+            );
         }
         match output {
             Output::Hidden => hidden.chunks(width).map(<[f32]>::to_vec).collect(),
@@ -60,7 +66,11 @@ impl TuningDecoder {
 
     /// Log-probability of each token after each hidden state, and with `unit` its derivative.
     fn score(&self, hidden: &[f32], tokens: &[u32], worker: &mut Worker, unit: bool) -> Vec<f32> {
-        let (width, vocab, isa) = (self.config.hidden_size, self.config.vocab_size, Isa::best());
+        let (width, vocab, isa) = (
+            self.config().hidden_size,
+            self.config().vocab_size,
+            Isa::best(),
+        );
         let mut out = Vec::with_capacity(tokens.len());
         let inverse = 1.0 / self.temperature;
         if unit {
@@ -108,7 +118,7 @@ impl TuningDecoder {
         output: Output,
         wanted: &[Vec<f32>],
     ) {
-        let (width, isa) = (self.config.hidden_size, Isa::best());
+        let (width, isa) = (self.config().hidden_size, Isa::best());
         let results = Self::results(chunk, output);
         let d_results = sized(&mut worker.d_results, results.len() * width);
         match output {
@@ -127,8 +137,8 @@ impl TuningDecoder {
         let mut d_stream = vec![0.0; worker.tape.stream.len()];
         for ((row, _), d) in results.iter().zip(worker.d_results.chunks(width)) {
             let place = row * width..(row + 1) * width;
-            let (stream, eps) = (&worker.tape.stream[place.clone()], self.config.norm_eps);
-            math::rms_norm_backward(isa, stream, &self.norm, eps, d, &mut d_stream[place]);
+            let (stream, eps) = (&worker.tape.stream[place.clone()], self.config().norm_eps);
+            math::rms_norm_backward(isa, stream, &self.blocks.norm, eps, d, &mut d_stream[place]);
         }
         worker.tape.stream = d_stream;
     }

@@ -13,6 +13,7 @@
 
 mod attention;
 mod backward;
+mod blocks;
 mod forward;
 mod head;
 mod lora;
@@ -20,18 +21,20 @@ mod optimiser;
 
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kernels::{Dense, DenseScratch, Team};
+use kernels::{Dense, DenseScratch};
 
 use crate::load::Checkpoint;
-use crate::load::tensors::{Block, Tensors};
+use crate::load::tensors::Tensors;
 use crate::{DecoderConfig, Error, Result, Weights};
 
 pub use lora::{LoraConfig, LoraParameters};
 pub use optimiser::{AdamW, AdamWConfig, AdamWState};
 
-use forward::Tape;
+use backward::Sink;
+use blocks::each_chunk;
+pub use blocks::{BlockGradient, Blocks, Layout, Part};
+use forward::{Tape, sized};
 
 /// Most tokens of a chunk (ours: keeps a 135M model's activations below 400 MB a thread).
 pub const CHUNK: usize = 384;
@@ -39,12 +42,9 @@ pub const CHUNK: usize = 384;
 /// A frozen decoder through which gradients flow.
 #[derive(Debug)]
 pub struct TuningDecoder {
-    config: DecoderConfig,
     embedding: Dense,
     head: Option<Dense>,
-    blocks: Vec<Block<Dense>>,
-    norm: Vec<f32>,
-    frequencies: Vec<f32>,
+    blocks: Blocks,
     /// Divides the logits before log-probabilities are taken; 1 is the model's own distribution. A policy that
     /// is sampled at a temperature is trained at that temperature.
     pub temperature: f32,
@@ -71,6 +71,10 @@ impl Sequence {
     /// Number of tokens that are scored.
     pub fn scored(&self) -> usize {
         self.tokens.len() - self.from
+    }
+
+    fn lengths(item: &&[Self]) -> usize {
+        item.iter().map(Self::read).sum()
     }
 
     /// Tokens that the decoder has to read: the last one's prediction is not asked for.
@@ -128,17 +132,14 @@ impl TuningDecoder {
         Ok(Self {
             embedding: read.embedding,
             head: read.head,
-            blocks: read.blocks,
-            norm: read.norm,
-            frequencies: config.rope.frequencies(config.head_dim),
+            blocks: Blocks::new(config, read.blocks, read.norm),
             temperature: 1.0,
-            config,
         })
     }
 
     /// Shape of the model.
     pub fn config(&self) -> &DecoderConfig {
-        &self.config
+        &self.blocks.config
     }
 
     /// Log-probability in nats of every scored token of every sequence, with the adapter or, without one, of
@@ -202,15 +203,19 @@ impl TuningDecoder {
         self.check(adapter, sequences)?;
         let items: Vec<&[Sequence]> = sequences.chunks(1).collect();
         let out = Mutex::new(vec![Vec::new(); sequences.len()]);
-        self.each_chunk(&items, |_, range, worker| {
-            let chunk: Vec<&Sequence> = sequences[range.clone()].iter().collect();
-            self.forward(adapter, &chunk, worker, false);
-            let outputs = self.read_out(&chunk, worker, output, false);
-            let mut out = out.lock().unwrap_or_else(|e| e.into_inner());
-            for (i, values) in range.zip(outputs) {
-                out[i] = values;
-            }
-        });
+        each_chunk(
+            &items,
+            Sequence::lengths,
+            |_, range, worker: &mut Worker| {
+                let chunk: Vec<&Sequence> = sequences[range.clone()].iter().collect();
+                self.read(adapter, &chunk, worker, false);
+                let outputs = self.read_out(&chunk, worker, output, false);
+                let mut out = out.lock().unwrap_or_else(|e| e.into_inner());
+                for (i, values) in range.zip(outputs) {
+                    out[i] = values;
+                }
+            },
+        );
         Ok(out.into_inner().unwrap_or_else(|e| e.into_inner()))
     }
 
@@ -226,24 +231,31 @@ impl TuningDecoder {
             .try_for_each(|item| self.check(Some(adapter), item))?;
         let slices: Vec<&[Sequence]> = items.iter().map(Vec::as_slice).collect();
         let parts = Mutex::new(Vec::new());
-        self.each_chunk(&slices, |index, range, worker| {
-            let chunk: Vec<&Sequence> = items[range.clone()].iter().flatten().collect();
-            self.forward(Some(adapter), &chunk, worker, true);
-            let outputs = self.read_out(&chunk, worker, output, true);
-            let (mut losses, mut wanted, mut before) = (Vec::new(), Vec::new(), 0);
-            for item in range {
-                let own = before..before + items[item].len();
-                before = own.end;
-                let loss = loss(item, &outputs[own]);
-                losses.push(loss.value);
-                wanted.extend(loss.gradient);
-            }
-            let mut values = vec![0.0; adapter.values.len()];
-            self.write_back(&chunk, worker, output, &wanted);
-            self.backward(adapter, &chunk, worker, &mut values);
-            let mut parts = parts.lock().unwrap_or_else(|e| e.into_inner());
-            parts.push((index, losses, values));
-        });
+        each_chunk(
+            &slices,
+            Sequence::lengths,
+            |index, range, worker: &mut Worker| {
+                let chunk: Vec<&Sequence> = items[range.clone()].iter().flatten().collect();
+                self.read(Some(adapter), &chunk, worker, true);
+                let outputs = self.read_out(&chunk, worker, output, true);
+                let (mut losses, mut wanted, mut before) = (Vec::new(), Vec::new(), 0);
+                for item in range {
+                    let own = before..before + items[item].len();
+                    before = own.end;
+                    let loss = loss(item, &outputs[own]);
+                    losses.push(loss.value);
+                    wanted.extend(loss.gradient);
+                }
+                let mut values = vec![0.0; adapter.values.len()];
+                self.write_back(&chunk, worker, output, &wanted);
+                let spans: Vec<Range<usize>> = spans(&chunk).collect();
+                let (tape, dense) = (&mut worker.tape, &mut worker.dense);
+                let mut sink = Sink::Lora(adapter, &mut values);
+                self.blocks.backward(&spans, tape, dense, &mut sink);
+                let mut parts = parts.lock().unwrap_or_else(|e| e.into_inner());
+                parts.push((index, losses, values));
+            },
+        );
         let mut parts = parts.into_inner().unwrap_or_else(|e| e.into_inner());
         parts.sort_by_key(|(index, ..)| *index);
         let mut gradient = Gradient {
@@ -258,43 +270,28 @@ impl TuningDecoder {
         Ok(gradient)
     }
 
-    /// Runs `f` for every chunk of items on the team's threads: its number, its items, memory.
-    fn each_chunk(
+    /// Sends a chunk through the blocks.
+    fn read(
         &self,
-        items: &[&[Sequence]],
-        f: impl Fn(usize, Range<usize>, &mut Worker) + Sync,
+        adapter: Option<&LoraParameters>,
+        chunk: &[&Sequence],
+        worker: &mut Worker,
+        keep: bool,
     ) {
-        let tokens = |item: &[Sequence]| item.iter().map(Sequence::read).sum::<usize>();
-        let mut chunks: Vec<Range<usize>> = Vec::new();
-        let mut filled = CHUNK;
-        for (i, item) in items.iter().enumerate() {
-            let own = tokens(item);
-            match chunks.last_mut() {
-                Some(last) if filled + own <= CHUNK => {
-                    last.end = i + 1;
-                    filled += own;
-                }
-                _ => {
-                    chunks.push(i..i + 1);
-                    filled = own;
-                }
-            }
+        let width = self.config().hidden_size;
+        let spans: Vec<Range<usize>> = spans(chunk).collect();
+        let rows = spans.last().map_or(0, |s| s.end);
+        let (tape, dense) = (&mut worker.tape, &mut worker.dense);
+        let stream = sized(&mut tape.stream, rows * width);
+        let read = chunk.iter().flat_map(|s| &s.tokens[..s.read()]);
+        for (token, row) in read.zip(stream.chunks_mut(width)) {
+            self.embedding.row(*token as usize, row);
         }
-        let next = AtomicUsize::new(0);
-        Team::global().run(&|_| {
-            let mut worker = Worker::default();
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(range) = chunks.get(index) else {
-                    return;
-                };
-                f(index, range.clone(), &mut worker);
-            }
-        });
+        self.blocks.forward(adapter, &spans, tape, dense, keep);
     }
 
     fn check(&self, adapter: Option<&LoraParameters>, sequences: &[Sequence]) -> Result<()> {
-        let c = &self.config;
+        let c = self.config();
         let fail = |message: String| Err(Error::Argument(message));
         if let Some(adapter) = adapter.filter(|a| !a.fits(c)) {
             let rank = adapter.config.rank;

@@ -1,0 +1,367 @@
+//! The blocks of a decoder between inputs and last hidden states, for those who bring their own inputs
+//! and outputs, and perhaps train all weights.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kernels::{Dense, DenseScratch, Isa, Team};
+
+use super::CHUNK;
+use super::backward::{Sink, norm_rows_backward};
+use super::forward::{Tape, norm_rows};
+use crate::adapter::Target;
+use crate::config::DecoderConfig;
+use crate::load::tensors::{Block, Linear};
+use crate::sampling::Draws;
+
+/// Blocks and last norm of a decoder.
+#[derive(Debug, Clone)]
+pub struct Blocks {
+    pub(super) config: DecoderConfig,
+    pub(super) blocks: Vec<Block<Dense>>,
+    pub(super) norm: Vec<f32>,
+    pub(super) frequencies: Vec<f32>,
+}
+
+/// A part of the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Of a block's attention, `[hidden]`.
+    AttentionNorm(usize),
+    /// Of a block's feed-forward layer, `[hidden]`.
+    FeedForwardNorm(usize),
+    /// A projection of a block, `[out, in]`.
+    Matrix(usize, Target),
+    /// Before the head, `[hidden]`.
+    LastNorm,
+}
+
+/// Where each part lies among all weights in one row. Biases and norms of heads are not trained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    places: Vec<Range<usize>>,
+    len: usize,
+}
+
+const PARTS: usize = Target::ALL.len() + 2;
+
+impl Layout {
+    /// Of a decoder of this shape.
+    pub fn new(config: &DecoderConfig) -> Self {
+        let (mut places, mut len) = (Vec::new(), 0);
+        let mut add = |n: usize| {
+            places.push(len..len + n);
+            len += n;
+        };
+        for _ in 0..config.layers {
+            add(config.hidden_size);
+            add(config.hidden_size);
+            for target in Target::ALL {
+                let (inputs, outputs) = target.size(config);
+                add(inputs * outputs);
+            }
+        }
+        add(config.hidden_size);
+        Self { places, len }
+    }
+
+    /// How many weights there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where a part lies.
+    ///
+    /// # Panics
+    /// When the decoder has no such block.
+    pub fn place(&self, part: Part) -> Range<usize> {
+        let index = match part {
+            Part::AttentionNorm(layer) => layer * PARTS,
+            Part::FeedForwardNorm(layer) => layer * PARTS + 1,
+            Part::Matrix(layer, target) => layer * PARTS + 2 + target as usize,
+            Part::LastNorm => self.places.len() - 1,
+        };
+        self.places[index].clone()
+    }
+}
+
+/// Derivatives of a loss.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BlockGradient {
+    /// By all weights, in the order of [`Layout`].
+    pub weights: Vec<f32>,
+    /// By every item's inputs, `[rows, hidden]` each.
+    pub inputs: Vec<Vec<f32>>,
+}
+
+impl Blocks {
+    pub(super) fn new(config: DecoderConfig, blocks: Vec<Block<Dense>>, norm: Vec<f32>) -> Self {
+        let frequencies = config.rope.frequencies(config.head_dim);
+        Self {
+            config,
+            blocks,
+            norm,
+            frequencies,
+        }
+    }
+
+    /// Fresh weights: matrices normal with standard deviation `0.02`, those that write to the stream divided
+    /// by `√(2 layers)` (GPT-2's initialisation), norms 1.
+    ///
+    /// # Errors
+    /// A shape that does not fit together, or with biases or norms of heads.
+    pub fn random(config: &DecoderConfig, seed: u64) -> Result<Self, String> {
+        config.validate()?;
+        if config.qkv_bias || config.output_bias || config.mlp_bias || config.qk_norm {
+            return Err(
+                "blocks that are trained whole have no biases and no norms of heads".into(),
+            );
+        }
+        let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
+        let matrix = |layer: usize, target: Target| {
+            let (inputs, outputs) = target.size(config);
+            let sd = match target {
+                Target::Output | Target::Down => residual,
+                _ => 0.02,
+            };
+            let name = format!("{layer} {target:?}");
+            let data = normal(
+                inputs * outputs,
+                sd,
+                &[&seed.to_le_bytes(), name.as_bytes()],
+            );
+            Linear {
+                matrix: Dense::f32(outputs, inputs, data),
+                bias: None,
+            }
+        };
+        let block = |layer: usize| Block {
+            attention_norm: vec![1.0; config.hidden_size],
+            query: matrix(layer, Target::Query),
+            key: matrix(layer, Target::Key),
+            value: matrix(layer, Target::Value),
+            output: matrix(layer, Target::Output),
+            query_norm: None,
+            key_norm: None,
+            feed_forward_norm: vec![1.0; config.hidden_size],
+            gate: matrix(layer, Target::Gate),
+            up: matrix(layer, Target::Up),
+            down: matrix(layer, Target::Down),
+        };
+        let blocks = (0..config.layers).map(block).collect();
+        Ok(Self::new(
+            config.clone(),
+            blocks,
+            vec![1.0; config.hidden_size],
+        ))
+    }
+
+    /// Shape.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// All weights in one row, in the order of [`Layout`].
+    pub fn weights(&self) -> Vec<f32> {
+        let layout = Layout::new(&self.config);
+        let mut all = vec![0.0; layout.len()];
+        for (layer, block) in self.blocks.iter().enumerate() {
+            all[layout.place(Part::AttentionNorm(layer))].copy_from_slice(&block.attention_norm);
+            all[layout.place(Part::FeedForwardNorm(layer))]
+                .copy_from_slice(&block.feed_forward_norm);
+            for target in Target::ALL {
+                let matrix = &block.linear(target).matrix;
+                let place = layout.place(Part::Matrix(layer, target));
+                let rows = all[place].chunks_mut(matrix.inputs());
+                rows.enumerate().for_each(|(i, row)| matrix.row(i, row));
+            }
+        }
+        all[layout.place(Part::LastNorm)].copy_from_slice(&self.norm);
+        all
+    }
+
+    /// Takes all weights from one row.
+    ///
+    /// # Panics
+    /// When there are more or fewer.
+    pub fn set_weights(&mut self, all: &[f32]) {
+        let layout = Layout::new(&self.config);
+        assert_eq!(all.len(), layout.len(), "weights of the blocks");
+        let part = |part: Part| &all[layout.place(part)];
+        for (layer, block) in self.blocks.iter_mut().enumerate() {
+            block
+                .attention_norm
+                .copy_from_slice(part(Part::AttentionNorm(layer)));
+            block
+                .feed_forward_norm
+                .copy_from_slice(part(Part::FeedForwardNorm(layer)));
+            for target in Target::ALL {
+                let data = part(Part::Matrix(layer, target)).to_vec();
+                let matrix = &mut block.linear_mut(target).matrix;
+                *matrix = Dense::f32(matrix.outputs(), matrix.inputs(), data);
+            }
+        }
+        self.norm.copy_from_slice(part(Part::LastNorm));
+    }
+
+    /// Last hidden states, normed, of every item's rows: `[rows, hidden]` in, the same out. Each item is one
+    /// sequence from position 0 on.
+    pub fn hidden(&self, items: &[&[f32]]) -> Vec<Vec<f32>> {
+        let out = Mutex::new(vec![Vec::new(); items.len()]);
+        let rows = |item: &&[f32]| item.len() / self.config.hidden_size;
+        each_chunk(items, rows, |_, range, memory: &mut Memory| {
+            let spans = self.take(&items[range.clone()], memory);
+            self.forward(None, &spans, &mut memory.tape, &mut memory.dense, false);
+            let normed = self.normed(memory);
+            let mut out = out.lock().unwrap_or_else(|e| e.into_inner());
+            for (item, span) in range.zip(spans) {
+                out[item] = normed[self.floats(&span)].to_vec();
+            }
+        });
+        out.into_inner().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Derivatives by weights and inputs. `loss` gets an item's number and its last hidden states and returns
+    /// the derivative by them; the weights' derivatives of all items are added in the items' order.
+    pub fn gradient(
+        &self,
+        items: &[&[f32]],
+        loss: impl Fn(usize, &[f32]) -> Vec<f32> + Sync,
+    ) -> BlockGradient {
+        let layout = Layout::new(&self.config);
+        let parts = Mutex::new(Vec::new());
+        let rows = |item: &&[f32]| item.len() / self.config.hidden_size;
+        let eps = self.config.norm_eps;
+        each_chunk(items, rows, |index, range, memory: &mut Memory| {
+            let spans = self.take(&items[range.clone()], memory);
+            self.forward(None, &spans, &mut memory.tape, &mut memory.dense, true);
+            let normed = self.normed(memory);
+            let mut d_normed = Vec::with_capacity(normed.len());
+            for (item, span) in range.zip(&spans) {
+                d_normed.extend(loss(item, &normed[self.floats(span)]));
+            }
+            let mut weights = vec![0.0; layout.len()];
+            let stream = std::mem::take(&mut memory.tape.stream);
+            let mut d_stream = vec![0.0; stream.len()];
+            let mut sink = Sink::Full(&layout, &mut weights);
+            sink.norm(Part::LastNorm, &stream, eps, &d_normed);
+            norm_rows_backward(
+                Isa::best(),
+                &stream,
+                &self.norm,
+                eps,
+                &d_normed,
+                &mut d_stream,
+            );
+            memory.tape.stream = d_stream;
+            self.backward(&spans, &mut memory.tape, &mut memory.dense, &mut sink);
+            let inputs = spans
+                .iter()
+                .map(|s| memory.tape.stream[self.floats(s)].to_vec());
+            let inputs: Vec<Vec<f32>> = inputs.collect();
+            let mut parts = parts.lock().unwrap_or_else(|e| e.into_inner());
+            parts.push((index, weights, inputs));
+        });
+        let mut parts = parts.into_inner().unwrap_or_else(|e| e.into_inner());
+        parts.sort_by_key(|(index, ..)| *index);
+        let mut out = BlockGradient {
+            weights: vec![0.0; layout.len()],
+            inputs: Vec::new(),
+        };
+        for (_, weights, inputs) in parts {
+            let sums = out.weights.iter_mut().zip(weights);
+            sums.for_each(|(sum, value)| *sum += value);
+            out.inputs.extend(inputs);
+        }
+        out
+    }
+
+    /// Lays the items' rows behind each other.
+    fn take(&self, items: &[&[f32]], memory: &mut Memory) -> Vec<Range<usize>> {
+        memory.tape.stream = items.concat();
+        let mut end = 0;
+        let mut spans = Vec::new();
+        for item in items {
+            let rows = item.len() / self.config.hidden_size;
+            spans.push(end..end + rows);
+            end += rows;
+        }
+        spans
+    }
+
+    fn floats(&self, rows: &Range<usize>) -> Range<usize> {
+        rows.start * self.config.hidden_size..rows.end * self.config.hidden_size
+    }
+
+    fn normed(&self, memory: &Memory) -> Vec<f32> {
+        let stream = &memory.tape.stream;
+        let mut normed = vec![0.0; stream.len()];
+        norm_rows(
+            Isa::best(),
+            stream,
+            &self.norm,
+            self.config.norm_eps,
+            &mut normed,
+        );
+        normed
+    }
+}
+
+/// One thread's memory.
+#[derive(Debug, Default)]
+struct Memory {
+    tape: Tape,
+    dense: DenseScratch,
+}
+
+/// Normal numbers of standard deviation `sd` (Box and Muller).
+pub fn normal(n: usize, sd: f64, parts: &[&[u8]]) -> Vec<f32> {
+    let mut draws = Draws::new(parts);
+    let mut one = |i: usize| {
+        let radius = (-2.0 * (1.0 - draws.uniform(2 * i)).ln()).sqrt();
+        let angle = 2.0 * std::f64::consts::PI * draws.uniform(2 * i + 1);
+        (sd * radius * angle.cos()) as f32
+    };
+    (0..n).map(&mut one).collect()
+}
+
+/// Runs `f` for every chunk of items on the team's threads: its number, its items, memory. A chunk has at most
+/// [`CHUNK`] rows, or one item.
+pub(super) fn each_chunk<T: Sync, M: Default>(
+    items: &[T],
+    rows: impl Fn(&T) -> usize,
+    f: impl Fn(usize, Range<usize>, &mut M) + Sync,
+) {
+    let mut chunks: Vec<Range<usize>> = Vec::new();
+    let mut filled = CHUNK;
+    for (i, item) in items.iter().enumerate() {
+        let own = rows(item);
+        match chunks.last_mut() {
+            Some(last) if filled + own <= CHUNK => {
+                last.end = i + 1;
+                filled += own;
+            }
+            _ => {
+                chunks.push(i..i + 1);
+                filled = own;
+            }
+        }
+    }
+    let next = AtomicUsize::new(0);
+    Team::global().run(&|_| {
+        let mut memory = M::default();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(range) = chunks.get(index) else {
+                return;
+            };
+            f(index, range.clone(), &mut memory);
+        }
+    });
+}
