@@ -223,6 +223,23 @@ pub fn log_softmax(row: &mut [f32]) {
     math::log_softmax(Isa::best(), row);
 }
 
+/// The numbers below `n` in an order that `parts` name (Fisher-Yates).
+///
+/// ```
+/// let order = lm::sampling::permutation(5, &[b"a"]);
+/// assert_eq!(order, lm::sampling::permutation(5, &[b"a"]));
+/// assert_eq!(order.iter().sum::<usize>(), 10);
+/// ```
+pub fn permutation(n: usize, parts: &[&[u8]]) -> Vec<usize> {
+    let mut draws = Draws::new(parts);
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        let j = (draws.uniform(i) * (i + 1) as f64) as usize;
+        order.swap(i, j);
+    }
+    order
+}
+
 /// Random numbers of one response: ChaCha8 keyed by a SHA-256 of what names the response, counted by
 /// the token. A draw depends on neither batch, order nor how often others drew.
 #[derive(Debug, Clone)]

@@ -2,10 +2,11 @@
 //! (arXiv 2305.18290) on pairs.
 
 use lm::objectives::{dpo, nll};
-use lm::tuning::{Item, Loss, TuningDecoder};
+use lm::sampling::permutation;
+use lm::tuning::{Item, Loss, Optimisation, TuningDecoder};
 use serde::{Deserialize, Serialize};
 
-use super::{Optimisation, Trainer, permutation};
+use super::Trainer;
 use crate::{Error, Result};
 
 /// Settings of a training on given responses.

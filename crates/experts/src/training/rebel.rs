@@ -18,11 +18,11 @@
 
 use lm::Adapter;
 use lm::objectives::{Pair, rebel, rebel_residual};
-use lm::sampling::Draws;
-use lm::tuning::{Item, Sequence, TuningDecoder};
+use lm::sampling::{Draws, permutation};
+use lm::tuning::{Item, Optimisation, Sequence, TuningDecoder};
 use serde::{Deserialize, Serialize};
 
-use super::{Optimisation, Trainer, permutation};
+use super::Trainer;
 use crate::{Error, Result};
 
 /// Settings.

@@ -45,6 +45,26 @@ impl<M, V> Block<M, V> {
 }
 
 impl<M, V> Block<M, V> {
+    /// The same block with its matrices in another form.
+    pub fn map<N>(&self, linear: impl Fn(&Linear<M, V>) -> Linear<N, V>) -> Block<N, V>
+    where
+        V: Clone,
+    {
+        Block {
+            attention_norm: self.attention_norm.clone(),
+            query: linear(&self.query),
+            key: linear(&self.key),
+            value: linear(&self.value),
+            output: linear(&self.output),
+            query_norm: self.query_norm.clone(),
+            key_norm: self.key_norm.clone(),
+            feed_forward_norm: self.feed_forward_norm.clone(),
+            gate: linear(&self.gate),
+            up: linear(&self.up),
+            down: linear(&self.down),
+        }
+    }
+
     /// The same to change.
     pub fn linear_mut(&mut self, target: Target) -> &mut Linear<M, V> {
         match target {

@@ -47,16 +47,16 @@ impl Lane {
         }
     }
 
-    /// A copy that touches only what was read so far.
-    fn fork(&self, shape: Shape) -> Self {
-        let mut copy = Self::new(shape, self.capacity);
+    /// A copy with room for `capacity` tokens that touches only what was read so far.
+    fn fork(&self, shape: Shape, capacity: usize) -> Self {
+        let mut copy = Self::new(shape, capacity.max(self.length));
         copy.length = self.length;
         let used = self.length.next_multiple_of(POSITIONS) * shape.head_dim;
-        let head = self.padded * shape.head_dim;
-        for start in (0..self.keys.len()).step_by(head.max(1)) {
-            let part = start..start + used;
-            copy.keys[part.clone()].copy_from_slice(&self.keys[part.clone()]);
-            copy.values[part.clone()].copy_from_slice(&self.values[part]);
+        let (from, to) = (self.padded * shape.head_dim, copy.padded * shape.head_dim);
+        for head in 0..shape.layers * shape.kv_heads {
+            let (old, new) = (head * from..head * from + used, head * to..head * to + used);
+            copy.keys[new.clone()].copy_from_slice(&self.keys[old.clone()]);
+            copy.values[new].copy_from_slice(&self.values[old]);
         }
         copy
     }
@@ -101,12 +101,22 @@ impl PackedCache {
         lane.length = lane.length.min(length);
     }
 
+    /// Gives lane `lane` room for `capacity` tokens in all.
+    ///
+    /// # Panics
+    /// When there is no such lane.
+    pub fn reserve(&mut self, lane: usize, capacity: usize) {
+        if capacity > self.lanes[lane].capacity {
+            self.lanes[lane] = self.lanes[lane].fork(self.shape, capacity);
+        }
+    }
+
     /// A cache whose lane `i` continues lane `lanes[i]` of this one.
     ///
     /// # Errors
     /// A lane that is not there.
     pub fn fork(&self, lanes: &[usize]) -> Result<Self> {
-        let pick = |&i: &usize| self.lanes.get(i).map(|l| l.fork(self.shape));
+        let pick = |&i: &usize| self.lanes.get(i).map(|l| l.fork(self.shape, l.capacity));
         let picked: Option<Vec<Lane>> = lanes.iter().map(pick).collect();
         let missing = || Error::Argument(format!("no such lane among {lanes:?}"));
         Ok(Self {

@@ -15,7 +15,7 @@ mod weights;
 
 use std::ops::Range;
 
-use kernels::{Isa, Matrix, Output, Shared, Team, multiply};
+use kernels::{Format, Isa, Matrix, Output, Shared, Team, multiply};
 
 pub use adapters::PackedAdapters;
 pub use cache::PackedCache;
@@ -25,6 +25,7 @@ use weights::Block;
 pub use weights::Weights;
 
 use crate::config::DecoderConfig;
+use crate::tuning::Blocks;
 use crate::{Error, Result};
 
 /// A decoder with packed weights.
@@ -133,6 +134,51 @@ impl PackedDecoder {
         Ok(())
     }
 
+    /// Packs blocks that bring their own inputs, in 32 bits, with a head of `[outputs, hidden]`; read by
+    /// [`Self::next_outputs`].
+    ///
+    /// # Panics
+    /// When the head's rows are not as wide as the blocks.
+    pub fn from_blocks(blocks: &Blocks, head: &[f32]) -> Self {
+        let mut config = blocks.config().clone();
+        (config.vocab_size, config.tied_head) = (1, false);
+        let width = config.hidden_size;
+        assert!(head.len().is_multiple_of(width), "rows of a head");
+        let pack = |rows, data: &[f32]| Matrix::pack(Format::F32, rows, width, data);
+        let (blocks, norm) = blocks.packed();
+        Self {
+            weights: Weights::F32,
+            isa: Isa::best(),
+            embedding: pack(1, &vec![0.0; width]),
+            head: Some(pack(head.len() / width, head)),
+            blocks,
+            norm,
+            frequencies: config.rope.frequencies(config.head_dim),
+            config,
+        }
+    }
+
+    /// Reads the next inputs of every lane, `[rows, hidden]` each, in place of embedded tokens, and writes
+    /// the head's outputs after each lane's last one, `[lanes, outputs]`.
+    ///
+    /// # Errors
+    /// Those of [`Self::next_logits`].
+    pub fn next_outputs(
+        &self,
+        inputs: &[&[f32]],
+        cache: &mut PackedCache,
+        scratch: &mut Scratch,
+        outputs: &mut [f32],
+    ) -> Result<()> {
+        let rows = |input: &&[f32]| vec![0; input.len() / self.config.hidden_size];
+        let tokens: Vec<Vec<u32>> = inputs.iter().map(rows).collect();
+        let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+        scratch.inputs = inputs.concat();
+        let read = self.next_logits(&tokens, cache, None, scratch, outputs);
+        scratch.inputs.clear();
+        read
+    }
+
     fn check(
         &self,
         tokens: &[&[u32]],
@@ -185,7 +231,7 @@ impl PackedDecoder {
             Wanted::All => tokens.iter().map(|t| t.len()).sum(),
         };
         scratch.results.resize(results, self.config.hidden_size);
-        let (mut lane, mut at, mut done) = (0, 0, 0);
+        let (mut lane, mut at, mut done, mut number) = (0, 0, 0, 0);
         while lane < tokens.len() {
             scratch.rows.clear();
             while lane < tokens.len() && scratch.rows.len() < ROWS {
@@ -196,8 +242,9 @@ impl PackedDecoder {
                         Wanted::Last => (t + 1 == own.len()).then_some(lane),
                         Wanted::All => Some(done),
                     };
-                    done += 1;
+                    (done, number) = (done + 1, number + 1);
                     scratch.rows.push(Row {
+                        number: number - 1,
                         lane,
                         position: before + t - start,
                         token,
@@ -222,7 +269,7 @@ impl PackedDecoder {
     /// Logits of some of the results.
     fn head(&self, scratch: &mut Scratch, results: Range<usize>, logits: &mut [f32]) {
         let matrix = self.head.as_ref().unwrap_or(&self.embedding);
-        let vocab = self.config.vocab_size;
+        let vocab = matrix.rows();
         assert_eq!(logits.len(), results.len() * vocab, "room for the logits");
         let input = scratch.results.share().skip(results.start);
         let values = Shared::new(logits);

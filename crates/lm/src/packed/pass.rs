@@ -12,6 +12,8 @@ use crate::adapter::Target;
 /// One token on its way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
+    /// Number of the row among all of a call.
+    pub(super) number: usize,
     pub(super) lane: usize,
     pub(super) position: usize,
     pub(super) token: u32,
@@ -23,6 +25,8 @@ pub(super) struct Row {
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub(super) rows: Vec<Row>,
+    /// Inputs of all rows of a call in place of embedded tokens, `[rows, hidden]`; empty: tokens count.
+    pub(super) inputs: Vec<f32>,
     /// Residual stream, `[rows, hidden]`.
     pub(super) stream: Vec<f32>,
     /// `[rows, q + 2 kv]`.
@@ -47,6 +51,7 @@ pub struct Scratch {
 /// What all phases of a pass share.
 struct Pass<'a> {
     rows: &'a [Row],
+    inputs: &'a [f32],
     lanes: &'a [SharedLane<'a>],
     adapters: Option<&'a PackedAdapters>,
     /// Lanes of each expert.
@@ -92,6 +97,7 @@ impl PackedDecoder {
         let shared = cache.share();
         let pass = Pass {
             rows: &scratch.rows,
+            inputs: &scratch.inputs,
             lanes: &shared,
             adapters,
             per_expert: adapters.map_or(1, |a| lanes / a.experts().max(1)),
@@ -122,7 +128,13 @@ impl PackedDecoder {
         for row in own() {
             // SAFETY: own row.
             let stream = unsafe { pass.stream.write(row * width..(row + 1) * width) };
-            self.embedding.row(pass.rows[row].token as usize, stream);
+            match pass.inputs {
+                [] => self.embedding.row(pass.rows[row].token as usize, stream),
+                inputs => {
+                    let number = pass.rows[row].number;
+                    stream.copy_from_slice(&inputs[number * width..(number + 1) * width]);
+                }
+            }
             self.angles(pass, row);
         }
         for (layer, block) in self.blocks.iter().enumerate() {

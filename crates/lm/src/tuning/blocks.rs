@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kernels::{Dense, DenseScratch, Isa, Team};
+use kernels::{Dense, DenseScratch, Format, Isa, Matrix, Team};
 
 use super::CHUNK;
 use super::backward::{Sink, norm_rows_backward};
@@ -208,6 +208,22 @@ impl Blocks {
             }
         }
         self.norm.copy_from_slice(part(Part::LastNorm));
+    }
+
+    /// The same weights in the format of the packed decoder, and the last norm.
+    pub(crate) fn packed(&self) -> (Vec<Block<Matrix>>, Vec<f32>) {
+        let linear = |own: &Linear<Dense>| {
+            let (outputs, inputs) = (own.matrix.outputs(), own.matrix.inputs());
+            let mut data = vec![0.0; outputs * inputs];
+            let rows = data.chunks_mut(inputs);
+            rows.enumerate().for_each(|(i, row)| own.matrix.row(i, row));
+            Linear {
+                matrix: Matrix::pack(Format::F32, outputs, inputs, &data),
+                bias: own.bias.clone(),
+            }
+        };
+        let block = |own: &Block<Dense>| own.map(linear);
+        (self.blocks.iter().map(block).collect(), self.norm.clone())
     }
 
     /// Last hidden states, normed, of every item's rows: `[rows, hidden]` in, the same out. Each item is one

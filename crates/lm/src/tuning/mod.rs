@@ -29,11 +29,11 @@ use crate::load::tensors::Tensors;
 use crate::{DecoderConfig, Error, Result, Weights};
 
 pub use lora::{LoraConfig, LoraParameters};
-pub use optimiser::{AdamW, AdamWConfig, AdamWState};
+pub use optimiser::{AdamW, AdamWConfig, AdamWState, Optimisation, Schedule};
 
 use backward::Sink;
 use blocks::each_chunk;
-pub use blocks::{BlockGradient, Blocks, Layout, Part};
+pub use blocks::{BlockGradient, Blocks, Layout, Part, normal};
 use forward::{Tape, sized};
 
 /// Most tokens of a chunk (ours: keeps a 135M model's activations below 400 MB a thread).

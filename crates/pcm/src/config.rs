@@ -1,0 +1,130 @@
+use lm::DecoderConfig;
+use lm::config::{Rope, RopeScaling};
+use serde::{Deserialize, Serialize};
+
+/// How the PCM learns what somebody prefers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PreferenceInput {
+    /// As text before the prompt (paper).
+    Text,
+    /// As a vector of importances, added to every input.
+    Weights,
+    /// Both (default, ours: the text generalises to wordings, the vector to degrees).
+    #[default]
+    Both,
+}
+
+/// Shape of a PCM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PcmConfig {
+    /// The experts that its outputs stand for, in their order.
+    pub experts: Vec<String>,
+    /// Width of the token embeddings that it reads: the base model's.
+    pub embedding: usize,
+    /// Width of its stream.
+    pub hidden: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the feed-forward layers.
+    pub intermediate: usize,
+    /// How it learns what somebody prefers.
+    pub preference: PreferenceInput,
+    /// It reads the context; without, the weights follow from the preference alone (a learned but
+    /// context-free α).
+    pub context: bool,
+    /// It reads black-box statistics of the experts' distributions at each step.
+    pub statistics: bool,
+}
+
+impl PcmConfig {
+    /// About 1 % of a 135M base: 3 blocks of width 192 on the base's frozen token embeddings (ours).
+    pub fn tiny(experts: &[&str], embedding: usize) -> Self {
+        Self {
+            experts: experts.iter().map(|e| e.to_string()).collect(),
+            embedding,
+            hidden: 192,
+            layers: 3,
+            heads: 3,
+            intermediate: 512,
+            preference: PreferenceInput::Both,
+            context: true,
+            statistics: false,
+        }
+    }
+
+    /// About 7 % of a 135M base: 5 blocks of width 384 (ours).
+    pub fn small(experts: &[&str], embedding: usize) -> Self {
+        Self {
+            hidden: 384,
+            layers: 5,
+            heads: 6,
+            intermediate: 1024,
+            ..Self::tiny(experts, embedding)
+        }
+    }
+
+    /// The shape of `JackFram/llama-160m`, the likely PCM of the paper: 12 blocks of width 768.
+    pub fn llama160m(experts: &[&str], embedding: usize) -> Self {
+        Self {
+            hidden: 768,
+            layers: 12,
+            heads: 12,
+            intermediate: 3072,
+            ..Self::tiny(experts, embedding)
+        }
+    }
+
+    /// Statistics per step: entropy and top-1 probability of each expert, and the Jensen-Shannon divergence
+    /// between the experts.
+    pub fn statistics_width(&self) -> usize {
+        2 * self.experts.len() + 1
+    }
+
+    /// The decoder between inputs and weights.
+    pub fn decoder(&self) -> DecoderConfig {
+        DecoderConfig {
+            vocab_size: 1,
+            hidden_size: self.hidden,
+            intermediate_size: self.intermediate,
+            layers: self.layers,
+            heads: self.heads,
+            kv_heads: self.heads,
+            head_dim: self.hidden / self.heads.max(1),
+            context_length: 1 << 16,
+            norm_eps: 1e-5,
+            rope: Rope {
+                theta: 10_000.0,
+                scaling: RopeScaling::Plain,
+            },
+            tied_head: false,
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            sliding_window: None,
+        }
+    }
+
+    /// Checks that the numbers fit together.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.experts.is_empty() || self.embedding == 0 {
+            return Err("a PCM needs experts and embeddings".into());
+        }
+        if self.heads == 0 || !self.hidden.is_multiple_of(self.heads) {
+            return Err(format!(
+                "width {} does not divide by {} heads",
+                self.hidden, self.heads
+            ));
+        }
+        if !self.context && self.preference == PreferenceInput::Text {
+            return Err("a PCM without context reads the preference as weights".into());
+        }
+        self.decoder().validate()
+    }
+}

@@ -1,0 +1,50 @@
+//! The Preference Control Model (PCM, arXiv 2407.04181): a small decoder that reads a preference and the
+//! context and gives, at every token, weights over the experts.
+//!
+//! This crate knows no expert and no reward, only recorded numbers: a [`Rollout`] holds the experts'
+//! log-probabilities of the sampled tokens, `[tokens, experts]`, and that is all that training needs. With
+//! `α = softmax(z)` and `p = Σ α_i p_i` the gradient is `∂ ln p(y) / ∂z_i = α_i (p_i(y) / p(y) − 1)`, so an
+//! epoch runs no expert and builds nothing as wide as their vocabulary.
+
+mod config;
+mod model;
+mod rollout;
+mod runner;
+mod trainer;
+
+pub use config::{PcmConfig, PreferenceInput};
+pub use model::{Context, Pcm, PcmGradient};
+pub use rollout::{Rollout, read_rollouts, write_rollouts};
+pub use runner::{Runner, Sequence};
+pub use trainer::{Algorithm, Fit, PcmTrainer, TrainerConfig, mixture, mixture_gradient};
+
+/// Everything that can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// From the language model.
+    #[error(transparent)]
+    Lm(#[from] lm::Error),
+    /// A file that cannot be read or written.
+    #[error("{}: {message}", path.display())]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What went wrong.
+        message: String,
+    },
+    /// An argument outside of what an operation accepts.
+    #[error("{0}")]
+    Argument(String),
+}
+
+impl Error {
+    pub(crate) fn file(path: &std::path::Path, e: impl std::fmt::Display) -> Self {
+        Self::File {
+            path: path.to_path_buf(),
+            message: e.to_string(),
+        }
+    }
+}
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

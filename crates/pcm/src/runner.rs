@@ -1,0 +1,170 @@
+use lm::packed::{PackedCache, PackedDecoder, Scratch};
+
+use crate::model::{Embed, mask};
+use crate::{Error, Pcm, Result};
+
+/// Tokens of room that a sequence gets at a time.
+const ROOM: usize = 256;
+
+/// A sequence at one step.
+#[derive(Debug, Clone, Copy)]
+pub struct Sequence<'a> {
+    /// Its name: sequences join and leave.
+    pub id: usize,
+    /// Tokens of preference and prompt; read at the sequence's first step.
+    pub context: &'a [u32],
+    /// Tokens of the response so far.
+    pub response: &'a [u32],
+    /// Importance of each of the PCM's experts.
+    pub shares: &'a [f32],
+    /// Statistics of the experts' distributions at this step, if the PCM reads them.
+    pub statistics: &'a [f32],
+}
+
+/// The PCM beside decoding experts, with a cache of its own.
+#[derive(Debug)]
+pub struct Runner {
+    pcm: Pcm,
+    decoder: PackedDecoder,
+    cache: Option<PackedCache>,
+    /// Names of the cache's lanes.
+    lanes: Vec<usize>,
+    /// Tokens that each lane has room for.
+    room: Vec<usize>,
+    scratch: Scratch,
+}
+
+impl Runner {
+    /// A runner that has read nothing.
+    pub fn new(pcm: Pcm) -> Self {
+        Self {
+            decoder: PackedDecoder::from_blocks(pcm.blocks(), pcm.head()),
+            pcm,
+            cache: None,
+            lanes: Vec::new(),
+            room: Vec::new(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The model.
+    pub fn pcm(&self) -> &Pcm {
+        &self.pcm
+    }
+
+    /// Logits of the weights for the next token of every sequence, `[sequences, experts]`. Sequences with an
+    /// empty response begin; while others go on, those that are not named have left.
+    ///
+    /// # Errors
+    /// A sequence that goes on but never began, or that does not fit the PCM.
+    pub fn step(&mut self, sequences: &[Sequence<'_>], embed: &Embed<'_>) -> Result<Vec<f32>> {
+        let (fresh, old): (Vec<_>, Vec<_>) =
+            (0..sequences.len()).partition(|&i| sequences[i].response.is_empty());
+        let n = self.pcm.config().experts.len();
+        let mut logits = vec![0.0; sequences.len() * n];
+        if !old.is_empty() {
+            let named: Vec<&Sequence<'_>> = old.iter().map(|&i| &sequences[i]).collect();
+            let out = self.go_on(&named, embed)?;
+            for (&i, row) in old.iter().zip(out.chunks(n)) {
+                logits[i * n..(i + 1) * n].copy_from_slice(row);
+            }
+        }
+        if !fresh.is_empty() {
+            let named: Vec<&Sequence<'_>> = fresh.iter().map(|&i| &sequences[i]).collect();
+            let out = self.begin(&named, embed)?;
+            for (&i, row) in fresh.iter().zip(out.chunks(n)) {
+                logits[i * n..(i + 1) * n].copy_from_slice(row);
+            }
+        }
+        for (row, sequence) in logits.chunks_mut(n).zip(sequences) {
+            mask(row, sequence.shares);
+        }
+        Ok(logits)
+    }
+
+    fn begin(&mut self, sequences: &[&Sequence<'_>], embed: &Embed<'_>) -> Result<Vec<f32>> {
+        let longest = sequences.iter().map(|s| s.context.len()).max().unwrap_or(0);
+        let room = longest + ROOM;
+        let mut cache = self.decoder.cache(sequences.len(), room);
+        let inputs = self.inputs(sequences, |s| s.context, embed)?;
+        let out = self.read(&inputs, &mut cache)?;
+        match &mut self.cache {
+            Some(all) => all.join(cache)?,
+            None => self.cache = Some(cache),
+        }
+        self.lanes.extend(sequences.iter().map(|s| s.id));
+        self.room.extend(sequences.iter().map(|_| room));
+        Ok(out)
+    }
+
+    fn go_on(&mut self, sequences: &[&Sequence<'_>], embed: &Embed<'_>) -> Result<Vec<f32>> {
+        let missing = |id: usize| Error::Argument(format!("sequence {id} never began"));
+        let place = |s: &&Sequence<'_>| {
+            let found = self.lanes.iter().rposition(|lane| *lane == s.id);
+            found.ok_or_else(|| missing(s.id))
+        };
+        let keep: Vec<usize> = sequences.iter().map(place).collect::<Result<_>>()?;
+        let mut cache = self.cache.take().ok_or_else(|| missing(sequences[0].id))?;
+        let stays = keep.len() == self.lanes.len() && keep.iter().enumerate().all(|(i, k)| i == *k);
+        if !stays {
+            cache.retain(&keep)?;
+            self.lanes = sequences.iter().map(|s| s.id).collect();
+            self.room = keep.iter().map(|&i| self.room[i]).collect();
+        }
+        for (lane, sequence) in sequences.iter().enumerate() {
+            let needed = sequence.context.len() + sequence.response.len();
+            if needed > self.room[lane] {
+                self.room[lane] = needed + ROOM;
+                cache.reserve(lane, self.room[lane]);
+            }
+        }
+        let last = |s: &Sequence<'_>| -> Vec<u32> { s.response[s.response.len() - 1..].to_vec() };
+        let tokens: Vec<Vec<u32>> = sequences.iter().map(|s| last(s)).collect();
+        let mut inputs = Vec::new();
+        for (sequence, token) in sequences.iter().zip(&tokens) {
+            inputs.extend(self.inputs(&[sequence], |_| token, embed)?);
+        }
+        let out = self.read(&inputs, &mut cache);
+        self.cache = Some(cache);
+        out
+    }
+
+    fn inputs<'s>(
+        &self,
+        sequences: &[&Sequence<'s>],
+        tokens: impl Fn(&Sequence<'s>) -> &'s [u32],
+        embed: &Embed<'_>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let config = self.pcm.config();
+        let width = if config.statistics {
+            config.statistics_width()
+        } else {
+            0
+        };
+        let one = |s: &&Sequence<'s>| {
+            if s.shares.len() != config.experts.len() || s.statistics.len() != width {
+                return Err(Error::Argument(format!(
+                    "{} importances and {} statistics for a PCM over {} experts and {width} statistics",
+                    s.shares.len(),
+                    s.statistics.len(),
+                    config.experts.len()
+                )));
+            }
+            let tokens = tokens(s);
+            let embedded = self.pcm.embed(tokens, embed);
+            Ok(self
+                .pcm
+                .inputs(&embedded, tokens.len(), s.shares, s.statistics))
+        };
+        sequences.iter().map(one).collect()
+    }
+
+    fn read(&mut self, inputs: &[Vec<f32>], cache: &mut PackedCache) -> Result<Vec<f32>> {
+        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let mut out = vec![0.0; inputs.len() * self.pcm.config().experts.len()];
+        let scratch = &mut self.scratch;
+        self.decoder
+            .next_outputs(&inputs, cache, scratch, &mut out)?;
+        Ok(out)
+    }
+}

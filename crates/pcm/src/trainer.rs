@@ -1,0 +1,350 @@
+//! Fitting the PCM to recorded rollouts: REBEL (arXiv 2404.16767), and PPO (arXiv 1707.06347) as the ablation.
+
+use lm::objectives::{Pair, rebel};
+use lm::sampling::permutation;
+use lm::tuning::{AdamW, AdamWState, Optimisation};
+use serde::{Deserialize, Serialize};
+
+use crate::model::Embed;
+use crate::{Context, Error, Pcm, PcmGradient, Result, Rollout};
+
+/// How rollouts become a gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Algorithm {
+    /// Regression of log-ratios on differences of utility; `eta` in nats per standard deviation of utility.
+    Rebel {
+        /// Default 2 (ours: a mixture of three experts can move a sequence by a few nats).
+        eta: f64,
+    },
+    /// Clipped policy gradient per token, the pair's mean utility as baseline.
+    Ppo {
+        /// Range of the ratio, 0.2 in the paper.
+        clip: f64,
+    },
+}
+
+impl Default for Algorithm {
+    fn default() -> Self {
+        Self::Rebel { eta: 2.0 }
+    }
+}
+
+/// Settings of a fit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainerConfig {
+    /// Default REBEL (paper).
+    pub algorithm: Algorithm,
+    /// Passes over the rollouts of an iteration. Default 4 (REBEL's code).
+    pub epochs: u64,
+    /// Pairs of a step. Default 16 (ours).
+    pub minibatch: usize,
+    /// Reward of the weights' entropy, in nats (arXiv 1602.01783). Default 0.
+    pub entropy: f64,
+    /// Penalty `KL(uniform ‖ α)` per token (a prior that keeps every expert alive; ours). Default 0.
+    pub uniform: f64,
+    /// Steps.
+    pub optimisation: Optimisation,
+}
+
+impl Default for TrainerConfig {
+    fn default() -> Self {
+        Self {
+            algorithm: Algorithm::default(),
+            epochs: 4,
+            minibatch: 16,
+            entropy: 0.0,
+            uniform: 0.0,
+            optimisation: Optimisation {
+                learning_rate: 1e-3,
+                ..Optimisation::default()
+            },
+        }
+    }
+}
+
+impl TrainerConfig {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        let (name, value) = match self.algorithm {
+            Algorithm::Rebel { eta } => ("eta", eta),
+            Algorithm::Ppo { clip } => ("clip", clip),
+        };
+        if !(value > 0.0 && value.is_finite()) {
+            return Err(format!("{name} is {value}, not a number above 0"));
+        }
+        if self.epochs == 0 || self.minibatch == 0 {
+            return Err("epochs and minibatch are at least 1".into());
+        }
+        if !(self.entropy >= 0.0 && self.uniform >= 0.0) {
+            return Err("entropy and uniform are numbers from 0 on".into());
+        }
+        self.optimisation.validate()
+    }
+}
+
+/// `ln Σ α_i p_i(y)` in nats for logits of the weights and the experts' log-probabilities of a token. An
+/// expert at −∞ has no part.
+///
+/// ```
+/// let third = pcm::mixture(&[0.0, 0.0, f32::NEG_INFINITY], &[-1.0, -1.0, 0.0]);
+/// assert!((third + 1.0).abs() < 1e-12);
+/// ```
+pub fn mixture(logits: &[f32], log_probs: &[f32]) -> f64 {
+    let joint = || {
+        logits
+            .iter()
+            .zip(log_probs)
+            .map(|(z, l)| f64::from(*z) + f64::from(*l))
+    };
+    log_sum_exp(joint()) - log_sum_exp(logits.iter().map(|z| f64::from(*z)))
+}
+
+fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    let max = values.clone().fold(f64::NEG_INFINITY, f64::max);
+    max + values.map(|v| (v - max).exp()).sum::<f64>().ln()
+}
+
+/// `∂ ln p(y) / ∂z_i = α_i (p_i(y)/p(y) − 1)` and `α`, `[experts]` each.
+pub fn mixture_gradient(logits: &[f32], log_probs: &[f32]) -> (Vec<f64>, Vec<f64>) {
+    let total = log_sum_exp(logits.iter().map(|z| f64::from(*z)));
+    let alpha: Vec<f64> = logits
+        .iter()
+        .map(|z| (f64::from(*z) - total).exp())
+        .collect();
+    let log_p = mixture(logits, log_probs);
+    let terms = alpha.iter().zip(log_probs);
+    let derivative = |(a, l): (&f64, &f32)| match *a {
+        0.0 => 0.0,
+        a => a * ((f64::from(*l) - log_p).exp() - 1.0),
+    };
+    (terms.map(derivative).collect(), alpha)
+}
+
+/// What a fit did; means over pairs, tokens or steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fit {
+    /// Loss per pair in the last epoch.
+    pub loss: f64,
+    /// REBEL: root mean square of the residual in the last epoch, in nats.
+    pub residual: f64,
+    /// REBEL: what of it no weights could take away, in nats: a mixture never exceeds its best expert.
+    pub floor: f64,
+    /// Entropy of the weights in nats, in the last epoch.
+    pub entropy: f64,
+    /// Length of the gradient before clipping.
+    pub gradient: f64,
+}
+
+/// A PCM in training.
+#[derive(Debug, Clone)]
+pub struct PcmTrainer {
+    /// The model.
+    pub pcm: Pcm,
+    /// Its optimiser.
+    pub adam: AdamW,
+    /// Settings.
+    pub config: TrainerConfig,
+    /// Steps of the whole training, for the learning rate's schedule.
+    pub steps: u64,
+}
+
+impl PcmTrainer {
+    /// A training that starts, or goes on from `state`.
+    ///
+    /// # Errors
+    /// Settings that make no sense.
+    pub fn new(pcm: Pcm, config: TrainerConfig, state: AdamWState, steps: u64) -> Result<Self> {
+        config.validate().map_err(Error::Argument)?;
+        Ok(Self {
+            pcm,
+            adam: AdamW::new(config.optimisation.adamw, state),
+            config,
+            steps,
+        })
+    }
+
+    /// Fits to rollouts that come in pairs of the same prompt and preference. Reads nothing but the records.
+    ///
+    /// # Errors
+    /// An odd number of rollouts, or records that do not fit the PCM.
+    pub fn fit(&mut self, rollouts: &[Rollout], embed: &Embed<'_>, parts: &[&[u8]]) -> Result<Fit> {
+        let n = self.pcm.config().experts.len();
+        for rollout in rollouts {
+            rollout.check(n)?;
+        }
+        if rollouts.is_empty() || !rollouts.len().is_multiple_of(2) {
+            return Err(Error::Argument("rollouts come in pairs".into()));
+        }
+        let pairs: Vec<&[Rollout]> = rollouts.chunks(2).collect();
+        let scale = spread(&pairs);
+        let mut out = Fit {
+            floor: match self.config.algorithm {
+                Algorithm::Rebel { eta } => floor(&pairs, eta / scale, n),
+                Algorithm::Ppo { .. } => 0.0,
+            },
+            ..Fit::default()
+        };
+        let mut steps = 0.0;
+        for epoch in 0..self.config.epochs {
+            let number = epoch.to_le_bytes();
+            let named = [parts, &[&number]].concat();
+            let order = permutation(pairs.len(), &named);
+            (out.loss, out.entropy) = (0.0, 0.0);
+            for chosen in order.chunks(self.config.minibatch) {
+                let chosen: Vec<&[Rollout]> = chosen.iter().map(|&p| pairs[p]).collect();
+                let step = self.gradient(&chosen, scale, embed)?;
+                let share = chosen.len() as f64 / pairs.len() as f64;
+                out.loss += step.loss * share;
+                out.entropy += step.entropy * share;
+                out.gradient += self.step(step.gradient);
+                steps += 1.0;
+            }
+        }
+        out.gradient /= steps;
+        if matches!(self.config.algorithm, Algorithm::Rebel { .. }) {
+            out.residual = out.loss.max(0.0).sqrt();
+        }
+        Ok(out)
+    }
+
+    /// One step; returns the gradient's length before clipping.
+    fn step(&mut self, mut gradient: PcmGradient) -> f64 {
+        let optimisation = &self.config.optimisation;
+        let norm = optimisation.clip(&mut gradient.values);
+        let rate = optimisation.rate(self.adam.state.step, self.steps);
+        let mut values = self.pcm.values().to_vec();
+        self.adam.step(&mut values, &gradient.values, rate);
+        self.pcm.set_values(&values);
+        norm
+    }
+
+    /// Mean loss of some pairs and its gradient.
+    fn gradient(&self, pairs: &[&[Rollout]], scale: f64, embed: &Embed<'_>) -> Result<StepResult> {
+        let rollouts: Vec<&Rollout> = pairs.iter().copied().flatten().collect();
+        let items: Vec<(&Context, &[u32])> = rollouts
+            .iter()
+            .map(|r| (&r.context, r.tokens.as_slice()))
+            .collect();
+        let n = self.pcm.config().experts.len();
+        let count = pairs.len() as f64;
+        // REBEL's factor needs both responses of a pair: their log-probabilities come first.
+        let mut factors = vec![0.0; rollouts.len()];
+        let mut loss = 0.0;
+        if let Algorithm::Rebel { eta } = self.config.algorithm {
+            let logits = self.pcm.logits(&items, embed)?;
+            let now: Vec<Vec<f32>> = rollouts
+                .iter()
+                .zip(&logits)
+                .map(|(r, z)| r.mixed(z))
+                .collect();
+            for (p, pair) in pairs.iter().enumerate() {
+                let known = Pair {
+                    old: [pair[0].behaviour(), pair[1].behaviour()],
+                    rewards: [pair[0].utility / scale, pair[1].utility / scale],
+                };
+                let both = [now[2 * p].as_slice(), now[2 * p + 1].as_slice()];
+                let own = rebel(both, &known, eta);
+                loss += own.value / count;
+                for (factor, gradient) in factors[2 * p..].iter_mut().zip(&own.gradient) {
+                    *factor = gradient.first().map_or(0.0, |g| f64::from(*g) / count);
+                }
+            }
+        }
+        let sums = std::sync::Mutex::new(vec![(0.0, 0.0); rollouts.len()]);
+        let gradient = self.pcm.gradient(&items, embed, |i, logits| {
+            let rollout = rollouts[i];
+            let steps = rollout.tokens.len() as f64;
+            let partner = rollouts[i ^ 1];
+            let advantage = (rollout.utility - partner.utility) / 2.0 / scale;
+            let mut d = Vec::with_capacity(logits.len());
+            let (mut own_loss, mut own_entropy) = (0.0, 0.0);
+            let rows = logits.chunks(n).zip(rollout.log_probs.chunks(n));
+            for ((z, log_probs), old) in rows.zip(&rollout.behaviour) {
+                let (slope, alpha) = mixture_gradient(z, log_probs);
+                let factor = match self.config.algorithm {
+                    Algorithm::Rebel { .. } => factors[i],
+                    Algorithm::Ppo { clip } => {
+                        let ratio = (mixture(z, log_probs) - f64::from(*old)).exp();
+                        let clipped = ratio.clamp(1.0 - clip, 1.0 + clip);
+                        let (free, bound) = (ratio * advantage, clipped * advantage);
+                        own_loss -= free.min(bound) / steps;
+                        let open = free <= bound;
+                        if open { -free / steps / count } else { 0.0 }
+                    }
+                };
+                let named = alpha.iter().filter(|a| **a > 0.0).count() as f64;
+                let entropy: f64 = -alpha
+                    .iter()
+                    .filter(|a| **a > 0.0)
+                    .map(|a| a * a.ln())
+                    .sum::<f64>();
+                own_entropy += entropy / steps;
+                for (a, s) in alpha.iter().zip(&slope) {
+                    let mut value = factor * s;
+                    if *a > 0.0 {
+                        let weight = 1.0 / steps / count;
+                        value += self.config.entropy * weight * a * (a.ln() + entropy);
+                        value += self.config.uniform * weight * (a - 1.0 / named);
+                    }
+                    d.push(value as f32);
+                }
+            }
+            sums.lock().unwrap_or_else(|e| e.into_inner())[i] = (own_loss, own_entropy);
+            d
+        })?;
+        let sums = sums.into_inner().unwrap_or_else(|e| e.into_inner());
+        loss += sums.iter().map(|(l, _)| l).sum::<f64>() / count;
+        let entropy = sums.iter().map(|(_, e)| e).sum::<f64>() / rollouts.len() as f64;
+        Ok(StepResult {
+            loss,
+            entropy,
+            gradient,
+        })
+    }
+}
+
+struct StepResult {
+    loss: f64,
+    entropy: f64,
+    gradient: PcmGradient,
+}
+
+/// Standard deviation of utility within pairs: differences divided by √2; 1 where there are none.
+fn spread(pairs: &[&[Rollout]]) -> f64 {
+    let squares = pairs
+        .iter()
+        .map(|p| (p[0].utility - p[1].utility).powi(2) / 2.0);
+    let sd = (squares.sum::<f64>() / pairs.len() as f64).sqrt();
+    if sd > 1e-9 { sd } else { 1.0 }
+}
+
+/// Root mean square of how far REBEL's targets lie outside of what any weights reach.
+fn floor(pairs: &[&[Rollout]], eta: f64, n: usize) -> f64 {
+    let bounds = |rollout: &Rollout| {
+        let old = rollout.behaviour();
+        let rows = rollout.log_probs.chunks(n);
+        let (mut low, mut high) = (0.0, 0.0);
+        for row in rows {
+            let named = row
+                .iter()
+                .zip(&rollout.context.shares)
+                .filter(|(_, s)| **s > 0.0);
+            let named: Vec<f64> = named.map(|(l, _)| f64::from(*l)).collect();
+            low += named.iter().copied().fold(f64::INFINITY, f64::min);
+            high += named.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        }
+        (low - old, high - old)
+    };
+    let squares = pairs.iter().map(|pair| {
+        let target = eta * (pair[0].utility - pair[1].utility);
+        let ((low, high), (other_low, other_high)) = (bounds(&pair[0]), bounds(&pair[1]));
+        let reachable = target.clamp(low - other_high, high - other_low);
+        (target - reachable).powi(2)
+    });
+    (squares.sum::<f64>() / pairs.len() as f64).sqrt()
+}

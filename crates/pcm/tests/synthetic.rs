@@ -1,0 +1,366 @@
+//! The PCM on tasks whose answers are known.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use lm::sampling::Draws;
+use lm::tuning::{AdamWState, Optimisation};
+use pcm::{
+    Algorithm, Context, Pcm, PcmConfig, PcmTrainer, PreferenceInput, Rollout, Runner, Sequence,
+    TrainerConfig, mixture, mixture_gradient, read_rollouts, write_rollouts,
+};
+use proptest::prelude::*;
+
+const WIDTH: usize = 16;
+
+/// A fixed random embedding.
+fn embed(token: u32, out: &mut [f32]) {
+    let mut draws = Draws::new(&[b"embedding", &token.to_le_bytes()]);
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = draws.uniform(i) as f32 - 0.5;
+    }
+}
+
+fn config(statistics: bool) -> PcmConfig {
+    PcmConfig {
+        hidden: 32,
+        layers: 2,
+        heads: 2,
+        intermediate: 48,
+        statistics,
+        ..PcmConfig::tiny(&["a", "b", "c"], WIDTH)
+    }
+}
+
+/// A PCM whose head is not zero.
+fn scrambled(config: &PcmConfig) -> Pcm {
+    let mut pcm = Pcm::new(config, 3).unwrap();
+    let mut draws = Draws::new(&[b"scramble"]);
+    let values: Vec<f32> = pcm
+        .values()
+        .iter()
+        .enumerate()
+        .map(|(i, v)| v + 0.1 * (draws.uniform(i) as f32 - 0.5))
+        .collect();
+    pcm.set_values(&values);
+    pcm
+}
+
+fn context(config: &PcmConfig, steps: usize, shares: [f32; 3]) -> Context {
+    let width = if config.statistics {
+        config.statistics_width()
+    } else {
+        0
+    };
+    Context {
+        tokens: vec![5, 9, 2, 7],
+        shares: shares.to_vec(),
+        statistics: (0..steps * width)
+            .map(|i| (i as f32 * 0.37).sin())
+            .collect(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_hand_derived_gradient_is_the_slope(
+        logits in prop::collection::vec(-3.0f32..3.0, 4),
+        log_probs in prop::collection::vec(-9.0f32..-0.01, 4),
+    ) {
+        let (slope, alpha) = mixture_gradient(&logits, &log_probs);
+        prop_assert!((alpha.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        prop_assert!(slope.iter().sum::<f64>().abs() < 1e-12);
+        for i in 0..4 {
+            // In steps of a power of two, which f32 adds exactly enough.
+            let h = 1.0f32 / 256.0;
+            let at = |d: f32| {
+                let mut moved = logits.clone();
+                moved[i] += d;
+                (mixture(&moved, &log_probs), f64::from(moved[i]))
+            };
+            let ((up, x), (down, y)) = (at(h), at(-h));
+            let numeric = (up - down) / (x - y);
+            prop_assert!((numeric - slope[i]).abs() < 1e-5, "{} {}", numeric, slope[i]);
+        }
+    }
+}
+
+#[test]
+fn the_whole_gradient_is_the_slope() {
+    for statistics in [false, true] {
+        let config = config(statistics);
+        let pcm = scrambled(&config);
+        let response = [3, 1, 4, 1, 5];
+        let (first, second) = (
+            context(&config, 5, [0.5, 0.5, 0.0]),
+            context(&config, 3, [0.2, 0.3, 0.5]),
+        );
+        let items: [(&Context, &[u32]); 2] = [(&first, &response), (&second, &response[..3])];
+        let weights: Vec<f32> = (0..15).map(|i| (i as f32 * 1.3).cos()).collect();
+        let value = |pcm: &Pcm| -> f64 {
+            let logits = pcm.logits(&items, &embed).unwrap();
+            let named = logits.iter().flat_map(|l| l.iter().zip(&weights));
+            named
+                .filter(|(l, _)| l.is_finite())
+                .map(|(l, w)| f64::from(l * w))
+                .sum()
+        };
+        let gradient = pcm
+            .gradient(&items, &embed, |_, logits| {
+                let pairs = logits.iter().zip(&weights);
+                pairs
+                    .map(|(l, w)| if l.is_finite() { *w } else { 0.0 })
+                    .collect()
+            })
+            .unwrap();
+        // Along random directions, each over all weights.
+        for round in 0..8u32 {
+            let mut draws = Draws::new(&[b"direction", &round.to_le_bytes()]);
+            let direction: Vec<f32> = (0..pcm.values().len())
+                .map(|i| draws.uniform(i) as f32 - 0.5)
+                .collect();
+            let moved = |h: f32| {
+                let mut other = pcm.clone();
+                let values: Vec<f32> = pcm
+                    .values()
+                    .iter()
+                    .zip(&direction)
+                    .map(|(v, d)| v + h * d)
+                    .collect();
+                other.set_values(&values);
+                value(&other)
+            };
+            let numeric = (moved(2e-3) - moved(-2e-3)) / 4e-3;
+            let pairs = gradient.values.iter().zip(&direction);
+            let exact: f64 = pairs.map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+            assert!(
+                (numeric - exact).abs() < 0.02 * exact.abs().max(0.5),
+                "{numeric} {exact}"
+            );
+        }
+    }
+}
+
+#[test]
+fn decoding_equals_reading_at_once_whoever_else_is_there() {
+    for statistics in [false, true] {
+        let config = config(statistics);
+        let pcm = scrambled(&config);
+        let mut runner = Runner::new(pcm.clone());
+        let response = [3u32, 1, 4, 1, 5, 9];
+        let contexts = [
+            context(&config, 6, [0.5, 0.5, 0.0]),
+            context(&config, 4, [0.2, 0.3, 0.5]),
+        ];
+        let whole = pcm
+            .logits(
+                &[(&contexts[0], &response), (&contexts[1], &response[..4])],
+                &embed,
+            )
+            .unwrap();
+        let width = if statistics {
+            config.statistics_width()
+        } else {
+            0
+        };
+        let sequence = |id: usize, step: usize| Sequence {
+            id,
+            context: &contexts[id].tokens,
+            response: &response[..step],
+            shares: &contexts[id].shares,
+            statistics: &contexts[id].statistics[step * width..(step + 1) * width],
+        };
+        let near = |got: &[f32], whole: &[f32]| {
+            let same = |(g, w): (&f32, &f32)| g == w || (g - w).abs() < 1e-4;
+            assert!(got.iter().zip(whole).all(same), "{got:?} {whole:?}");
+        };
+        // The first begins alone; the second joins after two tokens and leaves before the end.
+        for step in 0..2 {
+            let got = runner.step(&[sequence(0, step)], &embed).unwrap();
+            near(&got, &whole[0][step * 3..(step + 1) * 3]);
+        }
+        near(
+            &runner.step(&[sequence(1, 0)], &embed).unwrap(),
+            &whole[1][..3],
+        );
+        for step in 1..4 {
+            let both = [sequence(1, step), sequence(0, step + 1)];
+            let got = runner.step(&both, &embed).unwrap();
+            near(&got[..3], &whole[1][step * 3..(step + 1) * 3]);
+            near(&got[3..], &whole[0][(step + 1) * 3..(step + 2) * 3]);
+        }
+        let got = runner.step(&[sequence(0, 5)], &embed).unwrap();
+        near(&got, &whole[0][15..]);
+        let stranger = Sequence {
+            id: 9,
+            ..sequence(0, 5)
+        };
+        assert!(runner.step(&[stranger], &embed).is_err());
+    }
+}
+
+const STEPS: usize = 16;
+const GOOD: f64 = 0.9;
+
+/// Two experts, each right where the token before says so.
+struct Halves;
+
+impl Halves {
+    fn right(previous: u32) -> usize {
+        (previous % 2) as usize
+    }
+
+    /// Probability that an expert finds the right token.
+    fn hit(expert: usize, previous: u32) -> f64 {
+        if expert == Self::right(previous) {
+            GOOD
+        } else {
+            1.0 - GOOD
+        }
+    }
+
+    /// A pair of responses of the PCM; the utility is the share of right tokens.
+    fn pair(runner: &mut Runner, number: u64) -> Vec<Rollout> {
+        let shares = [0.5f32, 0.5];
+        let context: [u32; 2] = [40, number as u32 % 2];
+        let mut rollouts = vec![Rollout::default(); 2];
+        let mut draws: Vec<Draws> = (0..2u8)
+            .map(|s| Draws::new(&[b"pair", &number.to_le_bytes(), &[s]]))
+            .collect();
+        let mut hits = [0.0; 2];
+        for step in 0..STEPS {
+            let sequences: Vec<Sequence<'_>> = rollouts
+                .iter()
+                .enumerate()
+                .map(|(i, r)| Sequence {
+                    id: number as usize * 2 + i,
+                    context: &context,
+                    response: &r.tokens,
+                    shares: &shares,
+                    statistics: &[],
+                })
+                .collect();
+            let logits = runner.step(&sequences, &embed).unwrap();
+            for (i, rollout) in rollouts.iter_mut().enumerate() {
+                let previous = rollout.tokens.last().copied().unwrap_or(context[1]);
+                let z = &logits[i * 2..i * 2 + 2];
+                let chance = [0, 1].map(|e| Self::hit(e, previous).ln() as f32);
+                let hit = draws[i].uniform(3 * step) < mixture(z, &chance).exp();
+                let own = [0, 1].map(|e| {
+                    let p = Self::hit(e, previous);
+                    (if hit { p } else { 1.0 - p }).ln() as f32
+                });
+                hits[i] += f64::from(u8::from(hit));
+                // What follows is a coin, not the experts' choice.
+                let token = 2 * (draws[i].uniform(3 * step + 1) * 8.0) as u32;
+                let parity = u32::from(draws[i].uniform(3 * step + 2) < 0.5);
+                rollout.tokens.push(token + parity);
+                rollout.behaviour.push(mixture(z, &own) as f32);
+                rollout.log_probs.extend(own);
+            }
+        }
+        for (rollout, hits) in rollouts.iter_mut().zip(hits) {
+            rollout.utility = hits / STEPS as f64;
+            rollout.context.tokens = context.to_vec();
+            rollout.context.shares = shares.to_vec();
+        }
+        rollouts
+    }
+
+    /// Expected utility of the PCM on fresh contexts.
+    fn value(pcm: &Pcm) -> f64 {
+        let mut runner = Runner::new(pcm.clone());
+        let (mut total, mut count) = (0.0, 0.0);
+        for number in 1_000_000..1_000_040 {
+            for rollout in Self::pair(&mut runner, number) {
+                let item = (&rollout.context, rollout.tokens.as_slice());
+                let logits = pcm.logits(&[item], &embed).unwrap();
+                let mut previous = rollout.context.tokens[1];
+                for (z, token) in logits[0].chunks(2).zip(&rollout.tokens) {
+                    let chance = [0, 1].map(|e| Self::hit(e, previous).ln() as f32);
+                    total += mixture(z, &chance).exp();
+                    count += 1.0;
+                    previous = *token;
+                }
+            }
+        }
+        total / count
+    }
+}
+
+fn train(algorithm: Algorithm, context: bool) -> f64 {
+    let config = PcmConfig {
+        hidden: 32,
+        layers: 1,
+        heads: 2,
+        intermediate: 64,
+        context,
+        preference: PreferenceInput::Weights,
+        ..PcmConfig::tiny(&["even", "odd"], WIDTH)
+    };
+    let settings = TrainerConfig {
+        algorithm,
+        epochs: 2,
+        minibatch: 16,
+        optimisation: Optimisation {
+            learning_rate: 3e-3,
+            ..Optimisation::default()
+        },
+        ..TrainerConfig::default()
+    };
+    let pcm = Pcm::new(&config, 1).unwrap();
+    let mut trainer = PcmTrainer::new(pcm, settings, AdamWState::default(), 0).unwrap();
+    for iteration in 0..30u64 {
+        let mut runner = Runner::new(trainer.pcm.clone());
+        let pairs = (0..64).flat_map(|i| Halves::pair(&mut runner, iteration * 64 + i));
+        let rollouts: Vec<Rollout> = pairs.collect();
+        trainer
+            .fit(&rollouts, &embed, &[&iteration.to_le_bytes()])
+            .unwrap();
+    }
+    Halves::value(&trainer.pcm)
+}
+
+#[test]
+fn the_pcm_finds_optimal_weights_that_no_fixed_ones_reach() {
+    let rebel = train(Algorithm::Rebel { eta: 2.0 }, true);
+    assert!(rebel > 0.98 * GOOD, "REBEL reaches {rebel} of {GOOD}");
+    let ppo = train(Algorithm::Ppo { clip: 0.2 }, true);
+    assert!(ppo > 0.9 * GOOD, "PPO reaches {ppo} of {GOOD}");
+    let blind = train(Algorithm::Rebel { eta: 2.0 }, false);
+    assert!((blind - 0.5).abs() < 0.02, "without context: {blind}");
+}
+
+#[test]
+fn models_and_rollouts_come_back_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let pcm = scrambled(&config(true));
+    pcm.save(folder.path()).unwrap();
+    let again = Pcm::load(folder.path()).unwrap();
+    assert_eq!(
+        (pcm.values(), pcm.config()),
+        (again.values(), again.config())
+    );
+    let file = folder.path().join("model.safetensors");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() - 4]).unwrap();
+    let error = Pcm::load(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors"), "{error}");
+
+    let mut runner = Runner::new(
+        Pcm::new(
+            &PcmConfig {
+                hidden: 32,
+                heads: 2,
+                ..PcmConfig::tiny(&["even", "odd"], WIDTH)
+            },
+            1,
+        )
+        .unwrap(),
+    );
+    let mut rollouts = Halves::pair(&mut runner, 1);
+    rollouts[1].rewards = vec![0.5, -1.0];
+    rollouts[1].context.statistics = vec![0.25];
+    let path = folder.path().join("rollouts.parquet");
+    write_rollouts(&path, &rollouts).unwrap();
+    assert_eq!(read_rollouts(&path).unwrap(), rollouts);
+    assert!(rollouts[0].check(3).is_err());
+}
