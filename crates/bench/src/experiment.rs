@@ -9,6 +9,7 @@ use experts::ExpertSpec;
 use lm::{DeviceSpec, Weights};
 use mixing::{BASE, Generation, Named, Plan, Preference, Strategy};
 use ron::extensions::Extensions;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{nearest, usage};
@@ -70,6 +71,32 @@ fn options() -> ron::Options {
         .with_default_extension(Extensions::UNWRAP_VARIANT_NEWTYPES)
 }
 
+/// Reads RON; a mistake is reported with file, line, column and the nearest valid name.
+///
+/// # Errors
+/// What is wrong, and where.
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    options().from_str(text).map_err(|e| {
+        let place = e.span.start;
+        let hint = match &e.code {
+            ron::Error::NoSuchStructField {
+                expected, found, ..
+            } => nearest(found, expected.iter().copied()),
+            ron::Error::NoSuchEnumVariant {
+                expected, found, ..
+            } => nearest(found, expected.iter().copied()),
+            _ => String::new(),
+        };
+        usage(format!(
+            "{}:{}:{}: {}{hint}",
+            path.display(),
+            place.line,
+            place.col,
+            e.code
+        ))
+    })
+}
+
 impl Experiment {
     /// Reads and checks an experiment file.
     ///
@@ -78,35 +105,13 @@ impl Experiment {
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
-        let mut experiment = Self::parse(path, &text)?;
+        let mut experiment = parse::<Self>(path, &text)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         experiment.resolve(folder);
         experiment
             .validate()
             .map_err(|e| usage(format!("{}: {e:#}", path.display())))?;
         Ok(experiment)
-    }
-
-    fn parse(path: &Path, text: &str) -> Result<Self> {
-        options().from_str(text).map_err(|e| {
-            let place = e.span.start;
-            let hint = match &e.code {
-                ron::Error::NoSuchStructField {
-                    expected, found, ..
-                } => nearest(found, expected.iter().copied()),
-                ron::Error::NoSuchEnumVariant {
-                    expected, found, ..
-                } => nearest(found, expected.iter().copied()),
-                _ => String::new(),
-            };
-            usage(format!(
-                "{}:{}:{}: {}{hint}",
-                path.display(),
-                place.line,
-                place.col,
-                e.code
-            ))
-        })
     }
 
     /// Paths of the file are relative to its folder.
@@ -255,7 +260,7 @@ impl Experiment {
         })?;
         let plan = found.plan(preference, &self.expert_names())?;
         let needs = found.needs();
-        for name in &plan.experts {
+        for name in plan.sources() {
             needs.check(name, &self.expert(name).gives())?;
         }
         Ok(plan)
