@@ -116,6 +116,16 @@ pub enum Command {
                       is written in full numbers, its tokenizer as tokenizer.json."
     )]
     Export(ExportArgs),
+    /// Merge the parameters of several experts into one, and write it as PEFT or Hugging Face folder
+    #[command(after_help = "Examples:\n  \
+                      mope merge --model smollm2-135m-instruct --expert friendly-lora=0.7 --expert concise-lora=0.3 \\\n    \
+                      --out soup\n  \
+                      mope merge --model base --expert a=0.5 --expert b=0.5 --method 'Ties(density: 0.3)' --out ties\n  \
+                      mope merge --config experiment.ron --strategy soup --preference both --out soup\n\n\
+                      Methods: Soup, TaskArithmetic, Slerp, Ties, Dare, Della, Breadcrumbs, ModelStock, Ram, with\n\
+                      their parameters as in configs. Soups and task arithmetic of adapters become an adapter,\n\
+                      everything else a whole model.")]
+    Merge(MergeArgs),
     /// Measure decoding and prefill of adapter mixtures; lists such as 1,3,8 measure every combination
     #[command(
         after_help = "Example: mope bench --experts 1,3,8 --sequences 1,16 --weights Q8,Q4\n\n\
@@ -151,6 +161,17 @@ pub struct TrainArgs {
     pub stop_after: Option<usize>,
 }
 
+/// Whom a strategy of a config serves.
+#[derive(Debug, Args)]
+pub struct Stated {
+    /// Importance by direction, "concise=0.7,friendly=0.3", or the name of a preference of the config
+    #[arg(long, value_name = "WEIGHTS|NAME", requires = "config")]
+    pub preference: Option<String>,
+    /// The preference in words, for strategies that read it [default: made from the weights]
+    #[arg(long, value_name = "TEXT", requires = "preference")]
+    pub preference_text: Option<String>,
+}
+
 /// Which model or mixture answers, and what.
 #[derive(Debug, Args)]
 pub struct Selection {
@@ -166,12 +187,8 @@ pub struct Selection {
     /// Strategy of the config
     #[arg(long, value_name = "NAME", requires = "config")]
     pub strategy: Option<String>,
-    /// Importance by direction, "concise=0.7,friendly=0.3", or the name of a preference of the config
-    #[arg(long, value_name = "WEIGHTS|NAME", requires = "config")]
-    pub preference: Option<String>,
-    /// The preference in words, for strategies that read it [default: made from the weights]
-    #[arg(long, value_name = "TEXT", requires = "preference")]
-    pub preference_text: Option<String>,
+    #[command(flatten)]
+    pub stated: Stated,
     /// What is asked
     #[arg(
         long,
@@ -235,6 +252,46 @@ pub struct ExportArgs {
     /// Number format of the written tensors: F32, F16, Bf16
     #[arg(long, value_name = "FORMAT", default_value = "F32", value_parser = precision)]
     pub precision: Precision,
+}
+
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// Base model, by registered name or path
+    #[arg(long, value_name = "NAME|PATH", required_unless_present = "config")]
+    pub model: Option<String>,
+    /// PEFT folder or model with its weight; several times
+    #[arg(
+        long,
+        value_name = "PATH=WEIGHT",
+        required_unless_present = "config",
+        conflicts_with = "config"
+    )]
+    pub expert: Vec<String>,
+    /// How, as in configs
+    #[arg(
+        long,
+        value_name = "METHOD",
+        default_value = "Soup()",
+        conflicts_with = "config"
+    )]
+    pub method: String,
+    /// Experiment whose experts are merged
+    #[arg(long, value_name = "FILE.ron", requires = "strategy")]
+    pub config: Option<PathBuf>,
+    /// Strategy of the config, of kind Merge
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub strategy: Option<String>,
+    #[command(flatten)]
+    pub stated: Stated,
+    /// New folder; one that holds something is refused
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Number format of the written tensors: F32, F16, Bf16
+    #[arg(long, value_name = "FORMAT", default_value = "F32", value_parser = precision)]
+    pub precision: Precision,
+    /// Write a whole model even where an adapter would do
+    #[arg(long)]
+    pub whole: bool,
 }
 
 #[derive(Debug, Args)]

@@ -224,7 +224,7 @@ impl Experiment {
         })?;
         let plan = found.plan(preference, &self.expert_names())?;
         let needs = found.needs();
-        for name in &plan.experts {
+        for name in plan.sources() {
             needs.check(name, &self.expert(name).gives())?;
         }
         Ok(plan)

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use experts::{Expert, ExpertSpec};
 use indicatif::{ProgressBar, ProgressStyle};
+use lm::load::Checkpoint;
 use lm::source::{Registry, sha256};
-use lm::{DeviceSpec, LanguageModel, Weights};
+use lm::{Adapter, DecoderConfig, DeviceSpec, LanguageModel, Weights};
+use mixing::merging::{Merged, Recipe, Source};
 
 use crate::failure::{nearest, usage};
 
@@ -113,6 +115,15 @@ impl Models {
         Ok(path)
     }
 
+    /// Where a model lies that has been found before.
+    ///
+    /// # Errors
+    /// One that has not.
+    pub fn known(&self, name_or_path: &str) -> Result<&Path> {
+        let found = self.paths.get(name_or_path).map(PathBuf::as_path);
+        found.with_context(|| format!("model '{name_or_path}' has not been opened"))
+    }
+
     /// Opens a model by name or path.
     ///
     /// # Errors
@@ -125,6 +136,61 @@ impl Models {
         let model = Arc::new(LanguageModel::open(&path, &self.device, self.weights)?);
         self.open.insert(path, model.clone());
         Ok(model)
+    }
+
+    /// An expert's parameters, for merging.
+    ///
+    /// # Errors
+    /// An expert that has none of its own, an adapter or model that cannot be opened.
+    pub fn source(
+        &mut self,
+        name: &str,
+        spec: &ExpertSpec,
+        base: &DecoderConfig,
+    ) -> Result<Source> {
+        let opened = match spec {
+            ExpertSpec::Base => return Ok(Source::Base),
+            ExpertSpec::Adapter(folder) => {
+                Adapter::load(folder, base).map(|adapter| Source::Adapter(Arc::new(adapter)))
+            }
+            ExpertSpec::Full(model) => {
+                let path = self
+                    .path(model)
+                    .with_context(|| format!("expert '{name}'"))?;
+                Checkpoint::open(&path).map(|model| Source::Full(Arc::new(model)))
+            }
+            ExpertSpec::Prompted(_) | ExpertSpec::Limited { .. } => {
+                return Err(usage(format!("expert '{name}' has no parameters to merge")));
+            }
+        };
+        opened.with_context(|| format!("expert '{name}'"))
+    }
+
+    /// The one expert that a recipe makes out of `sources`, over the model at `path`.
+    ///
+    /// # Errors
+    /// Those of [`Recipe::merge`] and [`LanguageModel::load`].
+    pub fn merged(
+        &self,
+        recipe: &Recipe,
+        sources: Vec<Source>,
+        path: &Path,
+        base: &Arc<LanguageModel>,
+    ) -> Result<Expert> {
+        let (model, adapter) = match recipe.merge(Checkpoint::open(path)?, sources)? {
+            Merged::Adapter(adapter) => (base.clone(), Some(Arc::new(adapter))),
+            Merged::Model(merged) => {
+                let model = LanguageModel::load(&merged, &self.device, self.weights)?;
+                (Arc::new(model), None)
+            }
+        };
+        Ok(Expert {
+            name: "merged".into(),
+            model,
+            adapter,
+            instruction: None,
+            top_k: None,
+        })
     }
 
     /// Opens an expert over `base`.

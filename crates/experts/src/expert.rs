@@ -47,10 +47,11 @@ impl ExpertSpec {
                 prompt: false,
                 weights: false,
             },
-            _ => Gives {
+            other => Gives {
                 top_k: None,
                 prompt: true,
-                weights: true,
+                // An instruction is not in the parameters.
+                weights: !matches!(other, Self::Prompted(_)),
             },
         }
     }

@@ -98,16 +98,20 @@ pub struct Adapter {
 }
 
 impl Adapter {
+    /// What the adapter adds to the weight of that Hugging Face name, `[out, in]`; `None` where nothing.
+    pub fn delta(&self, name: &str) -> Option<Vec<f32>> {
+        let place = place(name.strip_suffix(".weight")?)?;
+        Some(self.pairs.get(&place)?.product())
+    }
+
     /// Adds the adapter to the weight of that Hugging Face name, `[out, in]`; others stay as they are.
     ///
     /// # Errors
     /// A pair of another shape than the weight.
     pub fn add_to(&self, name: &str, weight: &mut [f32]) -> Result<()> {
-        let place = name.strip_suffix(".weight").and_then(place);
-        let Some(pair) = place.and_then(|place| self.pairs.get(&place)) else {
+        let Some(product) = self.delta(name) else {
             return Ok(());
         };
-        let product = pair.product();
         if product.len() != weight.len() {
             let (got, expected) = (product.len(), weight.len());
             return Err(Error::Argument(format!(

@@ -32,9 +32,17 @@ impl LanguageModel {
     /// Those of [`Checkpoint::open`], [`Tokenizer::load`], [`ChatTemplate::load`] and
     /// [`Engine::load`]; the cheap checks come first.
     pub fn open(path: &Path, device: &DeviceSpec, weights: Weights) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
-        let tokenizer = Tokenizer::load(&checkpoint)?;
-        let chat = ChatTemplate::load(&checkpoint)?;
+        Self::load(&Checkpoint::open(path)?, device, weights)
+    }
+
+    /// Loads an opened checkpoint.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn load(checkpoint: &Checkpoint, device: &DeviceSpec, weights: Weights) -> Result<Self> {
+        let path = checkpoint.path();
+        let tokenizer = Tokenizer::load(checkpoint)?;
+        let chat = ChatTemplate::load(checkpoint)?;
         let vocab_size = checkpoint.config().vocab_size;
         if tokenizer.vocab_size() > vocab_size {
             let ids = tokenizer.vocab_size();
@@ -51,12 +59,12 @@ impl LanguageModel {
                 format!("end token {id} is outside of the vocabulary"),
             ));
         }
-        let engine = Engine::load(&checkpoint, device, weights)?;
+        let engine = Engine::load(checkpoint, device, weights)?;
         Ok(Self {
             engine,
             tokenizer,
             chat,
-            end_tokens: checkpoint.end_tokens,
+            end_tokens: checkpoint.end_tokens.clone(),
         })
     }
 

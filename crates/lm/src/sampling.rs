@@ -256,6 +256,13 @@ impl Draws {
         Self(ChaCha8Rng::from_seed(hash.finalize().into()))
     }
 
+    /// The numbers of [`Self::uniform`] from 0 to `count`.
+    pub fn uniforms(&mut self, count: usize) -> Vec<f64> {
+        self.0.set_word_pos(0);
+        let next = |_| (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        (0..count).map(next).collect()
+    }
+
     /// Independent randomness for the n-th of several tries at the same response; the 0th is this one.
     pub fn attempt(&self, n: usize) -> Self {
         let mut own = self.clone();

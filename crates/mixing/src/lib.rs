@@ -4,6 +4,7 @@
 //! One strategy is one file in `strategies/` and one variant of [`Strategy`].
 
 mod generator;
+pub mod merging;
 mod mixer;
 mod named;
 mod needs;

@@ -3,6 +3,7 @@ use kernels::{Isa, Shared, Team, math};
 use lm::chat::{Message, Prompt};
 use lm::sampling::log_softmax;
 
+use crate::merging::Recipe;
 use crate::{Result, refuse};
 
 /// What a mixer sees at one token. A mixer's answer for a sequence depends on that sequence's rows and
@@ -89,6 +90,8 @@ pub struct Plan {
     pub mixer: Box<dyn Mixer>,
     /// Responses that are made for each one that is kept, by utility.
     pub samples: usize,
+    /// How the one expert is merged out of others.
+    pub merge: Option<Recipe>,
 }
 
 impl Plan {
@@ -100,6 +103,15 @@ impl Plan {
             examples: Vec::new(),
             mixer: Box::new(mixer),
             samples: 1,
+            merge: None,
+        }
+    }
+
+    /// The experts that must be there: those that run, or those that are merged into the one that runs.
+    pub fn sources(&self) -> &[String] {
+        match &self.merge {
+            Some(recipe) => &recipe.experts,
+            None => &self.experts,
         }
     }
 
@@ -126,6 +138,7 @@ impl std::fmt::Debug for Plan {
             instruction,
             examples,
             samples,
+            merge,
             mixer: _,
         } = self;
         f.debug_struct("Plan")
@@ -133,6 +146,7 @@ impl std::fmt::Debug for Plan {
             .field("instruction", instruction)
             .field("examples", examples)
             .field("samples", samples)
+            .field("merge", merge)
             .finish_non_exhaustive()
     }
 }

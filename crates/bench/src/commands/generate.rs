@@ -36,7 +36,7 @@ pub fn generate(global: &Global, args: &GenerateArgs) -> Result<()> {
     let settings = settings(&selected, args)?;
     let identity = Identity {
         strategy: args.selection.strategy.clone().unwrap_or_default(),
-        preference: args.selection.preference.clone().unwrap_or_default(),
+        preference: args.selection.stated.preference.clone().unwrap_or_default(),
         prompt: selected.prompt.question().to_string(),
         sample: 0,
     };

@@ -4,6 +4,7 @@ mod bench;
 mod export;
 mod generate;
 mod inspect;
+mod merge;
 mod run;
 mod selection;
 
@@ -72,6 +73,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Tokenize { model, text, plain } => tokenize(&global, &model, &text, !plain),
         Command::Check { file } => run::check(&global, &file),
         Command::Export(args) => export::export(&global, &args),
+        Command::Merge(args) => merge::merge(&global, &args),
         Command::Bench(args) => bench::bench(&global, &args),
         Command::Devices => devices(&global),
     }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use experts::{Expert, ExpertPool, ExpertSpec};
 use lm::chat::{Message, Prompt};
-use lm::{DeviceSpec, LanguageModel};
+use lm::{DecoderConfig, DeviceSpec, LanguageModel};
+use mixing::merging::{Recipe, Source};
 use mixing::{BASE, Generation, Plan, Preference, Strategy};
 
 use super::Global;
-use crate::cli::Selection;
+use crate::cli::{Selection, Stated};
 use crate::experiment::Experiment;
 use crate::failure::usage;
 use crate::models::Models;
@@ -74,18 +75,25 @@ impl Selected {
             experiment.model = model.clone();
         }
         let strategy = selection.strategy.as_deref().context("no strategy")?;
-        let preference = preference(&experiment, selection)?;
+        let preference = preference(&experiment, &selection.stated)?;
         let plan = experiment
             .plan_for(strategy, &preference)
             .map_err(|e| usage(format!("strategy '{strategy}': {e:#}")))?;
         let device: &DeviceSpec = global.device.as_ref().unwrap_or(&experiment.device);
         let mut models = Models::on(device, global.format.unwrap_or(experiment.weights))?;
         let base = models.open(&experiment.model)?;
-        let experts: Result<Vec<Expert>> = plan
-            .experts
-            .iter()
-            .map(|name| models.expert(name, &experiment.expert(name), &base))
-            .collect();
+        let experts: Result<Vec<Expert>> = match &plan.merge {
+            Some(recipe) => {
+                let sources = sources(&mut models, &experiment, recipe, base.config())?;
+                let path = models.known(&experiment.model)?;
+                Ok(vec![models.merged(recipe, sources, path, &base)?])
+            }
+            None => plan
+                .experts
+                .iter()
+                .map(|name| models.expert(name, &experiment.expert(name), &base))
+                .collect(),
+        };
         Ok(Self {
             base,
             pool: ExpertPool::new(experts?)?,
@@ -96,6 +104,19 @@ impl Selected {
             mixture: true,
         })
     }
+}
+
+/// The parameters that a recipe of an experiment merges.
+pub fn sources(
+    models: &mut Models,
+    experiment: &Experiment,
+    recipe: &Recipe,
+    base: &DecoderConfig,
+) -> Result<Vec<Source>> {
+    let names = recipe.experts.iter();
+    names
+        .map(|name| models.source(name, &experiment.expert(name), base))
+        .collect()
 }
 
 fn prompt(selection: &Selection) -> Result<Prompt> {
@@ -115,7 +136,11 @@ fn prompt(selection: &Selection) -> Result<Prompt> {
     })
 }
 
-fn preference(experiment: &Experiment, selection: &Selection) -> Result<Preference> {
+/// The preference that the arguments name.
+///
+/// # Errors
+/// None or an unknown one where there is a choice.
+pub fn preference(experiment: &Experiment, selection: &Stated) -> Result<Preference> {
     let names = experiment.preferences.names();
     let Some(given) = &selection.preference else {
         if let [only] = names[..] {

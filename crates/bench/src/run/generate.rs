@@ -13,6 +13,7 @@ use eval::table::parquet;
 use experts::{Expert, ExpertPool};
 use lm::LanguageModel;
 use lm::sampling::Draws;
+use mixing::merging::Source;
 use mixing::{Generator, Plan, Request, Response, Strategy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -37,7 +38,10 @@ pub struct Generate<'a> {
     experiment: &'a Experiment,
     prompts: &'a [NamedPrompt],
     base: Arc<LanguageModel>,
+    models: Models,
     experts: BTreeMap<String, Expert>,
+    /// Parameters of the experts that are merged.
+    sources: BTreeMap<String, Source>,
     /// What an expert's responses follow from, by its name.
     fingerprints: BTreeMap<String, Value>,
     /// Hashes of input files by what they belong to.
@@ -76,24 +80,38 @@ impl<'a> Generate<'a> {
         let mut models = Models::on(&experiment.device, experiment.weights)?;
         let base = models.open(&experiment.model)?;
         let base_hashes = hashes(&models.path(&experiment.model)?)?;
-        let mut used = BTreeSet::new();
+        let (mut used, mut merged) = (BTreeSet::new(), BTreeSet::new());
         for (strategy, _) in experiment.strategies.iter() {
             for (preference, _) in experiment.preferences.iter() {
-                used.extend(experiment.plan(strategy, preference)?.experts);
+                let plan = experiment.plan(strategy, preference)?;
+                match plan.merge {
+                    Some(recipe) => merged.extend(recipe.experts),
+                    None => used.extend(plan.experts),
+                }
             }
         }
         used.insert(mixing::BASE.to_string());
         let mut generate = Self {
             experiment,
             prompts,
+            models,
             experts: BTreeMap::new(),
+            sources: BTreeMap::new(),
             fingerprints: BTreeMap::new(),
             inputs: [("model".to_string(), base_hashes)].into(),
             base,
         };
-        for name in used {
+        for name in used.union(&merged).cloned().collect::<Vec<String>>() {
             let spec = experiment.expert(&name);
-            let expert = models.expert(&name, &spec, &generate.base)?;
+            let (models, base) = (&mut generate.models, &generate.base);
+            if merged.contains(&name) {
+                let source = models.source(&name, &spec, base.config())?;
+                generate.sources.insert(name.clone(), source);
+            }
+            if used.contains(&name) {
+                let expert = models.expert(&name, &spec, base)?;
+                generate.experts.insert(name.clone(), expert);
+            }
             let files = match spec.whole() {
                 experts::ExpertSpec::Adapter(folder) => Some(hashes(folder)?),
                 experts::ExpertSpec::Full(model) => Some(hashes(&models.path(model)?)?),
@@ -109,7 +127,6 @@ impl<'a> Generate<'a> {
             if let Some(files) = files {
                 generate.inputs.insert(format!("expert {name}"), files);
             }
-            generate.experts.insert(name, expert);
         }
         generate.check_lengths()?;
         Ok(generate)
@@ -122,7 +139,13 @@ impl<'a> Generate<'a> {
                 let plan = self.experiment.plan(strategy, preference)?;
                 for NamedPrompt { id, prompt } in self.prompts {
                     let prompt = plan.prompt(prompt)?;
-                    for name in &plan.experts {
+                    // What is merged reads and remembers as the base does.
+                    let base = [mixing::BASE.to_string()];
+                    let names = match &plan.merge {
+                        Some(_) => &base[..],
+                        None => &plan.experts,
+                    };
+                    for name in names {
                         let expert = &self.experts[name];
                         let limit = expert.model.config().context_length;
                         let tokens = expert
@@ -183,15 +206,10 @@ impl<'a> Generate<'a> {
 
     /// Cuts a job into batches.
     fn batches<'b>(&'b self, job: &'b Job<'b>) -> Result<Vec<Batch<'b>>> {
-        let experts: BTreeMap<String, &Value> = self
-            .plan(job)?
-            .experts
-            .into_iter()
-            .map(|name| {
-                let fingerprint = &self.fingerprints[&name];
-                (name, fingerprint)
-            })
-            .collect();
+        let plan = self.plan(job)?;
+        let names = plan.sources().iter();
+        let experts: BTreeMap<&String, &Value> =
+            names.map(|name| (name, &self.fingerprints[name])).collect();
         let requests: Vec<(&NamedPrompt, u32)> = self
             .prompts
             .iter()
@@ -300,9 +318,22 @@ impl<'a> Generate<'a> {
     }
 
     fn pool(&self, job: &Job<'_>) -> Result<ExpertPool> {
-        let names = self.plan(job)?.experts;
-        let experts = names.iter().map(|name| self.experts[name].clone());
-        Ok(ExpertPool::new(experts.collect())?)
+        let plan = self.plan(job)?;
+        let experts = match &plan.merge {
+            Some(recipe) => {
+                let sources = recipe.experts.iter().map(|n| self.sources[n].clone());
+                let path = self.models.known(&self.experiment.model)?;
+                vec![
+                    self.models
+                        .merged(recipe, sources.collect(), path, &self.base)?,
+                ]
+            }
+            None => {
+                let names = plan.experts.iter();
+                names.map(|name| self.experts[name].clone()).collect()
+            }
+        };
+        Ok(ExpertPool::new(experts)?)
     }
 
     fn batch(

@@ -193,5 +193,6 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
         files: vec![file],
         tensors,
         gguf: Some(header),
+        edit: None,
     })
 }

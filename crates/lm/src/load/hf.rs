@@ -328,5 +328,6 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
         files,
         tensors,
         gguf: None,
+        edit: None,
     })
 }

@@ -19,8 +19,10 @@ use mapped::{Mapped, StoredTensor};
 use crate::config::DecoderConfig;
 use crate::{Error, Result};
 
+/// Changes a tensor as it is read: name, shape, values.
+pub type Edit = Box<dyn Fn(&str, &[usize], Vec<f32>) -> Result<Vec<f32>> + Send + Sync>;
+
 /// An opened model whose tensors have not been read yet.
-#[derive(Debug)]
 pub struct Checkpoint {
     pub(crate) path: PathBuf,
     pub(crate) config: DecoderConfig,
@@ -34,6 +36,18 @@ pub struct Checkpoint {
     tensors: HashMap<String, (usize, StoredTensor)>,
     /// Header of a GGUF file, which also holds the tokenizer.
     pub(crate) gguf: Option<gguf::Header>,
+    /// What becomes of each tensor on its way out.
+    pub(crate) edit: Option<Edit>,
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("path", &self.path)
+            .field("config", &self.config)
+            .field("edited", &self.edit.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Checkpoint {
@@ -67,6 +81,14 @@ impl Checkpoint {
                 "not a model: a folder needs config.json with safetensors, or exactly one .gguf file",
             )),
         }
+    }
+
+    /// The same model with every tensor changed as it is read, one at a time: a merged model is neither
+    /// written nor held twice.
+    #[must_use]
+    pub fn edited(self, edit: Edit) -> Self {
+        let edit = Some(edit);
+        Self { edit, ..self }
     }
 
     /// Shape of the model.
@@ -140,7 +162,10 @@ impl Reader<'_> {
                 &mut data,
             );
         }
-        Ok(data)
+        match &checkpoint.edit {
+            Some(edit) => edit(name, expected, data),
+            None => Ok(data),
+        }
     }
 
     fn find(&self, name: &str, expected: &[usize]) -> Result<(&Mapped, &StoredTensor)> {

@@ -6,6 +6,7 @@ mod dera;
 mod dexperts;
 mod fixed;
 mod mato;
+mod merge;
 mod model_arithmetic;
 mod multi_objective;
 mod pack;
@@ -21,6 +22,7 @@ pub use dera::DeRa;
 pub use dexperts::DExperts;
 pub use fixed::{Fixed, Space};
 pub use mato::Mato;
+pub use merge::Merge;
 pub use model_arithmetic::{ModelArithmetic, Operand, Term};
 pub use multi_objective::{Divergence, Mod};
 pub use pack::Pack;
@@ -56,6 +58,8 @@ pub enum Strategy {
     Mato(Mato),
     /// Weights by how well each expert predicts the prompt.
     Pack(Pack),
+    /// One expert merged out of several, before decoding.
+    Merge(Merge),
     /// Another strategy over experts of which only the likeliest tokens are seen.
     TopK(TopK),
 }
@@ -86,6 +90,7 @@ impl Strategy {
             Self::ModelArithmetic(s) => s,
             Self::Mato(s) => s,
             Self::Pack(s) => s,
+            Self::Merge(s) => s,
             Self::TopK(s) => s,
         }
     }

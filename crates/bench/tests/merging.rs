@@ -1,0 +1,178 @@
+//! Merged experts in an experiment and on the command line.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{contents, done, experiment, fails, fixture, same, stdout, write};
+use serde_json::Value;
+
+fn json(folder: &Path, arguments: &[&str]) -> Value {
+    let all = [&["--json"], arguments].concat();
+    serde_json::from_str(&stdout(&done(folder, &all))).unwrap()
+}
+
+/// An experiment whose experts have parameters: two adapters and a whole model.
+fn mergeable(folder: &Path, strategies: &str) {
+    let (model, adapter) = (fixture("llama"), fixture("adapter_patterns"));
+    let (model, adapter) = (model.to_str().unwrap(), adapter.to_str().unwrap());
+    if !folder.join("whole").exists() {
+        let export = [
+            "export",
+            "--model",
+            model,
+            "--adapter",
+            adapter,
+            "--out",
+            "whole",
+        ];
+        done(folder, &export);
+    }
+    let start = common::EXPERIMENT.find("strategies: {").unwrap();
+    let end = start + common::EXPERIMENT[start..].find("},\n    prompts").unwrap();
+    let text = format!(
+        "{}strategies: {{ {strategies} {}",
+        &common::EXPERIMENT[..start],
+        &common::EXPERIMENT[end..]
+    );
+    let text = text
+        .replace("Prompted(\"be kind\")", &format!("Adapter({adapter:?})"))
+        .replace("Full(\"OTHER\")", "Full(\"whole\")");
+    write(folder, "merge.ron", &text);
+}
+
+#[test]
+fn merged_experts_run_and_resume_like_others() {
+    let folder = experiment();
+    let here = folder.path();
+    let methods = [
+        "Soup()",
+        "Soup(average: Delta)",
+        "TaskArithmetic(scale: 0.7)",
+        "Slerp()",
+        "Ties(density: 0.4)",
+        "Dare(density: 0.6, ties: true)",
+        "Della()",
+        "Breadcrumbs()",
+        "ModelStock()",
+        "Ram()",
+    ];
+    let named = methods.iter().enumerate();
+    let strategies: String = named
+        .map(|(i, m)| format!("\"m{i}\": Merge(method: {m}),"))
+        .collect();
+    mergeable(here, &format!("\"base\": Base(), {strategies}"));
+    let summary = json(here, &["run", "merge.ron", "--out", "one"]);
+    assert_eq!(summary["summary"].as_array().unwrap().len() % 11, 0);
+    done(here, &["run", "merge.ron", "--out", "two"]);
+    same(&contents(&here.join("one")), &contents(&here.join("two")));
+    // What the command writes answers as the strategy does.
+    let ask = [
+        "--prompt",
+        "Why is it so?",
+        "--max-new-tokens",
+        "8",
+        "--temperature",
+        "0",
+    ];
+    for (strategy, kind) in [("m0", "model"), ("m4", "model")] {
+        let place = [
+            "--config",
+            "merge.ron",
+            "--strategy",
+            strategy,
+            "--preference",
+            "short",
+        ];
+        let written = json(
+            here,
+            &[&["merge"], &place[..], &["--out", strategy]].concat(),
+        );
+        assert_eq!(written["kind"], kind);
+        let mixed = json(here, &[&["generate"], &place[..], &ask].concat());
+        assert_eq!(mixed["experts"], serde_json::json!(["merged"]));
+        let alone = json(
+            here,
+            &[&["generate", "--model", strategy], &ask[..]].concat(),
+        );
+        assert_eq!(mixed["tokens"], alone["tokens"], "{strategy}");
+    }
+}
+
+#[test]
+fn adapters_are_merged_on_the_command_line() {
+    let folder = experiment();
+    let here = folder.path();
+    let [model, plain, patterns] = ["llama", "adapter_plain", "adapter_patterns"]
+        .map(|n| fixture(n).to_str().unwrap().to_string());
+    let (plain, patterns) = (format!("{plain}=0.25"), format!("{patterns}=0.75"));
+    let merge = [
+        "merge", "--model", &model, "--expert", &plain, "--expert", &patterns,
+    ];
+    let run = |more: &[&str]| json(here, &[&merge[..], more].concat());
+    assert_eq!(run(&["--out", "soup"])["kind"], "adapter");
+    assert_eq!(run(&["--out", "whole_soup", "--whole"])["kind"], "model");
+    assert_eq!(
+        run(&["--out", "ties", "--method", "Ties()"])["kind"],
+        "model"
+    );
+    let about = json(here, &["inspect", "soup"]);
+    assert_eq!(
+        (&about["peft_type"], &about["rank"]),
+        (&"LORA".into(), &4.into())
+    );
+    let ask = ["--prompt", "Why is it so?", "--max-new-tokens", "8"];
+    let low = ["generate", "--model", &model, "--adapter", "soup"];
+    let low = json(here, &[&low[..], &ask].concat());
+    let whole = json(
+        here,
+        &[&["generate", "--model", "whole_soup"], &ask[..]].concat(),
+    );
+    assert_eq!(low["tokens"], whole["tokens"]);
+    for (more, message) in [
+        (&["--method", "Tiess()"][..], "did you mean 'Ties'?"),
+        (&["--method", "Ties(density: 2.0)"], "density is 2"),
+        (
+            &["--method", "Soup(average: Factor)"],
+            "take Soup(average: Delta)",
+        ),
+        (&["--expert", "nowhere=0.5"], "nowhere"),
+        (&["--expert", "nowhere"], "not of the form PATH=WEIGHT"),
+        (&["--expert", &plain], "the weights sum to 1.25"),
+    ] {
+        let error = fails(here, &[&merge[..], more, &["--out", "new"]].concat(), 2);
+        assert!(error.contains(message), "{error}");
+        assert!(!here.join("new").exists());
+    }
+    let taken = fails(here, &[&merge[..], &["--out", "soup"]].concat(), 1);
+    assert!(taken.contains("not empty"), "{taken}");
+}
+
+#[test]
+fn experts_without_parameters_are_refused_by_name() {
+    let folder = experiment();
+    let here = folder.path();
+    let text = common::EXPERIMENT.replace("Fixed(space: Log)", "Merge(method: Soup())");
+    write(here, "prompted.ron", &text);
+    let error = fails(here, &["check", "prompted.ron"], 2);
+    for part in [
+        "strategy 'fixed'",
+        "the parameters of expert 'friendly'",
+        "Fixed and Mod",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    for (method, message) in [
+        (
+            "ModelStock(), weights: {\"base\": 1.0}",
+            "has no use for weights",
+        ),
+        ("Ties(density: 0.0)", "density is 0"),
+        ("Soap()", "did you mean 'Soup'?"),
+    ] {
+        mergeable(here, &format!("\"m\": Merge(method: {method})"));
+        let error = fails(here, &["check", "merge.ron"], 2);
+        assert!(error.contains(message), "{error}");
+    }
+}
