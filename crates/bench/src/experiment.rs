@@ -88,6 +88,9 @@ impl Experiment {
                 _ => {}
             }
         }
+        for (_, strategy) in self.strategies.iter_mut() {
+            strategy.resolve(folder);
+        }
         self.model = model_path(folder, &self.model);
     }
 

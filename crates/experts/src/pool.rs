@@ -51,6 +51,8 @@ pub struct NextTokens {
     pub vocab: usize,
     /// `[experts, sequences, vocab]`, row-major.
     pub log_probs: Vec<f32>,
+    /// Divides every expert's logits before they become log-probabilities; `None` is 1.
+    pub temperature: Option<f32>,
 }
 
 impl NextTokens {
@@ -342,10 +344,14 @@ impl ExpertPool {
     /// Logits to log-probabilities, as far as each expert shows them.
     fn finish(&self, next: &mut NextTokens) {
         let (vocab, isa) = (next.vocab, Isa::best());
+        let inverse = next.temperature.map(|t| 1.0 / t);
         let rows = Shared::new(&mut next.log_probs);
         Team::global().for_each(next.experts * next.sequences, |i| {
             // SAFETY: each number is handed out once.
             let row = unsafe { rows.write(i * vocab..(i + 1) * vocab) };
+            if let Some(inverse) = inverse {
+                row.iter_mut().for_each(|v| *v *= inverse);
+            }
             math::log_softmax(isa, row);
             if let Some(k) = self.experts[i / next.sequences].top_k {
                 keep_likeliest(row, k);

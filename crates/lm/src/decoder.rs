@@ -104,6 +104,12 @@ impl Decoder {
         &self.device
     }
 
+    /// The embedding of a token, `[hidden]`.
+    pub(crate) fn embedding_row(&self, token: u32) -> Result<Vec<f32>> {
+        let id: Tensor<1, Int> = Tensor::from_data([token as i32].as_slice(), &self.device);
+        crate::to_host(self.embedding.clone().select(0, id))
+    }
+
     /// An empty cache for this model.
     pub fn cache(&self, lanes: usize, capacity: usize) -> KvCache {
         KvCache::new(&self.config, lanes, capacity, &self.device)

@@ -77,6 +77,23 @@ impl Engine {
         }
     }
 
+    /// The embedding of a token, `[hidden]`, in the number format of the weights.
+    ///
+    /// # Errors
+    /// A token outside of the vocabulary, or what the device reports.
+    pub fn embedding(&self, token: u32, out: &mut [f32]) -> Result<()> {
+        let size = self.config().vocab_size;
+        if token as usize >= size {
+            let message = format!("token {token} is outside of the vocabulary of {size}");
+            return Err(Error::Argument(message));
+        }
+        match self {
+            Self::Burn(decoder) => out.copy_from_slice(&decoder.embedding_row(token)?),
+            Self::Packed(decoder) => decoder.embedding_row(token as usize, out),
+        }
+        Ok(())
+    }
+
     /// An empty cache for this model.
     pub fn cache(&self, lanes: usize, capacity: usize) -> Cache {
         match self {

@@ -14,9 +14,21 @@ use crate::{History, Mixed, Plan, Result, Step, refuse};
 pub struct Generation {
     /// Longest response in tokens, the end token included. Default 128 (ours).
     pub max_new_tokens: usize,
-    /// Choice of each token, from the mixture's distribution: the temperature divides the log-
-    /// probabilities of the mixture, not those of the experts.
+    /// Choice of each token, from the mixture's distribution.
     pub sampling: Sampling,
+    /// What the temperature divides. Default `Mixture`.
+    pub temperature_of: TemperatureOf,
+}
+
+/// What a temperature divides the logits of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TemperatureOf {
+    /// The mixture: `p ∝ (Σ α_i p_i)^{1/τ}`.
+    #[default]
+    Mixture,
+    /// Each expert: `p = Σ α_i p_i^{1/τ} / Z_i`, whose log-probability follows from the experts' own; what a
+    /// PCM is trained with. Greedy decoding (τ = 0) is that of the mixture.
+    Experts,
 }
 
 impl Default for Generation {
@@ -24,6 +36,7 @@ impl Default for Generation {
         Self {
             max_new_tokens: 128,
             sampling: Sampling::default(),
+            temperature_of: TemperatureOf::Mixture,
         }
     }
 }
@@ -46,6 +59,10 @@ pub struct Response {
     pub log_probs: Vec<f32>,
     /// Weights of the experts at each token, `[tokens, experts]`.
     pub weights: Vec<f32>,
+    /// Log-probability of each token under each expert, `[tokens, experts]`, in nats.
+    pub expert_log_probs: Vec<f32>,
+    /// What else the mixer looked at ([`Mixed::features`]), `[tokens, width]`.
+    pub features: Vec<f32>,
     /// It ended by itself, not at the limit.
     pub ended: bool,
 }
@@ -63,7 +80,7 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// When it holds others.
-    pub fn new(pool: &'a ExpertPool, plan: Plan, end_tokens: &[u32]) -> Result<Self> {
+    pub fn new(pool: &'a ExpertPool, mut plan: Plan, end_tokens: &[u32]) -> Result<Self> {
         let names: Vec<&str> = pool.experts().iter().map(|e| e.name.as_str()).collect();
         if names != plan.experts {
             return refuse(format!(
@@ -71,6 +88,7 @@ impl<'a> Generator<'a> {
                 plan.experts
             ));
         }
+        plan.mixer.open(&pool.experts()[0].model)?;
         Ok(Self {
             pool,
             plan,
@@ -105,15 +123,22 @@ impl<'a> Generator<'a> {
         let (prompts, draws): (Vec<_>, Vec<_>) =
             requests.into_iter().map(|r| (r.prompt, r.draws)).unzip();
         let limits = vec![settings.max_new_tokens; prompts.len()];
+        let mut sampling = settings.sampling;
+        let of_experts = settings.temperature_of == TemperatureOf::Experts;
+        let inner = (of_experts && sampling.temperature > 0.0).then_some(sampling.temperature);
+        if inner.is_some() {
+            sampling.temperature = 1.0;
+        }
         let choose = |request: usize, at: usize, log_probs: &[f32]| {
             let uniform = draws[request].clone().uniform(at);
-            settings.sampling.pick(log_probs, uniform)
+            sampling.pick(log_probs, uniform)
         };
         let work = Work {
             prompts: &prompts,
             limits: &limits,
             width,
             stop_at_end: true,
+            temperature: inner,
         };
         self.decode(&work, &choose, on_token)
     }
@@ -143,6 +168,7 @@ impl<'a> Generator<'a> {
             limits: &limits,
             width: prompts.len(),
             stop_at_end: false,
+            temperature: None,
         };
         self.decode(&work, &|request, at, _| responses[request][at], |_, _| ())
     }
@@ -162,7 +188,11 @@ impl<'a> Generator<'a> {
             .map(|p| self.plan.prompt(p))
             .collect::<Result<_>>()?;
         let independent = self.pool.independent();
-        let (mut next, mut mixed) = (NextTokens::default(), Mixed::default());
+        let mut mixed = Mixed::default();
+        let mut next = NextTokens {
+            temperature: work.temperature,
+            ..NextTokens::default()
+        };
         let mut waiting = (0..prompts.len()).filter(|&i| work.limits[i] > 0);
         let mut running = Running::default();
         loop {
@@ -210,10 +240,17 @@ impl<'a> Generator<'a> {
             true => self.pool.prompt_nll(prompts)?,
             false => vec![Vec::new(); prompts.len()],
         };
-        let pairs = requests.iter().zip(likelihoods);
+        let model = &self.pool.experts()[0].model;
+        let context = |prompt: &Prompt| match self.plan.mixer.reads_context() {
+            true => Ok(model.prompt_tokens(prompt)?),
+            false => Ok(Vec::new()),
+        };
+        let contexts: Vec<Vec<u32>> = prompts.iter().map(context).collect::<Result<_>>()?;
+        let pairs = requests.iter().zip(contexts).zip(likelihoods);
         Ok(pairs
-            .map(|(&request, prompt)| History {
+            .map(|((&request, context), prompt)| History {
                 request,
+                context,
                 tokens: Vec::new(),
                 log_probs: vec![0.0; experts],
                 prompt,
@@ -253,6 +290,11 @@ impl<'a> Generator<'a> {
             response.log_probs.push(log_prob);
             let weights = &mixed.weights[row * experts..(row + 1) * experts];
             response.weights.extend_from_slice(weights);
+            let width = mixed.features.len() / running.requests.len();
+            let features = &mixed.features[row * width..(row + 1) * width];
+            response.features.extend_from_slice(features);
+            let own = (0..experts).map(|e| next.row(e, row)[token as usize]);
+            response.expert_log_probs.extend(own);
             response.ended = self.end_tokens.contains(&token);
             let history = &mut running.histories[row];
             history.tokens.push(token);
@@ -298,6 +340,8 @@ struct Work<'a> {
     width: usize,
     /// An end token ends a response.
     stop_at_end: bool,
+    /// Divides each expert's logits.
+    temperature: Option<f32>,
 }
 
 impl Work<'_> {

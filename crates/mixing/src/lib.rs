@@ -11,7 +11,7 @@ mod needs;
 mod preference;
 pub mod strategies;
 
-pub use generator::{Generation, Generator, Request, Response};
+pub use generator::{Generation, Generator, Request, Response, TemperatureOf};
 pub use mixer::{History, Mixed, Mixer, Plan, Step, mix_logs, mix_probabilities, normalise};
 pub use named::Named;
 pub use needs::{Distribution, Needs};
@@ -27,6 +27,9 @@ pub enum Error {
     /// From an expert or the pool.
     #[error(transparent)]
     Experts(#[from] experts::Error),
+    /// From the PCM.
+    #[error(transparent)]
+    Pcm(#[from] pcm::Error),
     /// From the language model.
     #[error(transparent)]
     Lm(#[from] lm::Error),

@@ -1,5 +1,8 @@
+use std::sync::Arc;
+
 use experts::NextTokens;
 use kernels::{Isa, Shared, Team, math};
+use lm::LanguageModel;
 use lm::chat::{Message, Prompt};
 use lm::sampling::log_softmax;
 
@@ -26,6 +29,8 @@ pub struct History {
     pub tokens: Vec<u32>,
     /// Log-probability of these tokens under each expert, summed, in nats, `[experts]`.
     pub log_probs: Vec<f64>,
+    /// Token ids of the prompt as the base model reads it; empty unless [`Mixer::reads_context`].
+    pub context: Vec<u32>,
     /// Mean negative log-probability of a token of the prompt under each expert, in nats, `[experts]`;
     /// empty unless [`Mixer::reads_prompt`].
     pub prompt: Vec<f64>,
@@ -38,6 +43,8 @@ pub struct Mixed {
     pub log_probs: Vec<f32>,
     /// The weights used, `[sequences, experts]`.
     pub weights: Vec<f32>,
+    /// What else the mixer looked at and a training wants to know, `[sequences, width]`; mostly empty.
+    pub features: Vec<f32>,
 }
 
 impl Mixed {
@@ -70,6 +77,20 @@ pub trait Mixer: Send + Sync {
     /// # Errors
     /// When the step does not fit what the mixer was made for.
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()>;
+
+    /// Makes ready for decoding with `model`, the first expert's.
+    ///
+    /// # Errors
+    /// What keeps it from doing so.
+    fn open(&mut self, model: &Arc<LanguageModel>) -> Result<()> {
+        let _ = model;
+        Ok(())
+    }
+
+    /// It wants [`History::context`].
+    fn reads_context(&self) -> bool {
+        false
+    }
 
     /// It wants [`History::prompt`], which costs another pass over the prompt.
     fn reads_prompt(&self) -> bool {

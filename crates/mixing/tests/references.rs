@@ -60,11 +60,13 @@ impl Case {
             sequences: self.history.len(),
             vocab: self.log_probs[0][0].len(),
             log_probs: rows.map(|v| *v as f32).collect(),
+            temperature: None,
         };
         let history: Vec<History> = (0..self.history.len())
             .map(|s| History {
                 request: s,
                 tokens: vec![],
+                context: vec![],
                 log_probs: pick(&self.history[s]),
                 prompt: pick(&self.prompt[s]),
             })

@@ -11,7 +11,7 @@ const ROOM: usize = 256;
 pub struct Sequence<'a> {
     /// Its name: sequences join and leave.
     pub id: usize,
-    /// Tokens of preference and prompt; read at the sequence's first step.
+    /// Tokens of preference and prompt; read at the sequence's first step and not needed later.
     pub context: &'a [u32],
     /// Tokens of the response so far.
     pub response: &'a [u32],
@@ -111,8 +111,8 @@ impl Runner {
             self.lanes = sequences.iter().map(|s| s.id).collect();
             self.room = keep.iter().map(|&i| self.room[i]).collect();
         }
-        for (lane, sequence) in sequences.iter().enumerate() {
-            let needed = sequence.context.len() + sequence.response.len();
+        for (lane, read) in cache.lengths().into_iter().enumerate() {
+            let needed = read + 1;
             if needed > self.room[lane] {
                 self.room[lane] = needed + ROOM;
                 cache.reserve(lane, self.room[lane]);

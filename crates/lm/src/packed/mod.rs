@@ -65,6 +65,11 @@ impl PackedDecoder {
         self.weights
     }
 
+    /// The embedding of a token, `[hidden]`.
+    pub(crate) fn embedding_row(&self, token: usize, out: &mut [f32]) {
+        self.embedding.row(token, out);
+    }
+
     /// Bytes of weights that one step reads.
     pub fn bytes(&self) -> usize {
         let block = |b: &Block| {

@@ -129,6 +129,7 @@ mod tests {
             sequences: 1,
             vocab,
             log_probs,
+            temperature: None,
         };
         let mut mixed = Mixed::default();
         let mut mixer = Constant {

@@ -10,10 +10,13 @@ mod merge;
 mod model_arithmetic;
 mod multi_objective;
 mod pack;
+mod pcm;
 mod prompting;
 mod single;
 mod top_k;
 mod uniform;
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +29,7 @@ pub use merge::Merge;
 pub use model_arithmetic::{ModelArithmetic, Operand, Term};
 pub use multi_objective::{Divergence, Mod};
 pub use pack::Pack;
+pub use pcm::{Choice, Pcm, statistics};
 pub use prompting::Prompting;
 pub use single::Single;
 pub use top_k::TopK;
@@ -58,6 +62,8 @@ pub enum Strategy {
     Mato(Mato),
     /// Weights by how well each expert predicts the prompt.
     Pack(Pack),
+    /// Weights by the Preference Control Model, at every token.
+    Pcm(Pcm),
     /// One expert merged out of several, before decoding.
     Merge(Merge),
     /// Another strategy over experts of which only the likeliest tokens are seen.
@@ -90,6 +96,7 @@ impl Strategy {
             Self::ModelArithmetic(s) => s,
             Self::Mato(s) => s,
             Self::Pack(s) => s,
+            Self::Pcm(s) => s,
             Self::Merge(s) => s,
             Self::TopK(s) => s,
         }
@@ -101,6 +108,15 @@ impl Strategy {
     /// Parameters that make no sense, or that don't fit the preference or the experts.
     pub fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         self.method().plan(preference, experts)
+    }
+
+    /// Takes the paths that it names as relative to `folder`.
+    pub fn resolve(&mut self, folder: &Path) {
+        match self {
+            Self::Pcm(pcm) => pcm.model = folder.join(&pcm.model),
+            Self::TopK(top_k) => top_k.of.resolve(folder),
+            _ => {}
+        }
     }
 
     /// What it needs of each expert that it runs.

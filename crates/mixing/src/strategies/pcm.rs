@@ -1,0 +1,286 @@
+//! The Preference Control Model (arXiv 2407.04181): `p(y_t) = Σ_i α_i(x, y_<t, ξ) p_i(y_t)`, the weights of
+//! every token given by a small model that reads preference and context.
+//!
+//! Where we differ from the paper:
+//!
+//! 1. only the experts that the preference names run and get weight; the softmax is over them
+//! 2. the PCM reads the importances as a vector, too, and so serves degrees of a preference
+//! 3. weights may be made hard, held for some tokens, or applied to log-probabilities, as ablations
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use experts::NextTokens;
+use kernels::{Isa, Shared, Team, math};
+use lm::LanguageModel;
+use pcm::{Runner, Sequence};
+use serde::{Deserialize, Serialize};
+
+use super::{Method, Space};
+use crate::mixer::same_experts;
+use crate::{
+    Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities, refuse,
+};
+
+/// How logits become weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Choice {
+    /// Softmax (paper).
+    #[default]
+    Soft,
+    /// All weight on the largest (as in Collab, arXiv 2503.21720).
+    Hard,
+}
+
+/// Weights by a trained PCM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pcm {
+    /// Folder of the PCM.
+    pub model: PathBuf,
+    /// How logits become weights. Default `Soft` (paper).
+    #[serde(default)]
+    pub choice: Choice,
+    /// Tokens that weights are kept for. Default 1 (paper).
+    #[serde(default = "one")]
+    pub hold: usize,
+    /// Where distributions are averaged. Default: probabilities (paper).
+    #[serde(default)]
+    pub space: Space,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Method for Pcm {
+    fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
+        preference.directions(experts)?;
+        if self.hold == 0 {
+            return refuse("hold is 0; weights are kept for at least one token");
+        }
+        let model = pcm::Pcm::load(&self.model)?;
+        let (names, shares): (Vec<String>, Vec<f64>) = preference.shares()?.into_iter().unzip();
+        let known = &model.config().experts;
+        let place = |name: &String| {
+            let found = known.iter().position(|k| k == name);
+            found.map_or_else(
+                || {
+                    refuse(format!(
+                        "the PCM was not trained for '{name}'; it knows: {}",
+                        known.join(", ")
+                    ))
+                },
+                Ok,
+            )
+        };
+        let places: Vec<usize> = names.iter().map(place).collect::<Result<_>>()?;
+        let mut all = vec![0.0; known.len()];
+        for (place, share) in places.iter().zip(&shares) {
+            all[*place] = *share as f32;
+        }
+        let mixer = PcmMixer {
+            strategy: self.clone(),
+            text: preference.text.clone(),
+            runner: Runner::new(model),
+            shares: all,
+            places,
+            base: None,
+            preference: Vec::new(),
+            held: HashMap::new(),
+        };
+        Ok(Plan::new(names, mixer))
+    }
+
+    fn needs(&self) -> Needs {
+        self.space.needs()
+    }
+
+    fn one_hot(&self) -> bool {
+        false
+    }
+}
+
+struct PcmMixer {
+    strategy: Pcm,
+    /// The preference in words.
+    text: String,
+    runner: Runner,
+    /// Importance of each of the PCM's experts.
+    shares: Vec<f32>,
+    /// Place among the PCM's experts of each expert that runs.
+    places: Vec<usize>,
+    base: Option<Arc<LanguageModel>>,
+    /// Token ids of the preference in words.
+    preference: Vec<u32>,
+    /// Weights by request, where they are kept.
+    held: HashMap<usize, Vec<f32>>,
+}
+
+impl PcmMixer {
+    /// Statistics of each sequence's experts, in the PCM's order, `[sequences, width]`.
+    fn features(&self, next: &NextTokens) -> Vec<f32> {
+        let config = self.runner.pcm().config();
+        if !config.statistics {
+            return Vec::new();
+        }
+        let width = config.statistics_width();
+        let mut out = vec![0.0; next.sequences * width];
+        let shared = Shared::new(&mut out);
+        Team::global().for_each(next.sequences, |sequence| {
+            let rows: Vec<&[f32]> = (0..next.experts).map(|e| next.row(e, sequence)).collect();
+            // SAFETY: each number is handed out once.
+            let own = unsafe { shared.write(sequence * width..(sequence + 1) * width) };
+            let (each, divergence) = statistics(&rows);
+            for (place, (entropy, top)) in self.places.iter().zip(each) {
+                (own[2 * place], own[2 * place + 1]) = (entropy, top);
+            }
+            own[width - 1] = divergence;
+        });
+        out
+    }
+}
+
+/// Entropy in nats and top-1 probability of each distribution of log-probabilities, and their
+/// Jensen-Shannon divergence in nats.
+pub fn statistics(rows: &[&[f32]]) -> (Vec<(f32, f32)>, f32) {
+    let isa = Isa::best();
+    let entropy = |logs: &[f32], probabilities: &[f32]| {
+        let terms = logs.iter().zip(probabilities).filter(|(_, p)| **p > 0.0);
+        -terms
+            .map(|(l, p)| f64::from(*l) * f64::from(*p))
+            .sum::<f64>()
+    };
+    let mut mean = vec![0.0; rows.first().map_or(0, |r| r.len())];
+    let (mut each, mut total) = (Vec::new(), 0.0);
+    for row in rows {
+        let mut probabilities = row.to_vec();
+        math::exp_all(isa, &mut probabilities);
+        let own = entropy(row, &probabilities);
+        let top = probabilities.iter().copied().fold(0.0, f32::max);
+        each.push((own as f32, top));
+        total += own / rows.len() as f64;
+        math::axpy(isa, &mut mean, 1.0 / rows.len() as f32, &probabilities);
+    }
+    let mut logs = mean.clone();
+    math::ln_all(isa, &mut logs);
+    let divergence = (entropy(&logs, &mean) - total).max(0.0);
+    (each, divergence as f32)
+}
+
+impl Mixer for PcmMixer {
+    fn open(&mut self, model: &Arc<LanguageModel>) -> Result<()> {
+        let (width, reads) = (
+            model.config().hidden_size,
+            self.runner.pcm().config().embedding,
+        );
+        if width != reads {
+            return refuse(format!(
+                "the PCM reads embeddings of width {reads}, the model's are {width} wide; it was trained \
+                 for another base"
+            ));
+        }
+        self.preference = model.tokenizer.encode(&self.text, false)?;
+        self.base = Some(model.clone());
+        Ok(())
+    }
+
+    fn reads_context(&self) -> bool {
+        true
+    }
+
+    fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
+        let next = step.next;
+        same_experts(step, self.places.len())?;
+        let Some(base) = self.base.clone() else {
+            return refuse("the PCM was not opened with a model");
+        };
+        let embed = |token: u32, out: &mut [f32]| {
+            // Tokens come from this model; one from elsewhere reads as nothing.
+            if base.engine.embedding(token, out).is_err() {
+                out.fill(0.0);
+            }
+        };
+        let features = self.features(next);
+        let width = features.len() / next.sequences.max(1);
+        let reads_text = self.runner.pcm().config().preference != pcm::PreferenceInput::Weights;
+        let contexts: Vec<Vec<u32>> = step
+            .history
+            .iter()
+            .map(|h| match (h.tokens.is_empty(), reads_text) {
+                (true, true) => [self.preference.as_slice(), &h.context].concat(),
+                (true, false) => h.context.clone(),
+                (false, _) => Vec::new(),
+            })
+            .collect();
+        let sequences: Vec<Sequence<'_>> = step
+            .history
+            .iter()
+            .zip(&contexts)
+            .enumerate()
+            .map(|(i, (history, context))| Sequence {
+                id: history.request,
+                context,
+                response: &history.tokens,
+                shares: &self.shares,
+                statistics: &features[i * width..(i + 1) * width],
+            })
+            .collect();
+        let logits = self.runner.step(&sequences, &embed)?;
+        let n = self.shares.len();
+        let mut weights = Vec::with_capacity(next.sequences * self.places.len());
+        for (logits, history) in logits.chunks(n).zip(step.history) {
+            let mut own: Vec<f32> = self.places.iter().map(|p| logits[*p]).collect();
+            match self.strategy.choice {
+                Choice::Soft => math::softmax(Isa::best(), &mut own),
+                Choice::Hard => {
+                    let best = own.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+                    let best = best.map_or(0, |(i, _)| i);
+                    own.iter_mut()
+                        .enumerate()
+                        .for_each(|(i, w)| *w = f32::from(u8::from(i == best)));
+                }
+            }
+            if self.strategy.hold > 1 {
+                if history.tokens.len().is_multiple_of(self.strategy.hold) {
+                    self.held.insert(history.request, own.clone());
+                } else if let Some(held) = self.held.get(&history.request) {
+                    own.clone_from(held);
+                }
+            }
+            weights.extend(own);
+        }
+        mixed.features = features;
+        let experts = self.places.len();
+        mixed.each(step, |sequence, out, used| {
+            used.copy_from_slice(&weights[sequence * experts..(sequence + 1) * experts]);
+            let rows: Vec<&[f32]> = (0..experts).map(|e| next.row(e, sequence)).collect();
+            match self.strategy.space {
+                Space::Probability => mix_probabilities(&rows, used, out),
+                Space::Log => mix_logs(&rows, used, out),
+            }
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_of_known_distributions() {
+        let (even, sure) = ([0.5f32.ln(); 2], [0.0, f32::NEG_INFINITY]);
+        let (each, divergence) = statistics(&[&even, &sure]);
+        let near = |a: f32, b: f64| assert!((f64::from(a) - b).abs() < 1e-6, "{a} {b}");
+        near(each[0].0, 2f64.ln());
+        near(each[0].1, 0.5);
+        near(each[1].0, 0.0);
+        near(each[1].1, 1.0);
+        // H(3/4, 1/4) less the mean of ln 2 and 0.
+        let mixed = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
+        near(divergence, mixed - 2f64.ln() / 2.0);
+        assert_eq!(statistics(&[&even, &even]).1, 0.0);
+    }
+}
