@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use experts::ExpertSpec;
 use ron::extensions::Extensions;
 use serde::de::DeserializeOwned;
 
@@ -58,6 +59,15 @@ pub fn model_path(folder: &Path, model: &str) -> String {
         path.to_string_lossy().into_owned()
     } else {
         model.to_string()
+    }
+}
+
+/// Takes the paths of an expert as relative to a file's folder.
+pub fn resolve_expert(folder: &Path, expert: &mut ExpertSpec) {
+    match expert.whole_mut() {
+        ExpertSpec::Adapter(path) => *path = folder.join(&*path),
+        ExpertSpec::Full(model) => *model = model_path(folder, model),
+        _ => {}
     }
 }
 

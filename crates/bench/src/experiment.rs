@@ -10,7 +10,7 @@ use lm::{DeviceSpec, Weights};
 use mixing::{BASE, Generation, Named, Plan, Preference, Strategy};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, model_path, plain};
+use crate::config::{self, model_path, plain, resolve_expert};
 use crate::failure::{nearest, usage};
 
 /// One comparison.
@@ -82,11 +82,7 @@ impl Experiment {
     fn resolve(&mut self, folder: &Path) {
         self.prompts = folder.join(&self.prompts);
         for (_, expert) in self.experts.iter_mut() {
-            match expert.whole_mut() {
-                ExpertSpec::Adapter(path) => *path = folder.join(&path),
-                ExpertSpec::Full(model) => *model = model_path(folder, model),
-                _ => {}
-            }
+            resolve_expert(folder, expert);
         }
         for (_, strategy) in self.strategies.iter_mut() {
             strategy.resolve(folder);

@@ -76,6 +76,7 @@ const SETTINGS: Generation = Generation {
         top_p: 1.0,
         min_p: 0.0,
     },
+    temperature_of: mixing::TemperatureOf::Mixture,
 };
 
 fn preference() -> Preference {

@@ -3,15 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use eval::dimension::Dimension;
 use eval::rewards::ShapedReward;
+use eval::utility::Utility;
+use experts::ExpertSpec;
 use experts::training::offline::OfflineConfig;
 use experts::training::rebel::RebelConfig;
 use lm::Weights;
 use lm::save::Precision;
 use lm::tuning::LoraConfig;
+use mixing::Named;
+use pcm::{PcmConfig, PreferenceInput, TrainerConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, model_path, plain};
+use crate::config::{self, model_path, plain, resolve_expert};
 use crate::failure::usage;
 
 /// One training.
@@ -61,6 +66,8 @@ pub enum Recipe {
     Dpo(OfflineTraining),
     /// REBEL on the model's own responses.
     Rebel(RebelTraining),
+    /// A Preference Control Model over trained experts.
+    Pcm(PcmTraining),
 }
 
 /// A training on given responses.
@@ -87,6 +94,168 @@ pub struct RebelTraining {
     pub settings: RebelConfig,
 }
 
+/// A training of the Preference Control Model on responses of its own mixtures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PcmTraining {
+    /// Prompt set, relative to this file.
+    pub prompts: PathBuf,
+    /// What is measured, and what the two directions of each dimension are called.
+    pub dimensions: Named<Dimension>,
+    /// Experts by the direction that they serve.
+    pub experts: Named<ExpertSpec>,
+    /// Wordings by direction, a JSON file of `{direction: {"train": [..]}}`, relative to this file.
+    pub texts: PathBuf,
+    /// Whose wishes it learns to serve. Default `Enumerated` (paper).
+    #[serde(default)]
+    pub preferences: Preferences,
+    /// How rewards become one number. Default `BradleyTerry` (paper).
+    #[serde(default)]
+    pub utility: Utility,
+    /// Shape of the PCM.
+    #[serde(default)]
+    pub shape: Shape,
+    /// How it reads preference, context and statistics.
+    #[serde(default)]
+    pub input: PcmInput,
+    /// How.
+    #[serde(default)]
+    pub settings: PcmSettings,
+}
+
+/// Presets of a PCM's shape.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shape {
+    /// [`PcmConfig::tiny`] (default).
+    #[default]
+    Tiny,
+    /// [`PcmConfig::small`].
+    Small,
+    /// [`PcmConfig::llama160m`].
+    Llama160m,
+}
+
+impl Shape {
+    /// The config over experts and embeddings of a width.
+    pub fn config(self, experts: &[&str], embedding: usize) -> PcmConfig {
+        match self {
+            Self::Tiny => PcmConfig::tiny(experts, embedding),
+            Self::Small => PcmConfig::small(experts, embedding),
+            Self::Llama160m => PcmConfig::llama160m(experts, embedding),
+        }
+    }
+}
+
+/// What a PCM reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PcmInput {
+    /// How it learns what somebody prefers. Default `Both` (ours).
+    pub preference: PreferenceInput,
+    /// It reads the context. Default true (paper).
+    pub context: bool,
+    /// It reads statistics of the experts. Default false (paper).
+    pub statistics: bool,
+}
+
+impl Default for PcmInput {
+    fn default() -> Self {
+        Self {
+            preference: PreferenceInput::Both,
+            context: true,
+            statistics: false,
+        }
+    }
+}
+
+/// Whose wishes a PCM learns to serve.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub enum Preferences {
+    /// One end of every dimension, all alike (paper).
+    #[default]
+    Enumerated,
+    /// Any number of dimensions, either end, importances from a Dirichlet distribution (as in PARM,
+    /// arXiv 2505.06274): n dimensions need not 2ⁿ combinations.
+    Dirichlet {
+        /// Concentration; 1 is uniform over the simplex.
+        alpha: f64,
+    },
+}
+
+/// Settings of a PCM's training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PcmSettings {
+    /// Iterations of sampling and fitting. Default 40 (ours).
+    pub iterations: u64,
+    /// Preferences of an iteration. Default 8 (ours: the paper's eight).
+    pub preferences: usize,
+    /// Prompts for each of them, two responses each. Default 4 (ours).
+    pub prompts: usize,
+    /// Longest response in tokens. Default 64 (ours).
+    pub max_new_tokens: usize,
+    /// Temperature of every expert. Default 0.7 (REBEL's code: 0.5 to 0.7).
+    pub temperature: f32,
+    /// How rollouts are fitted.
+    pub fit: TrainerConfig,
+}
+
+impl Default for PcmSettings {
+    fn default() -> Self {
+        Self {
+            iterations: 40,
+            preferences: 8,
+            prompts: 4,
+            max_new_tokens: 64,
+            temperature: 0.7,
+            fit: TrainerConfig::default(),
+        }
+    }
+}
+
+impl PcmTraining {
+    /// Steps of the whole training.
+    pub fn total_steps(&self) -> u64 {
+        let s = &self.settings;
+        let pairs = s.preferences * s.prompts;
+        s.iterations * s.fit.epochs * pairs.div_ceil(s.fit.minibatch) as u64
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let s = &self.settings;
+        let counts = [
+            ("iterations", s.iterations as usize),
+            ("preferences", s.preferences),
+            ("prompts", s.prompts),
+            ("max_new_tokens", s.max_new_tokens),
+        ];
+        if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
+            return Err(format!("settings: {name} is 0"));
+        }
+        if !(s.temperature > 0.0 && s.temperature.is_finite()) {
+            return Err("settings: temperature is a number above 0".into());
+        }
+        if let Preferences::Dirichlet { alpha } = self.preferences
+            && !(alpha > 0.0 && alpha.is_finite())
+        {
+            return Err(format!(
+                "preferences: alpha is {alpha}, not a number above 0"
+            ));
+        }
+        for (name, dimension) in self.dimensions.iter() {
+            for direction in [&dimension.low, &dimension.high] {
+                if self.experts.get(direction).is_none() {
+                    return Err(format!(
+                        "dimension '{name}': there is no expert '{direction}'; experts have the names of \
+                         the directions that they serve"
+                    ));
+                }
+            }
+        }
+        s.fit.validate().map_err(|e| format!("settings: fit: {e}"))
+    }
+}
+
 impl Training {
     /// Reads and checks a training file.
     ///
@@ -102,6 +271,13 @@ impl Training {
         match &mut training.recipe {
             Recipe::Sft(t) | Recipe::Dpo(t) => t.data = folder.join(&t.data),
             Recipe::Rebel(t) => t.prompts = folder.join(&t.prompts),
+            Recipe::Pcm(t) => {
+                t.prompts = folder.join(&t.prompts);
+                t.texts = folder.join(&t.texts);
+                for (_, expert) in t.experts.iter_mut() {
+                    resolve_expert(folder, expert);
+                }
+            }
         }
         let wrong = |e: String| usage(format!("{}: {e}", path.display()));
         training.validate().map_err(wrong)?;
@@ -123,6 +299,7 @@ impl Training {
                 t.reward.open().map_err(|e| format!("reward: {e}"))?;
                 t.settings.validate()
             }
+            Recipe::Pcm(t) => return t.validate(),
         };
         settings.map_err(|e| format!("settings: {e}"))
     }

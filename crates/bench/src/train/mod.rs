@@ -2,6 +2,7 @@
 
 mod data;
 mod file;
+mod mixture;
 mod rollouts;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use eval::plots::{CurvePlot, save};
 use eval::table::write_all;
+use experts::ExpertSpec;
 use experts::training::offline::{Objective, Offline, OfflineConfig};
 use experts::training::rebel::Rebel;
 use experts::training::{Checkpoint, Trainer};
@@ -18,7 +20,7 @@ use lm::load::Checkpoint as ModelFile;
 use lm::tuning::{AdamW, AdamWState, LoraParameters, Optimisation, TuningDecoder};
 use polars::prelude::{Column, DataFrame};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::cli::TrainArgs;
 use crate::commands::Global;
@@ -41,7 +43,7 @@ struct Standing {
     /// Weight of the KL.
     beta: f64,
     /// One object of numbers per iteration or step.
-    metrics: Vec<serde_json::Map<String, Value>>,
+    metrics: Vec<Map<String, Value>>,
     /// The last iteration's responses, as Markdown.
     samples: String,
     /// Processes that worked on it.
@@ -56,6 +58,9 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
     let _lock = lock(&out)?;
     let path = resolve(&training.model)?;
     let inputs = inputs(&training, &path)?;
+    if let Recipe::Pcm(t) = &training.recipe {
+        return mixture::train(global, args, &training, t, &out, &inputs);
+    }
     let model = ModelFile::open(&path)?;
     let mut decoder = TuningDecoder::load(&model, training.weights)?;
     let lora = start(&training, &decoder)?;
@@ -88,17 +93,18 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
             };
             work.rebel(&mut run, &rebel, &mut rollouts)?
         }
+        Recipe::Pcm(_) => false,
     };
-    if let Some(session) = run.standing.sessions.last_mut() {
-        session.finished = Some(now());
-        session
-            .seconds
-            .insert("train".into(), began.elapsed().as_secs_f64());
-    }
+    run.standing.close(began);
     run.save(&file)?;
-    write(&training, &out, &run, &decoder, &args.file, &inputs)?;
-    let last = run.standing.metrics.last().cloned().unwrap_or_default();
     let adapter = out.join("adapter");
+    if adapter.exists() {
+        std::fs::remove_dir_all(&adapter).with_context(|| adapter.display().to_string())?;
+    }
+    let (trained, config) = (run.trainer.lora.adapter(), decoder.config());
+    trained.save(&adapter, config, Some(&training.model), training.precision)?;
+    write(&training, &out, &run.standing, &args.file, &inputs)?;
+    let last = run.standing.metrics.last().cloned().unwrap_or_default();
     let document = json!({
         "training": training.name,
         "finished": finished,
@@ -118,16 +124,34 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
 
 /// SHA-256 of everything that the training reads.
 fn inputs(training: &Training, model: &Path) -> Result<Value> {
-    let data = match &training.recipe {
-        Recipe::Sft(t) | Recipe::Dpo(t) => &t.data,
-        Recipe::Rebel(t) => &t.prompts,
+    let (data, texts) = match &training.recipe {
+        Recipe::Sft(t) | Recipe::Dpo(t) => (&t.data, None),
+        Recipe::Rebel(t) => (&t.prompts, None),
+        Recipe::Pcm(t) => (&t.prompts, Some(&t.texts)),
     };
-    if !data.is_file() {
-        let message = format!("{}: there is no such file", data.display());
-        return Err(usage(message));
+    for file in [Some(data), texts].into_iter().flatten() {
+        if !file.is_file() {
+            let message = format!("{}: there is no such file", file.display());
+            return Err(usage(message));
+        }
     }
     let start = training.start.as_deref().map(hashes).transpose()?;
-    Ok(json!({"model": hashes(model)?, "data": hashes(data)?, "start": start}))
+    let texts = texts.map(|t| hashes(t)).transpose()?;
+    let mut experts = Map::new();
+    if let Recipe::Pcm(t) = &training.recipe {
+        for (name, expert) in t.experts.iter() {
+            if let ExpertSpec::Adapter(folder) = expert.whole() {
+                experts.insert(name.to_string(), json!(hashes(folder)?));
+            }
+        }
+    }
+    Ok(json!({
+        "model": hashes(model)?,
+        "data": hashes(data)?,
+        "start": start,
+        "texts": texts,
+        "experts": experts,
+    }))
 }
 
 /// The adapter before the first step.
@@ -153,31 +177,13 @@ struct Run {
 impl Run {
     /// From the checkpoint if there is one, else from the start.
     fn open(training: &Training, file: &Path, lora: LoraParameters, known: Value) -> Result<Self> {
-        let optimisation = match &training.recipe {
-            Recipe::Sft(t) | Recipe::Dpo(t) => t.settings.optimisation,
-            Recipe::Rebel(t) => t.settings.optimisation,
+        let (optimisation, beta) = match &training.recipe {
+            Recipe::Sft(t) | Recipe::Dpo(t) => (t.settings.optimisation, 0.0),
+            Recipe::Rebel(t) => (t.settings.optimisation, t.settings.kl),
+            Recipe::Pcm(t) => (t.settings.fit.optimisation, 0.0),
         };
-        let found: Option<Checkpoint<Standing>> = Checkpoint::load(file)?;
-        let (mut lora, mut adam, mut standing) = (lora, AdamWState::default(), Standing::default());
-        match found {
-            Some(found) => {
-                if found.progress.training != known || found.values.len() != lora.values.len() {
-                    return Err(usage(format!(
-                        "{} belongs to a training with other settings or inputs; choose another folder \
-                         with --out, or remove it to start anew",
-                        file.display()
-                    )));
-                }
-                (lora.values, adam, standing) = (found.values, found.adam, found.progress);
-            }
-            None => {
-                standing.training = known;
-                if let Recipe::Rebel(t) = &training.recipe {
-                    standing.beta = t.settings.kl;
-                }
-            }
-        }
-        standing.sessions.push(Session::start());
+        let mut lora = lora;
+        let (adam, standing) = resume(file, known, beta, &mut lora.values)?;
         let trainer = trainer(lora, adam, optimisation);
         Ok(Self { trainer, standing })
     }
@@ -190,14 +196,59 @@ impl Run {
         };
         Ok(checkpoint.save(file)?)
     }
+}
 
+impl Standing {
+    /// A round is done.
     fn note(&mut self, round: &impl Serialize) -> Result<()> {
         if let Value::Object(numbers) = serde_json::to_value(round)? {
-            self.standing.metrics.push(numbers);
+            self.metrics.push(numbers);
         }
-        self.standing.done += 1;
+        self.done += 1;
         Ok(())
     }
+
+    /// The session is over.
+    fn close(&mut self, began: Instant) {
+        if let Some(session) = self.sessions.last_mut() {
+            session.finished = Some(now());
+            let seconds = began.elapsed().as_secs_f64();
+            session.seconds.insert("train".into(), seconds);
+        }
+    }
+}
+
+/// From a checkpoint's numbers if there is one, which must be of the same training.
+fn resume(
+    file: &Path,
+    known: Value,
+    beta: f64,
+    values: &mut Vec<f32>,
+) -> Result<(AdamWState, Standing)> {
+    let found: Option<Checkpoint<Standing>> = Checkpoint::load(file)?;
+    let (adam, mut standing) = match found {
+        Some(found) => {
+            if found.progress.training != known || found.values.len() != values.len() {
+                return Err(usage(format!(
+                    "{} belongs to a training with other settings or inputs; choose another folder \
+                     with --out, or remove it to start anew",
+                    file.display()
+                )));
+            }
+            *values = found.values;
+            (found.adam, found.progress)
+        }
+        None => {
+            let fresh = Standing {
+                training: known,
+                beta,
+                ..Standing::default()
+            };
+            (AdamWState::default(), fresh)
+        }
+    };
+    standing.sessions.push(Session::start());
+    Ok((adam, standing))
 }
 
 fn trainer(lora: LoraParameters, state: AdamWState, optimisation: Optimisation) -> Trainer {
@@ -244,7 +295,7 @@ impl Work<'_> {
         while run.standing.done < self.end(total) {
             let step = offline.step(run.standing.done, &mut run.trainer)?;
             progress.message(format!("loss {:.3}", step.loss));
-            run.note(&step)?;
+            run.standing.note(&step)?;
             progress.advance(1);
             if run.standing.done.is_multiple_of(10) {
                 run.save(self.file)?;
@@ -272,7 +323,7 @@ impl Work<'_> {
                 done.length,
                 100.0 * done.ended
             ));
-            run.note(&done)?;
+            run.standing.note(&done)?;
             progress.advance(1);
             run.save(self.file)?;
         }
@@ -281,34 +332,22 @@ impl Work<'_> {
     }
 }
 
-/// Adapter, metrics, curves, samples and manifest.
+/// Metrics, curves, samples and manifest.
 fn write(
     training: &Training,
     out: &Path,
-    run: &Run,
-    decoder: &TuningDecoder,
+    standing: &Standing,
     file: &Path,
     inputs: &Value,
 ) -> Result<()> {
-    let adapter = out.join("adapter");
-    if adapter.exists() {
-        std::fs::remove_dir_all(&adapter).with_context(|| adapter.display().to_string())?;
-    }
-    let trained = run.trainer.lora.adapter();
-    trained.save(
-        &adapter,
-        decoder.config(),
-        Some(&training.model),
-        training.precision,
-    )?;
-    let mut frame = frame(&run.standing.metrics)?;
+    let mut frame = frame(&standing.metrics)?;
     write_all(out, "metrics", &mut frame)?;
     let plots = out.join("plots");
     std::fs::create_dir_all(&plots).with_context(|| plots.display().to_string())?;
     for (name, columns, y) in CURVES {
         let curves = columns
             .iter()
-            .filter_map(|column| Some((column.to_string(), curve(&run.standing.metrics, column)?)));
+            .filter_map(|column| Some((column.to_string(), curve(&standing.metrics, column)?)));
         let curves: Vec<_> = curves.collect();
         if curves.is_empty() {
             continue;
@@ -321,8 +360,8 @@ fn write(
         };
         save(&plots, name, &plot)?;
     }
-    if !run.standing.samples.is_empty() {
-        eval::write_atomic(&out.join("samples.md"), run.standing.samples.as_bytes())?;
+    if !standing.samples.is_empty() {
+        eval::write_atomic(&out.join("samples.md"), standing.samples.as_bytes())?;
     }
     let source = std::fs::read_to_string(file).unwrap_or_default();
     let manifest = json!({
@@ -331,7 +370,7 @@ fn write(
         "training": training,
         "source": source,
         "inputs": inputs,
-        "sessions": run.standing.sessions,
+        "sessions": standing.sessions,
     });
     let text = serde_json::to_string_pretty(&manifest)? + "\n";
     Ok(eval::write_atomic(
@@ -341,7 +380,9 @@ fn write(
 }
 
 /// Curves of a training: file name, columns, and what they are in.
-const CURVES: [(&str, &[&str], &str); 6] = [
+const CURVES: [(&str, &[&str], &str); 8] = [
+    ("utility", &["utility"], "utility"),
+    ("entropy", &["entropy"], "nats"),
     (
         "reward",
         &["reward", "reward_sd"],
@@ -350,18 +391,18 @@ const CURVES: [(&str, &[&str], &str); 6] = [
     ("kl", &["kl"], "nats per token"),
     ("length", &["length"], "tokens"),
     ("gradient", &["gradient"], "length before clipping"),
-    ("residual", &["residual"], "nats"),
+    ("residual", &["residual", "floor"], "nats"),
     ("loss", &["loss"], "loss"),
 ];
 
-fn curve(metrics: &[serde_json::Map<String, Value>], column: &str) -> Option<Vec<(f64, f64)>> {
+fn curve(metrics: &[Map<String, Value>], column: &str) -> Option<Vec<(f64, f64)>> {
     let points = metrics.iter().enumerate();
     points
         .map(|(i, row)| Some((i as f64, row.get(column)?.as_f64()?)))
         .collect()
 }
 
-fn frame(metrics: &[serde_json::Map<String, Value>]) -> Result<DataFrame> {
+fn frame(metrics: &[Map<String, Value>]) -> Result<DataFrame> {
     let names: Vec<&String> = metrics
         .first()
         .map(|m| m.keys().collect())

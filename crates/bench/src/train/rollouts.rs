@@ -107,6 +107,7 @@ impl Environment for Rollouts<'_> {
                 temperature: self.config.temperature,
                 ..Sampling::GREEDY
             },
+            ..Generation::default()
         };
         let responses = generator
             .generate(requests.collect(), WIDTH, &settings, |_, _| ())

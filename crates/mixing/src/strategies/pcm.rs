@@ -57,10 +57,27 @@ fn one() -> usize {
 impl Method for Pcm {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         preference.directions(experts)?;
+        self.plan_with(pcm::Pcm::load(&self.model)?, preference)
+    }
+
+    fn needs(&self) -> Needs {
+        self.space.needs()
+    }
+
+    fn one_hot(&self) -> bool {
+        false
+    }
+}
+
+impl Pcm {
+    /// How a PCM in memory serves a preference; a training's own, for instance.
+    ///
+    /// # Errors
+    /// A preference that names an expert which the PCM does not know.
+    pub fn plan_with(&self, model: pcm::Pcm, preference: &Preference) -> Result<Plan> {
         if self.hold == 0 {
             return refuse("hold is 0; weights are kept for at least one token");
         }
-        let model = pcm::Pcm::load(&self.model)?;
         let (names, shares): (Vec<String>, Vec<f64>) = preference.shares()?.into_iter().unzip();
         let known = &model.config().experts;
         let place = |name: &String| {
@@ -91,14 +108,6 @@ impl Method for Pcm {
             held: HashMap::new(),
         };
         Ok(Plan::new(names, mixer))
-    }
-
-    fn needs(&self) -> Needs {
-        self.space.needs()
-    }
-
-    fn one_hot(&self) -> bool {
-        false
     }
 }
 

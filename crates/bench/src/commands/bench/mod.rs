@@ -150,6 +150,7 @@ impl Setting<'_> {
                 temperature: 0.7,
                 ..Sampling::GREEDY
             },
+            ..Generation::default()
         };
         let (mut prefill, mut decode) = (Vec::new(), Vec::new());
         for repetition in 0..args.repeat.max(1) {
