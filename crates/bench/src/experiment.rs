@@ -87,6 +87,9 @@ impl Experiment {
         for (_, strategy) in self.strategies.iter_mut() {
             strategy.resolve(folder);
         }
+        for (_, dimension) in self.dimensions.iter_mut() {
+            dimension.scorer.resolve(folder);
+        }
         self.model = model_path(folder, &self.model);
     }
 

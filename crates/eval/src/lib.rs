@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 /// Everything that can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// From a language model behind a reward.
+    #[error(transparent)]
+    Lm(#[from] lm::Error),
     /// A file could not be written or read.
     #[error("{path}: {source}")]
     Io {

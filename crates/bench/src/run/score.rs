@@ -44,11 +44,11 @@ pub fn score(
         .dimensions
         .iter()
         .map(|(name, dimension)| {
-            let reward = dimension.scorer.reward();
+            let reward = dimension.scorer.open()?;
             let normaliser = dimension.normaliser.unwrap_or(reward.normaliser());
-            (name.to_string(), Scale { reward, normaliser })
+            Ok((name.to_string(), Scale { reward, normaliser }))
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let asked: HashMap<&str, &Prompt> =
         prompts.iter().map(|p| (p.id.as_str(), &p.prompt)).collect();
     let total = rows.references.len() + rows.generations.len();

@@ -94,20 +94,36 @@ fn items<T: DeserializeOwned>(
     item: impl Fn(&Encoder, T) -> Result<Item>,
 ) -> Result<Vec<Item>> {
     let encoder = Encoder::open(model)?;
+    numbered(data)?
+        .into_iter()
+        .map(|(number, line)| item(&encoder, line).map_err(|e| wrong(data, number, &e)))
+        .collect()
+}
+
+/// Reads JSON lines.
+///
+/// # Errors
+/// With file and line; also for a file without any.
+pub fn lines<T: DeserializeOwned>(data: &Path) -> Result<Vec<T>> {
+    Ok(numbered(data)?.into_iter().map(|(_, line)| line).collect())
+}
+
+fn wrong(data: &Path, number: usize, e: &dyn std::fmt::Display) -> anyhow::Error {
+    usage(format!("{}:{number}: {e}", data.display()))
+}
+
+fn numbered<T: DeserializeOwned>(data: &Path) -> Result<Vec<(usize, T)>> {
     let text =
         std::fs::read_to_string(data).map_err(|e| usage(format!("{}: {e}", data.display())))?;
-    let mut items = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let wrong =
-            |e: &dyn std::fmt::Display| usage(format!("{}:{}: {e}", data.display(), number + 1));
-        let line: T = serde_json::from_str(line).map_err(|e| wrong(&e))?;
-        items.push(item(&encoder, line).map_err(|e| wrong(&e))?);
-    }
-    if items.is_empty() {
+    let filled = text.lines().enumerate().map(|(i, line)| (i + 1, line));
+    let filled = filled.filter(|(_, line)| !line.trim().is_empty());
+    let read = filled.map(|(number, line)| {
+        let line = serde_json::from_str(line).map_err(|e| wrong(data, number, &e))?;
+        Ok((number, line))
+    });
+    let lines: Vec<(usize, T)> = read.collect::<Result<_>>()?;
+    if lines.is_empty() {
         return Err(usage(format!("{}: there is nothing in it", data.display())));
     }
-    Ok(items)
+    Ok(lines)
 }

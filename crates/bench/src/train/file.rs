@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use eval::dimension::Dimension;
-use eval::rewards::ShapedReward;
+use eval::rewards::{RewardModelConfig, ShapedReward};
 use eval::utility::Utility;
 use experts::ExpertSpec;
 use experts::training::offline::OfflineConfig;
@@ -66,6 +66,8 @@ pub enum Recipe {
     Dpo(OfflineTraining),
     /// REBEL on the model's own responses.
     Rebel(RebelTraining),
+    /// A Bradley-Terry reward model on JSON lines with `prompt`, `chosen` and `rejected`.
+    Reward(RewardTraining),
     /// A Preference Control Model over trained experts.
     Pcm(PcmTraining),
 }
@@ -92,6 +94,17 @@ pub struct RebelTraining {
     /// How.
     #[serde(default)]
     pub settings: RebelConfig,
+}
+
+/// A reward model fitted to pairs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardTraining {
+    /// JSON lines, relative to this file.
+    pub data: PathBuf,
+    /// How.
+    #[serde(default)]
+    pub settings: RewardModelConfig,
 }
 
 /// A training of the Preference Control Model on responses of its own mixtures.
@@ -270,12 +283,21 @@ impl Training {
         }
         match &mut training.recipe {
             Recipe::Sft(t) | Recipe::Dpo(t) => t.data = folder.join(&t.data),
-            Recipe::Rebel(t) => t.prompts = folder.join(&t.prompts),
+            Recipe::Reward(t) => t.data = folder.join(&t.data),
+            Recipe::Rebel(t) => {
+                t.prompts = folder.join(&t.prompts);
+                for term in &mut t.reward.terms {
+                    term.scorer.resolve(folder);
+                }
+            }
             Recipe::Pcm(t) => {
                 t.prompts = folder.join(&t.prompts);
                 t.texts = folder.join(&t.texts);
                 for (_, expert) in t.experts.iter_mut() {
                     resolve_expert(folder, expert);
+                }
+                for (_, dimension) in t.dimensions.iter_mut() {
+                    dimension.scorer.resolve(folder);
                 }
             }
         }
@@ -296,9 +318,10 @@ impl Training {
         let settings = match &self.recipe {
             Recipe::Sft(t) | Recipe::Dpo(t) => t.settings.validate(),
             Recipe::Rebel(t) => {
-                t.reward.open().map_err(|e| format!("reward: {e}"))?;
+                t.reward.validate().map_err(|e| format!("reward: {e}"))?;
                 t.settings.validate()
             }
+            Recipe::Reward(t) => t.settings.validate(),
             Recipe::Pcm(t) => return t.validate(),
         };
         settings.map_err(|e| format!("settings: {e}"))

@@ -172,14 +172,17 @@ impl<'a> Mixture<'a> {
                 }
             }
         }
-        let open = |(n, d): (&String, &eval::dimension::Dimension)| (n.clone(), d.scorer.reward());
+        let mut rewards = BTreeMap::new();
+        for (name, dimension) in &dimensions {
+            rewards.insert(name.clone(), dimension.scorer.open()?);
+        }
         Ok(Self {
             training,
             recipe,
             base,
             experts,
             prompts: prompts::load(&recipe.prompts)?,
-            rewards: dimensions.iter().map(open).collect(),
+            rewards,
             dimensions,
             wordings,
             references: std::sync::Mutex::default(),

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use eval::plots::{CurvePlot, save};
+use eval::rewards::{PreferencePair, RewardModel};
 use eval::table::write_all;
 use experts::ExpertSpec;
 use experts::training::offline::{Objective, Offline, OfflineConfig};
@@ -30,7 +31,7 @@ use crate::progress::Progress;
 use crate::run::folder::lock;
 use crate::run::manifest::{Session, commit, now};
 
-use file::{Recipe, Training};
+use file::{Recipe, RewardTraining, Training};
 use rollouts::Rollouts;
 
 /// What a checkpoint keeps besides the optimiser.
@@ -58,8 +59,10 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
     let _lock = lock(&out)?;
     let path = resolve(&training.model)?;
     let inputs = inputs(&training, &path)?;
-    if let Recipe::Pcm(t) = &training.recipe {
-        return mixture::train(global, args, &training, t, &out, &inputs);
+    match &training.recipe {
+        Recipe::Pcm(t) => return mixture::train(global, args, &training, t, &out, &inputs),
+        Recipe::Reward(t) => return reward(global, &training, t, &out, &inputs),
+        _ => {}
     }
     let model = ModelFile::open(&path)?;
     let mut decoder = TuningDecoder::load(&model, training.weights)?;
@@ -93,7 +96,7 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
             };
             work.rebel(&mut run, &rebel, &mut rollouts)?
         }
-        Recipe::Pcm(_) => false,
+        Recipe::Pcm(_) | Recipe::Reward(_) => false,
     };
     run.standing.close(began);
     run.save(&file)?;
@@ -122,10 +125,53 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
     })
 }
 
+/// A reward model: minutes at most, so it is fitted in one go.
+fn reward(
+    global: &Global,
+    training: &Training,
+    recipe: &RewardTraining,
+    out: &Path,
+    inputs: &Value,
+) -> Result<()> {
+    let pairs: Vec<PreferencePair> = data::lines(&recipe.data)?;
+    let say = |stage: &str| eprintln!("reward: {stage}");
+    let (config, seed) = (&recipe.settings, training.seed);
+    let model = RewardModel::fit(&training.model, &pairs, config, seed, say)?;
+    let folder = out.join("reward");
+    model.save(&folder)?;
+    let manifest = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "training": training,
+        "inputs": inputs,
+        "held_out": model.card().held_out,
+    });
+    let text = serde_json::to_string_pretty(&manifest)? + "\n";
+    eval::write_atomic(&out.join("manifest.json"), text.as_bytes())?;
+    let held_out = &model.card().held_out;
+    let document = json!({
+        "training": training.name,
+        "reward": folder.display().to_string(),
+        "held_out": held_out,
+    });
+    global.print(document, || {
+        format!(
+            "{}: {:.1} % of {} held-out pairs in the right order (longer first: {:.1} %), loss {:.3}, \
+             calibration error {:.3}",
+            folder.display(),
+            100.0 * held_out.accuracy,
+            held_out.pairs,
+            100.0 * held_out.longer,
+            held_out.loss,
+            held_out.calibration_error
+        )
+    })
+}
+
 /// SHA-256 of everything that the training reads.
 fn inputs(training: &Training, model: &Path) -> Result<Value> {
     let (data, texts) = match &training.recipe {
         Recipe::Sft(t) | Recipe::Dpo(t) => (&t.data, None),
+        Recipe::Reward(t) => (&t.data, None),
         Recipe::Rebel(t) => (&t.prompts, None),
         Recipe::Pcm(t) => (&t.prompts, Some(&t.texts)),
     };
@@ -181,6 +227,7 @@ impl Run {
             Recipe::Sft(t) | Recipe::Dpo(t) => (t.settings.optimisation, 0.0),
             Recipe::Rebel(t) => (t.settings.optimisation, t.settings.kl),
             Recipe::Pcm(t) => (t.settings.fit.optimisation, 0.0),
+            Recipe::Reward(t) => (t.settings.optimisation, 0.0),
         };
         let mut lora = lora;
         let (adam, standing) = resume(file, known, beta, &mut lora.values)?;

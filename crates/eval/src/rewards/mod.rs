@@ -1,19 +1,33 @@
 //! Rewards: how much of a dimension a response has. One file each, and a variant of [`Scorer`].
 
 mod informativeness;
+mod model;
 mod readability;
 mod shaped;
 mod style;
 
+use std::path::{Path, PathBuf};
+
 use lm::chat::Prompt;
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
+
+pub use model::{Card, HeldOut, PreferencePair, RewardModel, RewardModelConfig};
 pub use shaped::{Penalties, Shaped, ShapedReward, Term, Words, repeated_trigrams};
 
 /// A reward: a number that grows with the high end of its dimension.
 pub trait Reward: Send + Sync {
     /// Scores a response to a prompt, in the reward's own unit.
     fn score(&self, prompt: &Prompt, response: &str) -> f64;
+
+    /// Scores several responses, each to its prompt.
+    fn score_all(&self, items: &[(&Prompt, &str)]) -> Vec<f64> {
+        let scores = items
+            .iter()
+            .map(|(prompt, response)| self.score(prompt, response));
+        scores.collect()
+    }
 
     /// Brings scores to mean 0 and standard deviation 1 on the base model's responses.
     fn normaliser(&self) -> Normaliser;
@@ -37,7 +51,7 @@ impl Normaliser {
 }
 
 /// The rewards that configs can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scorer {
     /// Flesch-Kincaid grade: expertise that a text asks of its reader.
     Readability,
@@ -45,15 +59,28 @@ pub enum Scorer {
     Informativeness,
     /// Sentiment and politeness.
     Style,
+    /// A trained reward model, by its folder.
+    Model(PathBuf),
 }
 
 impl Scorer {
     /// The reward behind the name.
-    pub fn reward(self) -> Box<dyn Reward> {
-        match self {
+    ///
+    /// # Errors
+    /// A reward model that cannot be opened.
+    pub fn open(&self) -> Result<Box<dyn Reward>> {
+        Ok(match self {
             Self::Readability => Box::new(readability::Readability),
             Self::Informativeness => Box::new(informativeness::Informativeness),
             Self::Style => Box::new(style::Style::new()),
+            Self::Model(folder) => Box::new(RewardModel::load(folder)?),
+        })
+    }
+
+    /// Takes the path that it names as relative to `folder`.
+    pub fn resolve(&mut self, folder: &Path) {
+        if let Self::Model(path) = self {
+            *path = folder.join(&*path);
         }
     }
 }

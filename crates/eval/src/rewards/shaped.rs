@@ -30,7 +30,7 @@ pub struct ShapedReward {
 }
 
 /// One scorer's part.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Term {
     /// What measures it.
@@ -98,11 +98,11 @@ pub struct Shaped {
 }
 
 impl ShapedReward {
-    /// Opens the scorers.
+    /// Checks the numbers.
     ///
     /// # Errors
     /// No term, or numbers that make no sense.
-    pub fn open(&self) -> Result<Shaped> {
+    pub fn validate(&self) -> Result<()> {
         let fail = |message: String| Err(Error::Argument(message));
         if self.terms.is_empty() {
             return fail("a reward without terms".into());
@@ -129,9 +129,18 @@ impl ShapedReward {
         if p.words.0 > p.words.1 {
             return fail(format!("words: ({}, {}) is empty", p.words.0, p.words.1));
         }
-        let open = |term: &Term| (*term, term.scorer.reward());
+        Ok(())
+    }
+
+    /// Opens the scorers.
+    ///
+    /// # Errors
+    /// Those of [`Self::validate`], and a scorer that cannot be opened.
+    pub fn open(&self) -> Result<Shaped> {
+        self.validate()?;
+        let open = |term: &Term| Ok((term.clone(), term.scorer.open()?));
         Ok(Shaped {
-            terms: self.terms.iter().map(open).collect(),
+            terms: self.terms.iter().map(open).collect::<Result<_>>()?,
             penalties: self.penalties,
         })
     }

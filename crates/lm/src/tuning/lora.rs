@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -152,6 +152,23 @@ impl LoraParameters {
             }
         }
         Ok(out)
+    }
+
+    /// The shape that a stored adapter has: one rank on the same matrices of every block, scale 1.
+    ///
+    /// # Errors
+    /// One whose ranks differ.
+    pub fn shape_of(adapter: &Adapter) -> Result<LoraConfig, String> {
+        let ranks: BTreeSet<usize> = adapter.pairs.values().map(|p| p.rank).collect();
+        let targets: BTreeSet<Target> = adapter.pairs.keys().map(|(_, t)| *t).collect();
+        match ranks.iter().next() {
+            Some(&rank) if ranks.len() == 1 => Ok(LoraConfig {
+                rank,
+                alpha: rank as f32,
+                targets: targets.into_iter().collect(),
+            }),
+            _ => Err(format!("the adapter's ranks are {ranks:?}, not one")),
+        }
     }
 
     /// The adapter as experts use it.
