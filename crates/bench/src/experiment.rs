@@ -42,6 +42,9 @@ pub struct Experiment {
     pub strategies: Named<Strategy>,
     /// Prompt set: `.jsonl` or text, relative to the experiment file.
     pub prompts: PathBuf,
+    /// Another prompt set, on which `BestSingle` chooses; none of its prompts may be in `prompts`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<PathBuf>,
     /// Responses per prompt, preference and strategy. Default 1 (ours).
     #[serde(default = "one")]
     pub samples: u32,
@@ -117,6 +120,7 @@ impl Experiment {
     /// Paths of the file are relative to its folder.
     fn resolve(&mut self, folder: &Path) {
         self.prompts = folder.join(&self.prompts);
+        self.validation = self.validation.as_ref().map(|file| folder.join(file));
         for (_, expert) in self.experts.iter_mut() {
             match expert.whole_mut() {
                 ExpertSpec::Adapter(path) => *path = folder.join(&path),
@@ -191,7 +195,12 @@ impl Experiment {
         }
         for (strategy, _) in self.strategies.iter() {
             for (preference, _) in self.preferences.iter() {
-                self.plan(strategy, preference)?;
+                let plan = self.plan(strategy, preference)?;
+                anyhow::ensure!(
+                    !plan.choose || self.validation.is_some(),
+                    "strategy '{strategy}' chooses on a validation set; name its file: \
+                     validation: \"prompts.jsonl\", with other prompts than those of the comparison"
+                );
             }
         }
         Ok(())

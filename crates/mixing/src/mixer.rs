@@ -90,6 +90,8 @@ pub struct Plan {
     pub mixer: Box<dyn Mixer>,
     /// Responses that are made for each one that is kept, by utility.
     pub samples: usize,
+    /// Only one of the experts is to run; which, is still to be found out.
+    pub choose: bool,
     /// How the one expert is merged out of others.
     pub merge: Option<Recipe>,
 }
@@ -103,6 +105,7 @@ impl Plan {
             examples: Vec::new(),
             mixer: Box::new(mixer),
             samples: 1,
+            choose: false,
             merge: None,
         }
     }
@@ -138,6 +141,7 @@ impl std::fmt::Debug for Plan {
             instruction,
             examples,
             samples,
+            choose,
             merge,
             mixer: _,
         } = self;
@@ -146,6 +150,7 @@ impl std::fmt::Debug for Plan {
             .field("instruction", instruction)
             .field("examples", examples)
             .field("samples", samples)
+            .field("choose", choose)
             .field("merge", merge)
             .finish_non_exhaustive()
     }
