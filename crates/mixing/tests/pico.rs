@@ -31,6 +31,13 @@ fn open(path: &Path) -> lm::Result<Arc<LanguageModel>> {
 
 /// One expert of each kind over the pico LLaMA.
 fn experts() -> Vec<Expert> {
+    thread_local! {
+        static OPEN: Vec<Expert> = open_experts();
+    }
+    OPEN.with(Vec::clone)
+}
+
+fn open_experts() -> Vec<Expert> {
     let base = open(&fixture("llama")).unwrap();
     let specs = [
         ("base", ExpertSpec::Base),
