@@ -295,3 +295,41 @@ fn plain(what: &str, name: &str) -> Result<()> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use mixing::merging::Method;
+
+    use super::*;
+
+    /// What stands in backticks in a line.
+    fn quoted(line: &str) -> impl Iterator<Item = &str> {
+        line.split('`').skip(1).step_by(2)
+    }
+
+    #[test]
+    fn every_config_of_the_book_is_read() {
+        let book = include_str!("../../../docs/src/strategies.md");
+        let here = Path::new("strategies.md");
+        let mut seen = 0;
+        for line in book.lines().filter(|l| l.starts_with("- **config**")) {
+            for config in quoted(line).filter(|q| q.contains('(') && !q.starts_with("mope")) {
+                let strategy: Strategy = parse(here, config).unwrap();
+                let text = options().to_string(&strategy).unwrap();
+                assert_eq!(parse::<Strategy>(here, &text).unwrap(), strategy);
+                seen += 1;
+            }
+        }
+        assert!(seen > 25, "{seen}");
+        let methods = book
+            .lines()
+            .filter(|l| l.starts_with("| `") && l.contains("(http"));
+        let mut names = 0;
+        for line in methods {
+            parse::<Method>(here, quoted(line).next().unwrap()).unwrap();
+            names += 1;
+        }
+        assert_eq!(names, 8, "all but SLERP and the factor soup have a paper");
+    }
+}

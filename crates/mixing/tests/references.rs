@@ -308,6 +308,13 @@ proptest! {
         prop_assert!(worst(&small, &reverse) < 2e-2);
         let one = mix(mod_of(Divergence::Alpha(1.0)));
         prop_assert!(worst(&one, &mix(mod_of(Divergence::ForwardKl))) < 1e-6);
+        // Far ahead of the base Jensen-Shannon is forward KL, far behind it is reverse KL.
+        let place = |base: f64| Case { history: vec![vec![base, -1000.0, -1000.0, -1000.0]], ..case.clone() };
+        let shannon = |case: &Case| case.mix(&mod_of(Divergence::JensenShannon)).1;
+        let ahead = place(-1300.0);
+        prop_assert!(worst(&shannon(&ahead), &ahead.mix(&mod_of(Divergence::ForwardKl)).1) < 1e-5);
+        let behind = place(-700.0);
+        prop_assert!(worst(&shannon(&behind), &behind.mix(&mod_of(Divergence::ReverseKl)).1) < 1e-4);
         // λ: 0 is the base, 1 the mixture.
         let dera = |lambda| Strategy::DeRa(DeRa { lambda, weights: None });
         let base: Vec<f32> = case.log_probs[0][0].iter().map(|v| *v as f32).collect();
