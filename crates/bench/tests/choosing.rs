@@ -67,6 +67,9 @@ fn the_best_single_expert_is_chosen_on_other_prompts() {
     let chosen = found.iter().find(|f| f.0 == most).unwrap().1;
     assert!(found.iter().any(|f| f.0 < most), "{said}");
     assert_eq!(utility(&summary, "best"), utility(&summary, chosen));
+    let manifest = std::fs::read_to_string(here.join("one/manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["sessions"][0]["chosen"]["best"]["short"], chosen);
     // Nothing is made twice.
     let before = contents(&here.join("one"));
     run(here, "one");

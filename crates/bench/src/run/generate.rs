@@ -170,6 +170,10 @@ impl<'a> Generate<'a> {
     /// A model that fails, a folder that cannot be written. What is done stays.
     pub fn run(&mut self, folder: &RunFolder, session: &mut Session) -> Result<Rows> {
         self.chosen = validation::choose(self, self.experiment, self.validation, folder, session)?;
+        for ((strategy, preference), expert) in &self.chosen {
+            let own = session.chosen.entry(strategy.clone()).or_default();
+            own.insert(preference.clone(), expert.clone());
+        }
         let mut rows = Rows {
             references: Vec::new(),
             generations: Vec::new(),
