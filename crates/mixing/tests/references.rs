@@ -346,6 +346,24 @@ proptest! {
     }
 
     #[test]
+    fn what_an_expert_rules_out_is_out_or_at_least_a_number(case in cases(), of in 0usize..4) {
+        let mut case = case;
+        case.log_probs[of][0][0] = f64::NEG_INFINITY;
+        for (name, strategy) in strategies() {
+            let (experts, mixed) = case.mix(&strategy);
+            prop_assert!(mixed.log_probs.iter().all(|v| !v.is_nan()), "{}", name);
+            prop_assert!(mixed.weights.iter().all(|v| v.is_finite()), "{}", name);
+            let total: f64 = probabilities(&mixed)[1..].iter().sum();
+            let used = experts.contains(&case.experts[of]);
+            let product = !["fixed", "pack_linear", "top_k", "arithmetic"].contains(&name);
+            if used && product {
+                prop_assert_eq!(mixed.log_probs[0], f32::NEG_INFINITY, "{}", name);
+                prop_assert!((total - 1.0).abs() < 1e-4, "{}: {}", name, total);
+            }
+        }
+    }
+
+    #[test]
     fn mato_moves_weight_to_the_objective_that_lags(case in cases()) {
         let mato = Strategy::Mato(Mato::default());
         let (experts, mixed) = case.mix(&mato);
