@@ -22,8 +22,8 @@ use kernels::{Isa, math};
 use serde::{Deserialize, Serialize};
 
 use super::Method;
-use super::fixed::constant_weights;
 use crate::mixer::same_experts;
+use crate::preference::constant_weights;
 use crate::{
     BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, normalise, refuse,
 };
