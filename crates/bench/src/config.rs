@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::failure::{nearest, usage};
 
 /// RON with `Fixed(space: Log)`, and options without `Some`.
-fn options() -> ron::Options {
+pub fn options() -> ron::Options {
     ron::Options::default()
         .with_default_extension(Extensions::IMPLICIT_SOME)
         .with_default_extension(Extensions::UNWRAP_VARIANT_NEWTYPES)

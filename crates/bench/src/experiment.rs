@@ -41,6 +41,9 @@ pub struct Experiment {
     pub strategies: Named<Strategy>,
     /// Prompt set: `.jsonl` or text, relative to the experiment file.
     pub prompts: PathBuf,
+    /// Another prompt set, on which `BestSingle` chooses; none of its prompts may be in `prompts`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<PathBuf>,
     /// Responses per prompt, preference and strategy. Default 1 (ours).
     #[serde(default = "one")]
     pub samples: u32,
@@ -81,6 +84,7 @@ impl Experiment {
     /// Paths of the file are relative to its folder.
     fn resolve(&mut self, folder: &Path) {
         self.prompts = folder.join(&self.prompts);
+        self.validation = self.validation.as_ref().map(|file| folder.join(file));
         for (_, expert) in self.experts.iter_mut() {
             resolve_expert(folder, expert);
         }
@@ -157,7 +161,12 @@ impl Experiment {
         }
         for (strategy, _) in self.strategies.iter() {
             for (preference, _) in self.preferences.iter() {
-                self.plan(strategy, preference)?;
+                let plan = self.plan(strategy, preference)?;
+                anyhow::ensure!(
+                    !plan.choose || self.validation.is_some(),
+                    "strategy '{strategy}' chooses on a validation set; name its file: \
+                     validation: \"prompts.jsonl\", with other prompts than those of the comparison"
+                );
             }
         }
         Ok(())
@@ -230,5 +239,43 @@ impl Experiment {
             needs.check(name, &self.expert(name).gives())?;
         }
         Ok(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use mixing::merging::Method;
+
+    use super::*;
+
+    /// What stands in backticks in a line.
+    fn quoted(line: &str) -> impl Iterator<Item = &str> {
+        line.split('`').skip(1).step_by(2)
+    }
+
+    #[test]
+    fn every_config_of_the_book_is_read() {
+        let book = include_str!("../../../docs/src/strategies.md");
+        let here = Path::new("strategies.md");
+        let mut seen = 0;
+        for line in book.lines().filter(|l| l.starts_with("- **config**")) {
+            for example in quoted(line).filter(|q| q.contains('(') && !q.starts_with("mope")) {
+                let strategy: Strategy = config::parse(here, example).unwrap();
+                let text = config::options().to_string(&strategy).unwrap();
+                assert_eq!(config::parse::<Strategy>(here, &text).unwrap(), strategy);
+                seen += 1;
+            }
+        }
+        assert!(seen > 25, "{seen}");
+        let methods = book
+            .lines()
+            .filter(|l| l.starts_with("| `") && l.contains("(http"));
+        let mut names = 0;
+        for line in methods {
+            config::parse::<Method>(here, quoted(line).next().unwrap()).unwrap();
+            names += 1;
+        }
+        assert_eq!(names, 8, "all but SLERP and the factor soup have a paper");
     }
 }

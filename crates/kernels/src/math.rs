@@ -170,6 +170,54 @@ fn exp_add_inner(out: &mut [f32], weight: f32, row: &[f32]) {
     }
 }
 
+/// `ln(1 + e)` for `e` in 0..=1, exact for small ones: `2 artanh(e / (2 + e))` by its series.
+#[inline(always)]
+fn ln_1p(e: f32) -> f32 {
+    let s = e / (2.0 + e);
+    let square = s * s;
+    let mut p = 1.0 / 13.0f32;
+    for c in [1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0, 1.0] {
+        p = p.mul_add(square, c);
+    }
+    2.0 * s * p
+}
+
+/// `ln(eᵘ − 1) = u + ln(1 − e⁻ᵘ)` for `u > 0`, the difference by its series where it is small.
+#[inline(always)]
+fn ln_exp_m1(u: f32) -> f32 {
+    let mut p = -1.0 / 40_320.0f32;
+    for c in [
+        1.0 / 5_040.0,
+        -1.0 / 720.0,
+        1.0 / 120.0,
+        -1.0 / 24.0,
+        1.0 / 6.0,
+        -0.5,
+        1.0,
+    ] {
+        p = p.mul_add(u, c);
+    }
+    let large = 1.0 - exp(-u);
+    u + ln(if u < 0.5 { p * u } else { large })
+}
+
+#[inline(always)]
+fn softplus_add_inner(out: &mut [f32], weight: f32, shift: f32, a: &[f32], b: &[f32]) {
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        let x = shift + a - b;
+        // Below this the exponential vanishes.
+        let x = if x < -80.0 { -80.0 } else { x };
+        let positive = if x > 0.0 { x } else { 0.0 };
+        let size = if x > 0.0 { x } else { -x };
+        *out = weight.mul_add(positive + ln_1p(exp(-size)), *out);
+    }
+}
+
+#[inline(always)]
+fn ln_exp_m1_inner(row: &mut [f32]) {
+    row.iter_mut().for_each(|v| *v = ln_exp_m1(*v));
+}
+
 #[inline(always)]
 fn exp_inner(row: &mut [f32]) {
     row.iter_mut().for_each(|v| *v = exp(*v));
@@ -298,6 +346,14 @@ dispatch! {
     pub fn exp_all(row: &mut [f32]) = exp_inner
 }
 dispatch! {
+    /// `out ← out + weight · ln(1 + e^(shift + a − b))`, differences below −80 taken for −80.
+    pub fn softplus_add(out: &mut [f32], weight: f32, shift: f32, a: &[f32], b: &[f32]) = softplus_add_inner
+}
+dispatch! {
+    /// `row ← ln(e^row − 1)` for positive numbers.
+    pub fn ln_exp_m1_all(row: &mut [f32]) = ln_exp_m1_inner
+}
+dispatch! {
     /// `Σ row`.
     pub fn sum(row: &[f32]) -> f64 = sum_inner
 }
@@ -342,6 +398,24 @@ mod tests {
         assert_eq!((ln(1.0), ln(0.0)), (0.0, f32::NEG_INFINITY));
     }
 
+    #[test]
+    fn softplus_and_its_inverse_are_accurate_over_their_range() {
+        for i in -790..880 {
+            let x = i as f32 * 0.1 + 0.03;
+            let mut row = [0.0];
+            softplus_add(Isa::best(), &mut row, 1.0, x, &[0.5], &[0.5]);
+            let exact = f64::from(x).max(0.0) + (-f64::from(x).abs()).exp().ln_1p();
+            assert!(relative(row[0], exact) < 1e-6, "{x}");
+            ln_exp_m1_all(Isa::best(), &mut row);
+            // It is the inverse: ln(e^softplus(x) − 1) = x.
+            assert!(
+                (row[0] - x).abs() < 1e-6 * x.abs().max(1.0),
+                "{x}: {}",
+                row[0]
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn all_instruction_sets_give_the_same_bits(
@@ -366,6 +440,11 @@ mod tests {
                 swiglu(isa, &x, &y[..n], &mut buffer);
                 out.extend(buffer.clone());
                 axpy(isa, &mut buffer, weight, &x);
+                out.extend(buffer.clone());
+                softplus_add(isa, &mut buffer, weight, weight, &x, &y[..n]);
+                out.extend(buffer.clone());
+                buffer.iter_mut().for_each(|v| *v = v.abs() + 1e-6);
+                ln_exp_m1_all(isa, &mut buffer);
                 out.extend(buffer.clone());
                 out.push(dot(isa, &x, &y[..n]));
                 out.into_iter().map(f32::to_bits).collect::<Vec<_>>()

@@ -201,15 +201,22 @@ pub fn keep_likeliest(row: &mut [f32], k: usize) {
     if k == 0 || k >= row.len() {
         return;
     }
-    let mut order: Vec<u32> = (0..row.len() as u32).collect();
-    order.select_nth_unstable_by(k - 1, |&a, &b| {
-        let likelier = row[b as usize].total_cmp(&row[a as usize]);
-        likelier.then(a.cmp(&b))
-    });
-    order[k..]
-        .iter()
-        .for_each(|&id| row[id as usize] = f32::NEG_INFINITY);
-    log_softmax(row);
+    // The likeliest so far, best first; few of a vocabulary's tokens get past the last of them.
+    let mut best: Vec<(f32, usize)> = Vec::with_capacity(k + 1);
+    for (id, &value) in row.iter().enumerate() {
+        if best.len() == k && best.last().is_some_and(|last| value <= last.0) {
+            continue;
+        }
+        let place = best.partition_point(|(other, _)| *other >= value);
+        best.insert(place, (value, id));
+        best.truncate(k);
+    }
+    let mut values: Vec<f32> = best.iter().map(|(value, _)| *value).collect();
+    log_softmax(&mut values);
+    row.fill(f32::NEG_INFINITY);
+    for ((_, id), value) in best.iter().zip(values) {
+        row[*id] = value;
+    }
 }
 
 /// Turns logits into log-probabilities in nats, `x - log Σ exp x`, the sum in f64 of parts.

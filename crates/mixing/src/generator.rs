@@ -88,6 +88,12 @@ impl<'a> Generator<'a> {
                 plan.experts
             ));
         }
+        if plan.choose {
+            return refuse(format!(
+                "one of {} is to be chosen on a validation set, as `mope run` does; name it with Single",
+                plan.experts.join(", ")
+            ));
+        }
         plan.mixer.open(&pool.experts()[0].model)?;
         Ok(Self {
             pool,
@@ -111,8 +117,31 @@ impl<'a> Generator<'a> {
     /// hears of each token as it is chosen: index of the request, the response so far.
     ///
     /// # Errors
-    /// A prompt that the experts refuse or that is too long, settings that make no sense.
+    /// A prompt that the experts refuse or that is too long, settings that make no sense, a plan that makes
+    /// several responses to choose from.
     pub fn generate(
+        &mut self,
+        requests: Vec<Request>,
+        width: usize,
+        settings: &Generation,
+        on_token: impl FnMut(usize, &Response),
+    ) -> Result<Vec<Response>> {
+        self.one_each()?;
+        self.all(requests, width, settings, on_token)
+    }
+
+    /// Best of n needs somebody who rates.
+    fn one_each(&self) -> Result<()> {
+        if self.plan.samples <= 1 {
+            return Ok(());
+        }
+        refuse(
+            "the best of several responses is kept by its utility, which needs rewards and reference \
+             responses, as `mope run` has them",
+        )
+    }
+
+    fn all(
         &mut self,
         requests: Vec<Request>,
         width: usize,
@@ -143,12 +172,49 @@ impl<'a> Generator<'a> {
         self.decode(&work, &choose, on_token)
     }
 
+    /// Responds as often to each request as the plan says, and keeps the response that `utility` rates
+    /// highest, of equals the first. Attempts differ in nothing but their draws; the first is that of
+    /// [`Self::generate`].
+    ///
+    /// # Errors
+    /// Those of [`Self::generate`] and of `utility`, which gets a request's index and a response.
+    pub fn best<E: From<crate::Error>>(
+        &mut self,
+        requests: Vec<Request>,
+        width: usize,
+        settings: &Generation,
+        mut utility: impl FnMut(usize, &Response) -> Result<f64, E>,
+        mut on_token: impl FnMut(usize, &Response),
+    ) -> Result<Vec<Response>, E> {
+        let attempts = self.plan.samples.max(1);
+        let attempt = |request: &Request, n: usize| Request {
+            prompt: request.prompt.clone(),
+            draws: request.draws.attempt(n),
+        };
+        let all = requests
+            .iter()
+            .flat_map(|r| (0..attempts).map(move |n| attempt(r, n)));
+        let all = all.collect();
+        let made = self.all(all, width, settings, |i, r| on_token(i / attempts, r))?;
+        let mut best: Vec<(f64, Response)> = Vec::with_capacity(requests.len());
+        for (i, response) in made.into_iter().enumerate() {
+            let worth = utility(i / attempts, &response)?;
+            match best.get_mut(i / attempts) {
+                None => best.push((worth, response)),
+                Some(found) if worth > found.0 => *found = (worth, response),
+                Some(_) => {}
+            }
+        }
+        Ok(best.into_iter().map(|(_, response)| response).collect())
+    }
+
     /// Reads given responses token by token and returns the mixture's log-probabilities and weights.
     ///
     /// # Errors
     /// Another number of responses than prompts, a token outside of the vocabulary, a prompt that the
     /// experts refuse or that is too long.
     pub fn score(&mut self, prompts: &[Prompt], responses: &[Vec<u32>]) -> Result<Vec<Response>> {
+        self.one_each()?;
         if prompts.len() != responses.len() {
             return refuse(format!(
                 "{} responses to {} prompts",

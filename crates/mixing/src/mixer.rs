@@ -111,6 +111,8 @@ pub struct Plan {
     pub mixer: Box<dyn Mixer>,
     /// Responses that are made for each one that is kept, by utility.
     pub samples: usize,
+    /// Only one of the experts is to run; which, is still to be found out.
+    pub choose: bool,
     /// How the one expert is merged out of others.
     pub merge: Option<Recipe>,
 }
@@ -124,6 +126,7 @@ impl Plan {
             examples: Vec::new(),
             mixer: Box::new(mixer),
             samples: 1,
+            choose: false,
             merge: None,
         }
     }
@@ -159,6 +162,7 @@ impl std::fmt::Debug for Plan {
             instruction,
             examples,
             samples,
+            choose,
             merge,
             mixer: _,
         } = self;
@@ -167,6 +171,7 @@ impl std::fmt::Debug for Plan {
             .field("instruction", instruction)
             .field("examples", examples)
             .field("samples", samples)
+            .field("choose", choose)
             .field("merge", merge)
             .finish_non_exhaustive()
     }

@@ -66,3 +66,29 @@ impl Preference {
         }
     }
 }
+
+/// Weights on the simplex by expert, sorted: those given, or else the importances of the preference.
+pub(crate) fn constant_weights(
+    given: Option<&BTreeMap<String, f64>>,
+    preference: &Preference,
+    experts: &[&str],
+) -> Result<Vec<(String, f64)>> {
+    let Some(weights) = given else {
+        preference.directions(experts)?;
+        return preference.shares();
+    };
+    if let Some(name) = weights.keys().find(|n| !experts.contains(&n.as_str())) {
+        let known = experts.join(", ");
+        return refuse(format!("a weight for '{name}', the experts are: {known}"));
+    }
+    if let Some((name, w)) = weights.iter().find(|(_, w)| !(0.0..=1.0).contains(*w)) {
+        return refuse(format!(
+            "the weight of '{name}' is {w}, not between 0 and 1"
+        ));
+    }
+    let total: f64 = weights.values().sum();
+    if (total - 1.0).abs() > 1e-6 {
+        return refuse(format!("the weights sum to {total}, not to 1"));
+    }
+    Ok(weights.iter().map(|(name, w)| (name.clone(), *w)).collect())
+}

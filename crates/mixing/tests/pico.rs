@@ -10,7 +10,8 @@ use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
 use lm::{DeviceSpec, LanguageModel, Weights};
 use mixing::strategies::{
-    Base, DeRa, Divergence, Fixed, Mato, Mod, Pack, Prompting, Single, Space, TopK, Uniform,
+    Base, BestOfN, BestSingle, DeRa, Divergence, Example, FewShot, Fixed, Mato, Mod, Pack,
+    Prompting, Single, Space, TopK, Uniform,
 };
 use mixing::{
     BASE, Generation, Generator, History, Mixed, Mixer, Plan, Preference, Request, Response, Step,
@@ -30,6 +31,13 @@ fn open(path: &Path) -> lm::Result<Arc<LanguageModel>> {
 
 /// One expert of each kind over the pico LLaMA.
 fn experts() -> Vec<Expert> {
+    thread_local! {
+        static OPEN: Vec<Expert> = open_experts();
+    }
+    OPEN.with(Vec::clone)
+}
+
+fn open_experts() -> Vec<Expert> {
     let base = open(&fixture("llama")).unwrap();
     let specs = [
         ("base", ExpertSpec::Base),
@@ -142,11 +150,27 @@ fn strategies() -> Vec<Strategy> {
         Strategy::DeRa(DeRa::default()),
         Strategy::Mato(Mato::default()),
         Strategy::Pack(Pack::default()),
+        few_shot(false),
         Strategy::TopK(TopK {
             k: 5,
             of: Box::new(fixed(Space::Probability)),
         }),
     ]
+}
+
+fn few_shot(instruction: bool) -> Strategy {
+    let names = ["full", "patterns", "plain", "prompted"];
+    let examples = names.map(|name| {
+        let example = Example {
+            prompt: format!("{}?", &name[..2]),
+            response: format!("{}!", &name[..2]),
+        };
+        (name.to_string(), vec![example])
+    });
+    Strategy::FewShot(FewShot {
+        examples: examples.into(),
+        instruction,
+    })
 }
 
 fn close(a: &[f32], b: &[f32], tolerance: f32) {
@@ -280,6 +304,108 @@ fn scoring_a_response_gives_the_log_probs_it_was_made_with() {
             assert_eq!(scored.weights, made.weights);
         }
     }
+}
+
+#[test]
+fn examples_stand_between_system_message_and_question() {
+    let names = ["base"];
+    let mut wanted = preference();
+    wanted.weights.retain(|name, _| name.starts_with('p'));
+    let asked = Prompt::Chat(vec![Message::system("sys"), Message::user("Why?")]);
+    let shown = |instruction| {
+        let plan = few_shot(instruction).plan(&wanted, &names).unwrap();
+        let Prompt::Chat(turns) = plan.prompt(&asked).unwrap() else {
+            panic!("it was a conversation")
+        };
+        let text = turns.iter().map(|m| m.content.as_str());
+        text.collect::<Vec<_>>().join("|")
+    };
+    let turns = "pa?|pa!|pl?|pl!|pr?|pr!|Why?";
+    assert_eq!(shown(false), format!("sys|{turns}"));
+    assert_eq!(shown(true), format!("sys\n\nbe good|{turns}"));
+    let plan = few_shot(false).plan(&wanted, &names).unwrap();
+    assert!(plan.prompt(&Prompt::Raw("x".into())).is_err());
+    wanted.weights.insert("rude".into(), 1.0);
+    let error = few_shot(true).plan(&wanted, &names).unwrap_err();
+    assert!(
+        error.to_string().contains("no example of 'rude'"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_best_of_several_is_the_best_of_the_same_attempts_made_apart() {
+    let inner = || {
+        Box::new(Strategy::Single(Single {
+            expert: "plain".into(),
+        }))
+    };
+    let best = |n: usize| {
+        let strategy = Strategy::BestOfN(BestOfN { n, of: inner() });
+        with_generator(&strategy, |generator| {
+            let utility = |_, r: &Response| Ok::<f64, mixing::Error>(worth(r));
+            let best = generator.best(requests(), 3, &SETTINGS, utility, |_, _| ());
+            best.unwrap()
+        })
+    };
+    // More of the letter "e" is better.
+    fn worth(response: &Response) -> f64 {
+        response.tokens.iter().filter(|t| **t == 72).count() as f64
+    }
+    assert_eq!(best(1), generate(&inner(), requests()));
+    let chosen = best(4);
+    let attempts = requests().into_iter().flat_map(|request| {
+        (0..4).map(move |n| Request {
+            prompt: request.prompt.clone(),
+            draws: request.draws.attempt(n),
+        })
+    });
+    let made = generate(&inner(), attempts.collect());
+    for (i, attempts) in made.chunks(4).enumerate() {
+        let most = attempts.iter().map(worth).fold(0.0, f64::max);
+        let first = attempts.iter().find(|r| worth(r) == most).unwrap();
+        assert_eq!(chosen[i].tokens, first.tokens);
+        assert_ne!(attempts[0].tokens, attempts[1].tokens);
+    }
+    let strategy = Strategy::BestOfN(BestOfN { n: 2, of: inner() });
+    with_generator(&strategy, |generator| {
+        let made = generator.generate(requests(), 3, &SETTINGS, |_, _| ());
+        let scored = generator.score(&[], &[]);
+        for error in [made.unwrap_err(), scored.unwrap_err()] {
+            assert!(error.to_string().contains("needs rewards"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn what_is_still_to_be_chosen_does_not_run() {
+    let all = experts();
+    let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
+    let best = |among: Option<&[&str]>| {
+        let among = among.map(|a| a.iter().map(|n| n.to_string()).collect());
+        Strategy::BestSingle(BestSingle { among }).plan(&preference(), &names)
+    };
+    let plan = best(None).unwrap();
+    assert_eq!(plan.experts, ["full", "patterns", "plain", "prompted"]);
+    let pool = ExpertPool::new(all[1..].to_vec()).unwrap();
+    let error = Generator::new(&pool, plan, &[2]).unwrap_err().to_string();
+    assert!(error.contains("chosen on a validation set"), "{error}");
+    assert!(!best(Some(&["plain"])).unwrap().choose);
+    for outer in [
+        Strategy::TopK(TopK {
+            k: 3,
+            of: Box::new(Strategy::BestSingle(BestSingle::default())),
+        }),
+        Strategy::BestOfN(BestOfN {
+            n: 3,
+            of: Box::new(Strategy::BestSingle(BestSingle::default())),
+        }),
+    ] {
+        let error = outer.plan(&preference(), &names).unwrap_err().to_string();
+        assert!(error.contains("still to be chosen"), "{error}");
+    }
+    assert!(best(Some(&["nobody"])).is_err());
+    assert!(best(Some(&[])).is_err());
 }
 
 #[test]

@@ -310,6 +310,13 @@ proptest! {
         prop_assert!(worst(&small, &reverse) < 2e-2);
         let one = mix(mod_of(Divergence::Alpha(1.0)));
         prop_assert!(worst(&one, &mix(mod_of(Divergence::ForwardKl))) < 1e-6);
+        // Far ahead of the base Jensen-Shannon is forward KL, far behind it is reverse KL.
+        let place = |base: f64| Case { history: vec![vec![base, -1000.0, -1000.0, -1000.0]], ..case.clone() };
+        let shannon = |case: &Case| case.mix(&mod_of(Divergence::JensenShannon)).1;
+        let ahead = place(-1300.0);
+        prop_assert!(worst(&shannon(&ahead), &ahead.mix(&mod_of(Divergence::ForwardKl)).1) < 1e-5);
+        let behind = place(-700.0);
+        prop_assert!(worst(&shannon(&behind), &behind.mix(&mod_of(Divergence::ReverseKl)).1) < 1e-4);
         // λ: 0 is the base, 1 the mixture.
         let dera = |lambda| Strategy::DeRa(DeRa { lambda, weights: None });
         let base: Vec<f32> = case.log_probs[0][0].iter().map(|v| *v as f32).collect();
@@ -338,6 +345,24 @@ proptest! {
         let all = TopK { k: case.vocab(), of: Box::new(Strategy::Fixed(Fixed::default())) };
         let plain = mix(Strategy::Fixed(Fixed::default()));
         prop_assert_eq!(mix(Strategy::TopK(all)).log_probs, plain.log_probs);
+    }
+
+    #[test]
+    fn what_an_expert_rules_out_is_out_or_at_least_a_number(case in cases(), of in 0usize..4) {
+        let mut case = case;
+        case.log_probs[of][0][0] = f64::NEG_INFINITY;
+        for (name, strategy) in strategies() {
+            let (experts, mixed) = case.mix(&strategy);
+            prop_assert!(mixed.log_probs.iter().all(|v| !v.is_nan()), "{}", name);
+            prop_assert!(mixed.weights.iter().all(|v| v.is_finite()), "{}", name);
+            let total: f64 = probabilities(&mixed)[1..].iter().sum();
+            let used = experts.contains(&case.experts[of]);
+            let product = !["fixed", "pack_linear", "top_k", "arithmetic"].contains(&name);
+            if used && product {
+                prop_assert_eq!(mixed.log_probs[0], f32::NEG_INFINITY, "{}", name);
+                prop_assert!((total - 1.0).abs() < 1e-4, "{}: {}", name, total);
+            }
+        }
     }
 
     #[test]

@@ -72,6 +72,9 @@ fn records(frame: &DataFrame) -> Result<Vec<Value>> {
 pub fn check(global: &Global, file: &Path) -> Result<()> {
     let experiment = load(global, file)?;
     let prompts = prompts::load(&experiment.prompts)?;
+    if let Some(file) = &experiment.validation {
+        prompts::separate(file, &prompts)?;
+    }
     let (strategies, preferences) = (
         experiment.strategies.names(),
         experiment.preferences.names(),

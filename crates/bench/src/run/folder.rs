@@ -46,7 +46,14 @@ fn make(path: &Path) -> Result<()> {
 }
 
 /// Folders of a run.
-const PARTS: [&str; 5] = ["references", "generations", "scores", "tables", "plots"];
+const PARTS: [&str; 6] = [
+    "validation",
+    "references",
+    "generations",
+    "scores",
+    "tables",
+    "plots",
+];
 
 impl RunFolder {
     /// Opens or makes the folder, and clears what an interrupted write left.

@@ -14,36 +14,34 @@ use experts::{Expert, ExpertPool};
 use lm::LanguageModel;
 use lm::sampling::Draws;
 use mixing::merging::Source;
-use mixing::{Generator, Plan, Request, Response, Strategy};
+use mixing::{Generator, Request, Response};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::folder::RunFolder;
+use super::jobs::{Batch, Job};
 use super::manifest::Session;
+use super::score::Scorer;
+use super::validation;
 use crate::experiment::Experiment;
 use crate::failure::usage;
 use crate::models::{Models, hashes};
 use crate::progress::Progress;
 use crate::prompts::NamedPrompt;
 
-/// Name that stands for a strategy in the rows of the reference responses.
-pub const REFERENCE: &str = "reference";
-
-/// A file holds several times as many responses as are decoded together, so that a finished one can make
-/// room for the next; a kill loses one file's work at most.
-const BATCHES_PER_FILE: usize = 4;
-
 /// Everything that generating needs.
 pub struct Generate<'a> {
-    experiment: &'a Experiment,
-    prompts: &'a [NamedPrompt],
+    pub(super) experiment: &'a Experiment,
+    pub(super) prompts: &'a [NamedPrompt],
+    pub(super) validation: &'a [NamedPrompt],
+    /// The expert that was chosen, by strategy and preference.
+    pub(super) chosen: BTreeMap<(String, String), String>,
     base: Arc<LanguageModel>,
     models: Models,
-    experts: BTreeMap<String, Expert>,
+    pub(super) experts: BTreeMap<String, Expert>,
     /// Parameters of the experts that are merged.
     sources: BTreeMap<String, Source>,
     /// What an expert's responses follow from, by its name.
-    fingerprints: BTreeMap<String, Value>,
+    pub(super) fingerprints: BTreeMap<String, Value>,
     /// Hashes of input files by what they belong to.
     pub inputs: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -56,19 +54,12 @@ pub struct Rows {
     pub generations: Vec<GenerationRow>,
 }
 
-/// One strategy for one preference, or the references.
-struct Job<'a> {
-    part: &'static str,
-    strategy: &'a str,
-    preference: &'a str,
-    samples: u32,
-    definition: Value,
-}
-
-struct Batch<'a> {
-    job: &'a Job<'a>,
-    requests: Vec<(&'a NamedPrompt, u32)>,
-    file: String,
+/// What [`Generate::make`] tells.
+pub(super) enum Made<'a> {
+    /// A batch is there.
+    Rows(&'a Job<'a>, Vec<GenerationRow>),
+    /// One of several responses to a prompt, as text.
+    Attempt(&'a Job<'a>, &'a NamedPrompt, &'a str),
 }
 
 impl<'a> Generate<'a> {
@@ -76,7 +67,11 @@ impl<'a> Generate<'a> {
     ///
     /// # Errors
     /// A model or adapter that can't be opened, a prompt that is too long.
-    pub fn open(experiment: &'a Experiment, prompts: &'a [NamedPrompt]) -> Result<Self> {
+    pub fn open(
+        experiment: &'a Experiment,
+        prompts: &'a [NamedPrompt],
+        validation: &'a [NamedPrompt],
+    ) -> Result<Self> {
         let mut models = Models::on(&experiment.device, experiment.weights)?;
         let base = models.open(&experiment.model)?;
         let base_hashes = hashes(&models.path(&experiment.model)?)?;
@@ -94,6 +89,8 @@ impl<'a> Generate<'a> {
         let mut generate = Self {
             experiment,
             prompts,
+            validation,
+            chosen: BTreeMap::new(),
             models,
             experts: BTreeMap::new(),
             sources: BTreeMap::new(),
@@ -137,7 +134,7 @@ impl<'a> Generate<'a> {
         for (strategy, _) in self.experiment.strategies.iter() {
             for (preference, _) in self.experiment.preferences.iter() {
                 let plan = self.experiment.plan(strategy, preference)?;
-                for NamedPrompt { id, prompt } in self.prompts {
+                for NamedPrompt { id, prompt } in self.prompts.iter().chain(self.validation) {
                     let prompt = plan.prompt(prompt)?;
                     // What is merged reads and remembers as the base does.
                     let base = [mixing::BASE.to_string()];
@@ -167,113 +164,74 @@ impl<'a> Generate<'a> {
         Ok(())
     }
 
-    fn jobs(&self) -> Vec<Job<'_>> {
-        let mut jobs = vec![Job {
-            part: "references",
-            strategy: REFERENCE,
-            preference: "",
-            samples: 1,
-            definition: json!(null),
-        }];
-        for (strategy, spec) in self.experiment.strategies.iter() {
-            for (preference, stated) in self.experiment.preferences.iter() {
-                jobs.push(Job {
-                    part: "generations",
-                    strategy,
-                    preference,
-                    samples: self.experiment.samples,
-                    definition: json!([spec, stated]),
-                });
-            }
-        }
-        jobs
-    }
-
-    fn plan(&self, job: &Job<'_>) -> Result<Plan> {
-        match job.part {
-            // The base serves nobody in particular, so whose preference it is does not matter.
-            "references" => {
-                let any = self.experiment.preferences.iter().next();
-                let (_, preference) = any.context("no preference")?;
-                Ok(
-                    Strategy::Base(mixing::strategies::Base {})
-                        .plan(preference, &[mixing::BASE])?,
-                )
-            }
-            _ => self.experiment.plan(job.strategy, job.preference),
-        }
-    }
-
-    /// Cuts a job into batches.
-    fn batches<'b>(&'b self, job: &'b Job<'b>) -> Result<Vec<Batch<'b>>> {
-        let plan = self.plan(job)?;
-        let names = plan.sources().iter();
-        let experts: BTreeMap<&String, &Value> =
-            names.map(|name| (name, &self.fingerprints[name])).collect();
-        let requests: Vec<(&NamedPrompt, u32)> = self
-            .prompts
-            .iter()
-            .flat_map(|p| (0..job.samples).map(move |s| (p, s)))
-            .collect();
-        let cut = requests
-            .chunks(self.experiment.batch_size * BATCHES_PER_FILE)
-            .enumerate();
-        let batches = cut.map(|(i, requests)| {
-            let asked: Vec<Value> = requests
-                .iter()
-                .map(|(p, sample)| json!([p.id, p.prompt, sample]))
-                .collect();
-            let key = json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "device": self.experiment.device,
-                "weights": self.experiment.weights,
-                "seed": self.experiment.seed,
-                "model": self.inputs["model"],
-                "experts": experts,
-                "generation": self.experiment.generation,
-                "strategy": job.strategy,
-                "preference": job.preference,
-                "definition": job.definition,
-                "requests": asked,
-            });
-            let key = lm::source::hex(&Sha256::digest(key.to_string().as_bytes())[..6]);
-            let file = match job.part {
-                "references" => format!("{i:04}.{key}.parquet"),
-                _ => format!("{}.{}.{i:04}.{key}.parquet", job.strategy, job.preference),
-            };
-            Batch {
-                job,
-                requests: requests.to_vec(),
-                file,
-            }
-        });
-        Ok(batches.collect())
-    }
-
     /// Makes what is missing and returns all rows.
     ///
     /// # Errors
     /// A model that fails, a folder that cannot be written. What is done stays.
-    pub fn run(&self, folder: &RunFolder, session: &mut Session) -> Result<Rows> {
-        let jobs = self.jobs();
+    pub fn run(&mut self, folder: &RunFolder, session: &mut Session) -> Result<Rows> {
+        self.chosen = validation::choose(self, self.experiment, self.validation, folder, session)?;
+        for ((strategy, preference), expert) in &self.chosen {
+            let own = session.chosen.entry(strategy.clone()).or_default();
+            own.insert(preference.clone(), expert.clone());
+        }
+        let mut rows = Rows {
+            references: Vec::new(),
+            generations: Vec::new(),
+        };
+        let asked: BTreeMap<&str, &NamedPrompt> =
+            self.prompts.iter().map(|p| (p.id.as_str(), p)).collect();
+        let mut scorer = Scorer::new(self.experiment)?;
+        let parts = ["references", "generations"];
+        self.make(&parts, &self.jobs()?, folder, session, |made| match made {
+            Made::Rows(job, found) if job.part == "references" => {
+                for row in &found {
+                    let id = row.identity.prompt.as_str();
+                    let prompt = asked.get(id).with_context(|| format!("no prompt '{id}'"))?;
+                    scorer.refer(id, &prompt.prompt, &row.response);
+                }
+                rows.references.extend(found);
+                Ok(0.0)
+            }
+            Made::Rows(_, found) => {
+                rows.generations.extend(found);
+                Ok(0.0)
+            }
+            Made::Attempt(job, prompt, text) => {
+                let own = scorer.rewards(&prompt.prompt, text);
+                scorer.utility(job.preference, &prompt.id, &own)
+            }
+        })?;
+        Ok(rows)
+    }
+
+    /// Makes what is missing of some jobs. `hear` gets the rows of each batch in order, and every attempt of
+    /// which one is kept; it says what that is worth.
+    pub(super) fn make(
+        &self,
+        parts: &[&'static str],
+        jobs: &[Job<'_>],
+        folder: &RunFolder,
+        session: &mut Session,
+        mut hear: impl FnMut(Made<'_>) -> Result<f64>,
+    ) -> Result<()> {
         let batches: Vec<Vec<Batch<'_>>> = jobs
             .iter()
             .map(|job| self.batches(job))
             .collect::<Result<_>>()?;
-        for part in ["references", "generations"] {
+        for part in parts.iter().copied() {
             let own = batches.iter().flatten().filter(|b| b.job.part == part);
             let moved = folder.keep_only(part, &own.map(|b| b.file.clone()).collect())?;
             if moved > 0 {
                 eprintln!("{part}: {moved} files of another config moved to superseded/");
             }
         }
-        let limit = self.experiment.generation.max_new_tokens as u64;
-        let responses: usize = batches.iter().flatten().map(|b| b.requests.len()).sum();
-        let mut progress = Progress::new("generate", "tokens", responses as u64 * limit);
-        let mut rows = Rows {
-            references: Vec::new(),
-            generations: Vec::new(),
+        let total = batches.iter().flatten().map(|b| b.limit).sum();
+        let stage = if parts == ["validation"] {
+            "validate"
+        } else {
+            "generate"
         };
+        let mut progress = Progress::new(stage, "tokens", total);
         let mut spent: BTreeMap<String, f64> = BTreeMap::new();
         for (job, batches) in jobs.iter().zip(&batches) {
             // Opened for the first batch that is not there yet.
@@ -281,7 +239,7 @@ impl<'a> Generate<'a> {
             for batch in batches {
                 let found = match folder.batch(job.part, &batch.file, batch.requests.len())? {
                     Some(found) => {
-                        progress.skip(batch.requests.len() as u64 * limit);
+                        progress.skip(batch.limit);
                         found
                     }
                     None => {
@@ -292,7 +250,7 @@ impl<'a> Generate<'a> {
                         let place = format!("{} {}", job.strategy, job.preference);
                         progress.message(place);
                         let start = Instant::now();
-                        let made = self.batch(batch, pool, &mut progress)?;
+                        let made = self.batch(batch, pool, &mut progress, &mut hear)?;
                         let tokens: usize = made.iter().map(|r| r.tokens.len()).sum();
                         *session.tokens.entry(job.strategy.into()).or_default() += tokens as u64;
                         *spent.entry(job.strategy.into()).or_default() +=
@@ -303,10 +261,7 @@ impl<'a> Generate<'a> {
                         made
                     }
                 };
-                match job.part {
-                    "references" => rows.references.extend(found),
-                    _ => rows.generations.extend(found),
-                }
+                hear(Made::Rows(job, found))?;
             }
         }
         for (strategy, seconds) in spent {
@@ -314,7 +269,7 @@ impl<'a> Generate<'a> {
             session.tokens_per_second.insert(strategy, rate);
         }
         progress.finish();
-        Ok(rows)
+        Ok(())
     }
 
     fn pool(&self, job: &Job<'_>) -> Result<ExpertPool> {
@@ -341,6 +296,7 @@ impl<'a> Generate<'a> {
         batch: &Batch<'_>,
         pool: &ExpertPool,
         progress: &mut Progress,
+        hear: &mut impl FnMut(Made<'_>) -> Result<f64>,
     ) -> Result<Vec<GenerationRow>> {
         let settings = &self.experiment.generation;
         let (limit, width) = (settings.max_new_tokens, self.experiment.batch_size);
@@ -360,7 +316,15 @@ impl<'a> Generate<'a> {
                 draws: draws(self.experiment.seed, &identity(request)),
             })
             .collect();
-        let responses = generator.generate(requests, width, settings, |_, response| {
+        let several = generator.plan().samples > 1;
+        let utility = |request: usize, response: &Response| match several {
+            false => Ok(0.0),
+            true => {
+                let text = self.base.tokenizer.decode(&response.tokens)?;
+                hear(Made::Attempt(batch.job, batch.requests[request].0, &text))
+            }
+        };
+        let responses = generator.best(requests, width, settings, utility, |_, response| {
             progress.advance(1);
             if response.ended {
                 progress.skip((limit - response.tokens.len()) as u64);

@@ -46,6 +46,9 @@ pub struct Session {
     pub tokens: BTreeMap<String, u64>,
     /// Tokens per second over all sequences of a batch, by strategy, prompts' reading included.
     pub tokens_per_second: BTreeMap<String, f64>,
+    /// The expert that was chosen on the validation set, by strategy and preference.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub chosen: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Manifest {

@@ -2,9 +2,11 @@
 
 pub mod folder;
 pub mod generate;
+mod jobs;
 pub mod manifest;
 pub mod report;
 mod score;
+mod validation;
 
 use std::path::Path;
 use std::time::Instant;
@@ -33,13 +35,21 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
         clock = Instant::now();
     };
 
-    let generate = Generate::open(experiment, &prompts)?;
+    let validation = match &experiment.validation {
+        Some(file) => prompts::separate(file, &prompts)?,
+        None => Vec::new(),
+    };
+    let mut generate = Generate::open(experiment, &prompts, &validation)?;
     lap(&mut session, "open");
     let text = std::fs::read_to_string(source)?;
     let beside = source.parent().unwrap_or(Path::new("."));
     let mut inputs = generate.inputs.clone();
     let hash = lm::source::sha256(&experiment.prompts)?;
     inputs.insert("prompts".into(), [("prompts".to_string(), hash)].into());
+    if let Some(file) = &experiment.validation {
+        let hash = lm::source::sha256(file)?;
+        inputs.insert("validation".into(), [("prompts".to_string(), hash)].into());
+    }
     let mut manifest = Manifest::new(experiment, text, beside, &prompts, inputs);
     if let Ok(before) = Manifest::load(out) {
         manifest.sessions = before.sessions;

@@ -17,16 +17,87 @@ use crate::experiment::Experiment;
 use crate::progress::Progress;
 use crate::prompts::NamedPrompt;
 
+/// Raw and normalised reward by dimension.
+type Rewards = BTreeMap<String, (f64, f64)>;
+
 struct Scale {
     reward: Box<dyn Reward>,
     normaliser: Normaliser,
 }
 
-impl Scale {
-    /// Raw and normalised.
-    fn of(&self, prompt: &Prompt, response: &str) -> (f64, f64) {
-        let raw = self.reward.score(prompt, response);
-        (raw, self.normaliser.apply(raw))
+/// What responses are worth, beside the references to the same prompts.
+pub struct Scorer<'a> {
+    experiment: &'a Experiment,
+    scales: Named<Scale>,
+    /// By the prompt's id.
+    references: HashMap<String, Rewards>,
+}
+
+impl<'a> Scorer<'a> {
+    /// The experiment's dimensions, no references yet.
+    ///
+    /// # Errors
+    /// A reward model that cannot be opened.
+    pub fn new(experiment: &'a Experiment) -> Result<Self> {
+        let scales = experiment.dimensions.iter();
+        let scales = scales.map(|(name, dimension)| {
+            let reward = dimension.scorer.open()?;
+            let normaliser = dimension.normaliser.unwrap_or(reward.normaliser());
+            Ok((name.to_string(), Scale { reward, normaliser }))
+        });
+        Ok(Self {
+            experiment,
+            scales: scales.collect::<Result<_>>()?,
+            references: HashMap::new(),
+        })
+    }
+
+    /// Rewards of a response.
+    pub fn rewards(&self, prompt: &Prompt, response: &str) -> Rewards {
+        let each = self.scales.iter().map(|(name, scale)| {
+            let raw = scale.reward.score(prompt, response);
+            (name.to_string(), (raw, scale.normaliser.apply(raw)))
+        });
+        each.collect()
+    }
+
+    /// Keeps the reference response to a prompt.
+    pub fn refer(&mut self, id: &str, prompt: &Prompt, response: &str) {
+        self.references
+            .insert(id.into(), self.rewards(prompt, response));
+    }
+
+    /// What a response is worth to a preference.
+    ///
+    /// # Errors
+    /// No reference response to this prompt, no such preference.
+    pub fn utility(&self, preference: &str, id: &str, own: &Rewards) -> Result<f64> {
+        Ok(self.worth(preference, id, own)?.0)
+    }
+
+    /// Utility, and the signed shares of the dimensions.
+    fn worth(&self, name: &str, id: &str, own: &Rewards) -> Result<(f64, BTreeMap<String, f64>)> {
+        let preference = self.experiment.preferences.get(name);
+        let preference = preference.with_context(|| format!("no preference '{name}'"))?;
+        let reference = self.reference(id)?;
+        let dimensions = self.experiment.dimensions();
+        let mut shares: BTreeMap<String, f64> = BTreeMap::new();
+        let mut stated = Vec::new();
+        for (direction, share) in preference.shares()? {
+            let (dimension, sign) = locate(&dimensions, &direction)?;
+            *shares.entry(dimension.into()).or_default() += sign * share;
+            stated.push(Stated {
+                share,
+                reward: sign * own[dimension].1,
+                reference: sign * reference[dimension].1,
+            });
+        }
+        Ok((self.experiment.utility.of(&stated), shares))
+    }
+
+    fn reference(&self, id: &str) -> Result<&Rewards> {
+        let found = self.references.get(id);
+        found.with_context(|| format!("no reference for prompt '{id}'"))
     }
 }
 
@@ -40,39 +111,25 @@ pub fn score(
     rows: &Rows,
     folder: &RunFolder,
 ) -> Result<()> {
-    let scales: Named<Scale> = experiment
-        .dimensions
-        .iter()
-        .map(|(name, dimension)| {
-            let reward = dimension.scorer.open()?;
-            let normaliser = dimension.normaliser.unwrap_or(reward.normaliser());
-            Ok((name.to_string(), Scale { reward, normaliser }))
-        })
-        .collect::<Result<_>>()?;
     let asked: HashMap<&str, &Prompt> =
         prompts.iter().map(|p| (p.id.as_str(), &p.prompt)).collect();
+    let prompt = |row: &GenerationRow| -> Result<&Prompt> {
+        let id = row.identity.prompt.as_str();
+        let found = asked.get(id).copied();
+        found.with_context(|| format!("no prompt '{id}'"))
+    };
     let total = rows.references.len() + rows.generations.len();
     let mut progress = Progress::new("score", "responses", total as u64);
-    let mut rewards = |row: &GenerationRow| -> Result<BTreeMap<String, (f64, f64)>> {
-        let id = row.identity.prompt.as_str();
-        let prompt = asked.get(id).with_context(|| format!("no prompt '{id}'"))?;
-        progress.advance(1);
-        let each = scales.iter();
-        Ok(each
-            .map(|(name, scale)| (name.to_string(), scale.of(prompt, &row.response)))
-            .collect())
-    };
-    let mut references = HashMap::new();
+    let mut scorer = Scorer::new(experiment)?;
     for row in &rows.references {
-        references.insert(row.identity.prompt.clone(), rewards(row)?);
+        scorer.refer(&row.identity.prompt, prompt(row)?, &row.response);
+        progress.advance(1);
     }
     let mut scores = Vec::with_capacity(rows.generations.len());
     for row in &rows.generations {
-        let own = rewards(row)?;
-        let reference = references
-            .get(&row.identity.prompt)
-            .with_context(|| format!("no reference for prompt '{}'", row.identity.prompt))?;
-        scores.push(worth(experiment, row, own, reference)?);
+        let own = scorer.rewards(prompt(row)?, &row.response);
+        scores.push(score_row(&scorer, row, own)?);
+        progress.advance(1);
     }
     progress.finish();
     let mut files = BTreeSet::new();
@@ -88,41 +145,22 @@ pub fn score(
     Ok(())
 }
 
-fn worth(
-    experiment: &Experiment,
-    row: &GenerationRow,
-    own: BTreeMap<String, (f64, f64)>,
-    reference: &BTreeMap<String, (f64, f64)>,
-) -> Result<ScoreRow> {
-    let name = &row.identity.preference;
-    let preference = experiment
-        .preferences
-        .get(name)
-        .with_context(|| format!("no preference '{name}'"))?;
-    let dimensions = experiment.dimensions();
-    let mut shares: BTreeMap<&str, f64> = BTreeMap::new();
-    let mut stated = Vec::new();
-    for (direction, share) in preference.shares()? {
-        let (dimension, sign) = locate(&dimensions, &direction)?;
-        *shares.entry(dimension).or_default() += sign * share;
-        stated.push(Stated {
-            share,
-            reward: sign * own[dimension].1,
-            reference: sign * reference[dimension].1,
-        });
-    }
-    let scores = own.iter().map(|(dimension, &(raw, reward))| {
+fn score_row(scorer: &Scorer<'_>, row: &GenerationRow, own: Rewards) -> Result<ScoreRow> {
+    let id = &row.identity.prompt;
+    let (utility, shares) = scorer.worth(&row.identity.preference, id, &own)?;
+    let reference = scorer.reference(id)?;
+    let scores = own.into_iter().map(|(dimension, (raw, reward))| {
         let score = DimensionScore {
             raw,
             reward,
-            reference: reference[dimension].1,
-            stated: shares.get(dimension.as_str()).copied().unwrap_or(0.0),
+            reference: reference[&dimension].1,
+            stated: shares.get(&dimension).copied().unwrap_or(0.0),
         };
-        (dimension.clone(), score)
+        (dimension, score)
     });
     Ok(ScoreRow {
         identity: row.identity.clone(),
-        utility: experiment.utility.of(&stated),
+        utility,
         tokens: row.tokens.len() as u32,
         ended: row.ended,
         dimensions: scores.collect(),

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Method;
-use super::fixed::{Constant, Space, constant_weights};
+use super::fixed::{Constant, Space};
+use crate::preference::constant_weights;
 use crate::{BASE, Needs, Plan, Preference, Result, refuse};
 
 /// Between the base and the experts, and beyond them.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Method;
 use super::dera::signed;
-use super::fixed::constant_weights;
+use crate::preference::constant_weights;
 use crate::{BASE, Needs, Plan, Preference, Result, refuse};
 
 /// The base, pushed by the difference of pairs of experts.

@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Method;
 use crate::mixer::same_experts;
-use crate::{
-    Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities, refuse,
-};
+use crate::preference::constant_weights;
+use crate::{Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities};
 
 /// Where distributions are averaged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,32 +61,6 @@ impl Method for Fixed {
     fn one_hot(&self) -> bool {
         true
     }
-}
-
-/// Weights on the simplex by expert, sorted: those given, or else the importances of the preference.
-pub(super) fn constant_weights(
-    given: Option<&BTreeMap<String, f64>>,
-    preference: &Preference,
-    experts: &[&str],
-) -> Result<Vec<(String, f64)>> {
-    let Some(weights) = given else {
-        preference.directions(experts)?;
-        return preference.shares();
-    };
-    if let Some(name) = weights.keys().find(|n| !experts.contains(&n.as_str())) {
-        let known = experts.join(", ");
-        return refuse(format!("a weight for '{name}', the experts are: {known}"));
-    }
-    if let Some((name, w)) = weights.iter().find(|(_, w)| !(0.0..=1.0).contains(*w)) {
-        return refuse(format!(
-            "the weight of '{name}' is {w}, not between 0 and 1"
-        ));
-    }
-    let total: f64 = weights.values().sum();
-    if (total - 1.0).abs() > 1e-6 {
-        return refuse(format!("the weights sum to {total}, not to 1"));
-    }
-    Ok(weights.iter().map(|(name, w)| (name.clone(), *w)).collect())
 }
 
 /// Mixes with the same weights at every token.

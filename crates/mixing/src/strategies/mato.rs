@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Method;
-use super::fixed::constant_weights;
 use crate::mixer::same_experts;
+use crate::preference::constant_weights;
 use crate::{BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, refuse};
 
 /// Rewards found in the experts' own probabilities, balanced while decoding.

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Method;
-use super::fixed::constant_weights;
 use super::single::Copy;
 use crate::merging::{self, Recipe};
+use crate::preference::constant_weights;
 use crate::{Needs, Plan, Preference, Result, refuse};
 
 /// Name of the expert that merging makes.

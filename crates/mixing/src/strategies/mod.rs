@@ -2,8 +2,11 @@
 //! line and a variant.
 
 mod base;
+mod best_of_n;
+mod best_single;
 mod dera;
 mod dexperts;
+mod few_shot;
 mod fixed;
 mod mato;
 mod merge;
@@ -21,8 +24,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use base::Base;
+pub use best_of_n::BestOfN;
+pub use best_single::BestSingle;
 pub use dera::DeRa;
 pub use dexperts::DExperts;
+pub use few_shot::{Example, FewShot};
 pub use fixed::{Fixed, Space};
 pub use mato::Mato;
 pub use merge::Merge;
@@ -44,8 +50,12 @@ pub enum Strategy {
     Base(Base),
     /// One expert, always the same.
     Single(Single),
+    /// The expert that is best on a validation set.
+    BestSingle(BestSingle),
     /// The base model with the preference in its prompt.
     Prompting(Prompting),
+    /// The base model with examples of the preference in its prompt.
+    FewShot(FewShot),
     /// The preference's experts with equal weights.
     Uniform(Uniform),
     /// The preference's experts with constant weights.
@@ -66,6 +76,8 @@ pub enum Strategy {
     Pcm(Pcm),
     /// One expert merged out of several, before decoding.
     Merge(Merge),
+    /// The best of several responses of another strategy.
+    BestOfN(BestOfN),
     /// Another strategy over experts of which only the likeliest tokens are seen.
     TopK(TopK),
 }
@@ -87,7 +99,9 @@ impl Strategy {
         match self {
             Self::Base(s) => s,
             Self::Single(s) => s,
+            Self::BestSingle(s) => s,
             Self::Prompting(s) => s,
+            Self::FewShot(s) => s,
             Self::Uniform(s) => s,
             Self::Fixed(s) => s,
             Self::Mod(s) => s,
@@ -98,6 +112,7 @@ impl Strategy {
             Self::Pack(s) => s,
             Self::Pcm(s) => s,
             Self::Merge(s) => s,
+            Self::BestOfN(s) => s,
             Self::TopK(s) => s,
         }
     }

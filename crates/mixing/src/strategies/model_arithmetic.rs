@@ -12,6 +12,7 @@
 //! 3. Recorded is each expert's weight; a union's or intersection's is shared by how often, under the
 //!    result, each of its experts is the one that counts.
 
+use kernels::{Isa, math};
 use serde::{Deserialize, Serialize};
 
 use super::Method;
@@ -116,20 +117,21 @@ struct Placed {
 }
 
 impl Placed {
-    /// The expert that counts for a token, the first of equals.
-    fn counts(&self, rows: &[&[f32]], token: usize) -> usize {
-        let mut best = self.experts[0];
-        for &e in &self.experts[1..] {
-            let (own, other) = (rows[e][token], rows[best][token]);
-            if if self.smallest {
-                own < other
-            } else {
-                own > other
-            } {
-                best = e;
+    /// The term's log-probabilities; `None` where they are an expert's own.
+    fn values(&self, rows: &[&[f32]]) -> Option<Vec<f32>> {
+        let (first, others) = self.experts.split_first()?;
+        if others.is_empty() {
+            return None;
+        }
+        let mut values = rows[*first].to_vec();
+        for &e in others {
+            let pairs = values.iter_mut().zip(rows[e]);
+            match self.smallest {
+                true => pairs.for_each(|(v, own)| *v = if own < v { *own } else { *v }),
+                false => pairs.for_each(|(v, own)| *v = if own > v { *own } else { *v }),
             }
         }
-        best
+        Some(values)
     }
 }
 
@@ -145,34 +147,32 @@ impl Mixer for Formula {
             let rows: Vec<&[f32]> = (0..self.experts)
                 .map(|e| step.next.row(e, sequence))
                 .collect();
-            let plain: Vec<bool> = self.terms.iter().map(|t| t.experts.len() == 1).collect();
-            let compound = self.terms.iter().zip(&plain).filter(|(_, plain)| !**plain);
-            let values: Vec<Vec<f32>> = compound
-                .map(|(t, _)| {
-                    let value = |token| rows[t.counts(&rows, token)][token];
-                    (0..out.len()).map(value).collect()
-                })
-                .collect();
-            let mut compound = values.iter();
-            let terms: Vec<&[f32]> = self
-                .terms
-                .iter()
-                .filter_map(|t| match t.experts[..] {
-                    [only] => Some(rows[only]),
-                    _ => compound.next().map(Vec::as_slice),
-                })
+            let values: Vec<Option<Vec<f32>>> =
+                self.terms.iter().map(|t| t.values(&rows)).collect();
+            let pairs = self.terms.iter().zip(&values);
+            let terms: Vec<&[f32]> = pairs
+                .map(|(t, own)| own.as_deref().unwrap_or(rows[t.experts[0]]))
                 .collect();
             let powers: Vec<f32> = self.terms.iter().map(|t| t.weight).collect();
             mix_logs(&terms, &powers, out);
             weights.fill(0.0);
-            for term in &self.terms {
-                match term.experts[..] {
-                    [only] => weights[only] += term.weight,
-                    _ => {
-                        for (token, log_prob) in out.iter().enumerate() {
-                            weights[term.counts(&rows, token)] += term.weight * log_prob.exp();
-                        }
-                    }
+            let mut shares = Vec::new();
+            for (term, values) in self.terms.iter().zip(&values) {
+                let Some(values) = values else {
+                    weights[term.experts[0]] += term.weight;
+                    continue;
+                };
+                if shares.is_empty() {
+                    shares.extend_from_slice(out);
+                    math::exp_all(Isa::best(), &mut shares);
+                }
+                for (token, share) in shares.iter().enumerate() {
+                    // The first expert whose value it is.
+                    let own = term
+                        .experts
+                        .iter()
+                        .find(|e| rows[**e][token] == values[token]);
+                    weights[*own.unwrap_or(&term.experts[0])] += term.weight * share;
                 }
             }
         });

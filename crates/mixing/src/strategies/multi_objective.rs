@@ -22,8 +22,8 @@ use kernels::{Isa, math};
 use serde::{Deserialize, Serialize};
 
 use super::Method;
-use super::fixed::constant_weights;
 use crate::mixer::same_experts;
+use crate::preference::constant_weights;
 use crate::{
     BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, normalise, refuse,
 };
@@ -153,23 +153,23 @@ fn power_mean(alpha: f32, rows: &[&[f32]], weights: &[f32], sums: &[f64], out: &
     }
 }
 
-/// `out = l_ref − log(exp(Σ_i w_i softplus(l_ref − l_i)) − 1)` with `l = sums + rows`, up to a constant. In
-/// double precision: an expert's share may be as small as the response is likely.
+/// `out = l_ref − log(exp(Σ_i w_i softplus(l_ref − l_i)) − 1)` with `l = sums + rows`, up to a constant.
 fn jensen_shannon(base: usize, rows: &[&[f32]], weights: &[f32], sums: &[f64], out: &mut [f32]) {
-    for (token, out) in out.iter_mut().enumerate() {
-        let reference = sums[base] + f64::from(rows[base][token]);
-        let mut total = 0.0;
-        for (i, weight) in weights.iter().enumerate().filter(|(_, w)| **w != 0.0) {
-            // Below −700 the exponential would be 0 and the token certain.
-            let x = (reference - sums[i] - f64::from(rows[i][token])).max(-700.0);
-            total += f64::from(*weight) * (x.max(0.0) + (-x.abs()).exp().ln_1p());
-        }
-        let log = if total > 30.0 {
-            total
-        } else {
-            total.exp_m1().ln()
-        };
-        let value = rows[base][token] - log as f32;
+    let isa = Isa::best();
+    let used = || (0..rows.len()).filter(|&i| weights[i] != 0.0);
+    let ahead = |i: usize| sums[base] - sums[i];
+    // Where all experts find the response far likelier than the base does, softplus is the exponential and
+    // a common factor comes out of the sum: numbers stay in reach.
+    let nearest = used().map(ahead).fold(f64::NEG_INFINITY, f64::max);
+    let out_of_reach = (nearest + 40.0).min(0.0);
+    out.fill(0.0);
+    for i in used() {
+        let shift = (ahead(i) - out_of_reach) as f32;
+        math::softplus_add(isa, out, weights[i], shift, rows[base], rows[i]);
+    }
+    math::ln_exp_m1_all(isa, out);
+    for (out, reference) in out.iter_mut().zip(rows[base]) {
+        let value = reference - *out;
         *out = if value.is_finite() {
             value
         } else {

@@ -39,6 +39,9 @@ impl Method for TopK {
             ));
         }
         let inner = self.of.plan(preference, experts)?;
+        if inner.choose {
+            return refuse("the inner strategy is still to be chosen; take Single");
+        }
         let mixer = Truncated {
             k: self.k,
             inner: inner.mixer,

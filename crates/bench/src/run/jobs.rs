@@ -1,0 +1,168 @@
+//! What a run has to generate, cut into batches by content.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use mixing::{Plan, Strategy};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::generate::Generate;
+use crate::prompts::NamedPrompt;
+
+/// Name that stands for a strategy in the rows of the reference responses.
+pub const REFERENCE: &str = "reference";
+
+/// Name that stands for a strategy in the rows of the validation set.
+pub const VALIDATION: &str = "validation";
+
+/// A file holds several times as many responses as are decoded together, so that a finished one can make
+/// room for the next; a kill loses one file's work at most.
+const BATCHES_PER_FILE: usize = 4;
+
+/// One strategy for one preference, or the references.
+pub(super) struct Job<'a> {
+    pub part: &'static str,
+    pub strategy: &'a str,
+    pub preference: &'a str,
+    prompts: &'a [NamedPrompt],
+    samples: u32,
+    definition: Value,
+}
+
+pub(super) struct Batch<'a> {
+    pub job: &'a Job<'a>,
+    pub requests: Vec<(&'a NamedPrompt, u32)>,
+    pub file: String,
+    /// Tokens to make at most.
+    pub limit: u64,
+}
+
+impl Generate<'_> {
+    /// Each candidate and the base over the validation prompts: nobody's preference matters yet.
+    pub(super) fn validation_jobs(&self) -> Result<Vec<Job<'_>>> {
+        let mut names = BTreeSet::new();
+        for (strategy, _) in self.experiment.strategies.iter() {
+            for (preference, _) in self.experiment.preferences.iter() {
+                let plan = self.experiment.plan(strategy, preference)?;
+                names.extend(plan.experts.into_iter().filter(|_| plan.choose));
+            }
+        }
+        if !names.is_empty() {
+            names.insert(mixing::BASE.into());
+        }
+        let known = self.experts.keys().filter(|name| names.contains(*name));
+        let jobs = known.map(|name| Job {
+            part: "validation",
+            strategy: VALIDATION,
+            preference: name,
+            prompts: self.validation,
+            samples: 1,
+            definition: json!(null),
+        });
+        Ok(jobs.collect())
+    }
+
+    pub(super) fn jobs(&self) -> Result<Vec<Job<'_>>> {
+        let mut jobs = vec![Job {
+            part: "references",
+            strategy: REFERENCE,
+            preference: "",
+            prompts: self.prompts,
+            samples: 1,
+            definition: json!(null),
+        }];
+        for (strategy, spec) in self.experiment.strategies.iter() {
+            for (preference, stated) in self.experiment.preferences.iter() {
+                let plan = self.experiment.plan(strategy, preference)?;
+                let mut definition = json!([spec, stated]);
+                if plan.samples > 1 {
+                    // What is kept follows from the rewards, too.
+                    let rewards = json!([self.experiment.dimensions, self.experiment.utility]);
+                    definition = json!([spec, stated, rewards]);
+                }
+                jobs.push(Job {
+                    part: "generations",
+                    strategy,
+                    preference,
+                    prompts: self.prompts,
+                    samples: self.experiment.samples,
+                    definition,
+                });
+            }
+        }
+        Ok(jobs)
+    }
+
+    pub(super) fn plan(&self, job: &Job<'_>) -> Result<Plan> {
+        match job.part {
+            "references" => self.single(mixing::BASE),
+            "validation" => self.single(job.preference),
+            _ => {
+                let place = (job.strategy.to_string(), job.preference.to_string());
+                match self.chosen.get(&place) {
+                    Some(expert) => self.single(expert),
+                    None => self.experiment.plan(job.strategy, job.preference),
+                }
+            }
+        }
+    }
+
+    /// One expert alone, which serves nobody in particular: whose preference it is does not matter.
+    fn single(&self, expert: &str) -> Result<Plan> {
+        let any = self.experiment.preferences.iter().next();
+        let (_, preference) = any.context("no preference")?;
+        let expert = expert.to_string();
+        let single = Strategy::Single(mixing::strategies::Single { expert });
+        Ok(single.plan(preference, &self.experiment.expert_names())?)
+    }
+
+    /// Cuts a job into batches.
+    pub(super) fn batches<'b>(&'b self, job: &'b Job<'b>) -> Result<Vec<Batch<'b>>> {
+        let plan = self.plan(job)?;
+        let names = plan.sources().iter();
+        let experts: BTreeMap<&String, &Value> =
+            names.map(|name| (name, &self.fingerprints[name])).collect();
+        let attempts = plan.samples as u64 * self.experiment.generation.max_new_tokens as u64;
+        let requests: Vec<(&NamedPrompt, u32)> = job
+            .prompts
+            .iter()
+            .flat_map(|p| (0..job.samples).map(move |s| (p, s)))
+            .collect();
+        let cut = requests
+            .chunks(self.experiment.batch_size * BATCHES_PER_FILE)
+            .enumerate();
+        let batches = cut.map(|(i, requests)| {
+            let asked: Vec<Value> = requests
+                .iter()
+                .map(|(p, sample)| json!([p.id, p.prompt, sample]))
+                .collect();
+            let key = json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "device": self.experiment.device,
+                "weights": self.experiment.weights,
+                "seed": self.experiment.seed,
+                "model": self.inputs["model"],
+                "experts": experts,
+                "generation": self.experiment.generation,
+                "strategy": job.strategy,
+                "preference": job.preference,
+                "definition": job.definition,
+                "requests": asked,
+            });
+            let key = lm::source::hex(&Sha256::digest(key.to_string().as_bytes())[..6]);
+            let file = match job.part {
+                "references" => format!("{i:04}.{key}.parquet"),
+                "validation" => format!("{}.{i:04}.{key}.parquet", job.preference),
+                _ => format!("{}.{}.{i:04}.{key}.parquet", job.strategy, job.preference),
+            };
+            Batch {
+                job,
+                limit: requests.len() as u64 * attempts,
+                requests: requests.to_vec(),
+                file,
+            }
+        });
+        Ok(batches.collect())
+    }
+}

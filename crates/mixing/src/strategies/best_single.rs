@@ -1,0 +1,53 @@
+//! The single expert that is best for a preference on a validation set:
+//! `i* = arg max_i mean utility(y ~ p_i)`, then `p = p_{i*}`. Of equals the first by name.
+//!
+//! Asked for by reviewers of arXiv 2407.04181: what a mixture must beat. The choice is made by whoever runs it.
+
+use serde::{Deserialize, Serialize};
+
+use super::Method;
+use super::single::Copy;
+use crate::{BASE, Needs, Plan, Preference, Result, refuse};
+
+/// One expert, chosen for each preference by utility.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BestSingle {
+    /// Those to choose from. Default `None`: all but the base.
+    pub among: Option<Vec<String>>,
+}
+
+impl Method for BestSingle {
+    fn plan(&self, _: &Preference, experts: &[&str]) -> Result<Plan> {
+        let others = || {
+            experts
+                .iter()
+                .filter(|e| **e != BASE)
+                .map(|e| e.to_string())
+        };
+        let mut among = self.among.clone().unwrap_or_else(|| others().collect());
+        among.sort();
+        among.dedup();
+        if let Some(name) = among.iter().find(|n| !experts.contains(&n.as_str())) {
+            let known = experts.join(", ");
+            return refuse(format!(
+                "there is no expert '{name}'; the experts are: {known}"
+            ));
+        }
+        if among.is_empty() {
+            return refuse("there is no expert to choose; name some, or take Base()");
+        }
+        Ok(Plan {
+            choose: among.len() > 1,
+            ..Plan::new(among, Copy)
+        })
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::LIKELIEST
+    }
+
+    fn one_hot(&self) -> bool {
+        true
+    }
+}
