@@ -64,8 +64,10 @@ pub enum Recipe {
     Sft(OfflineTraining),
     /// Direct preference optimisation on JSON lines with `prompt`, `chosen` and `rejected`.
     Dpo(OfflineTraining),
-    /// REBEL on the model's own responses.
+    /// REBEL on the model's own responses, iteration after iteration.
     Rebel(RebelTraining),
+    /// REBEL's regression on the best and the worst of many responses of the base to each prompt.
+    BestWorst(BestWorstTraining),
     /// A Bradley-Terry reward model on JSON lines with `prompt`, `chosen` and `rejected`.
     Reward(RewardTraining),
     /// A Preference Control Model over trained experts.
@@ -94,6 +96,41 @@ pub struct RebelTraining {
     /// How.
     #[serde(default)]
     pub settings: RebelConfig,
+}
+
+/// A training on the best and the worst of the base's responses. They are kept in the cache, so that trainings
+/// that differ only in the reward share them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BestWorstTraining {
+    /// Prompt set, relative to this file.
+    pub prompts: PathBuf,
+    /// What is rewarded; differences are divided by their standard deviation over the responses to a prompt.
+    pub reward: ShapedReward,
+    /// Responses to each prompt. Default 8 (ours).
+    #[serde(default = "eight")]
+    pub samples: u64,
+    /// Longest response in tokens. Default 96 (ours).
+    #[serde(default = "ninety_six")]
+    pub max_new_tokens: usize,
+    /// Temperature of the policy, in sampling and in every log-probability. Default 0.7.
+    #[serde(default = "temperature")]
+    pub temperature: f32,
+    /// How.
+    #[serde(default)]
+    pub settings: OfflineConfig,
+}
+
+fn eight() -> u64 {
+    8
+}
+
+fn ninety_six() -> usize {
+    96
+}
+
+fn temperature() -> f32 {
+    0.7
 }
 
 /// A reward model fitted to pairs.
@@ -284,9 +321,14 @@ impl Training {
         match &mut training.recipe {
             Recipe::Sft(t) | Recipe::Dpo(t) => t.data = folder.join(&t.data),
             Recipe::Reward(t) => t.data = folder.join(&t.data),
-            Recipe::Rebel(t) => {
-                t.prompts = folder.join(&t.prompts);
-                for term in &mut t.reward.terms {
+            Recipe::Rebel(RebelTraining {
+                prompts, reward, ..
+            })
+            | Recipe::BestWorst(BestWorstTraining {
+                prompts, reward, ..
+            }) => {
+                *prompts = folder.join(&*prompts);
+                for term in &mut reward.terms {
                     term.scorer.resolve(folder);
                 }
             }
@@ -319,6 +361,17 @@ impl Training {
             Recipe::Sft(t) | Recipe::Dpo(t) => t.settings.validate(),
             Recipe::Rebel(t) => {
                 t.reward.validate().map_err(|e| format!("reward: {e}"))?;
+                t.settings.validate()
+            }
+            Recipe::BestWorst(t) => {
+                t.reward.validate().map_err(|e| format!("reward: {e}"))?;
+                let positive = t.temperature > 0.0 && t.temperature.is_finite();
+                if t.samples < 2 || t.max_new_tokens == 0 || !positive {
+                    return Err(
+                        "samples: at least 2; max_new_tokens: at least 1; temperature: above 0"
+                            .into(),
+                    );
+                }
                 t.settings.validate()
             }
             Recipe::Reward(t) => t.settings.validate(),

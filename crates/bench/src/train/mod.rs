@@ -1,5 +1,6 @@
 //! `mope train`: a training file becomes an adapter, curves and samples.
 
+mod best_worst;
 mod data;
 mod file;
 mod mixture;
@@ -87,7 +88,8 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
         }
         Recipe::Rebel(t) => {
             decoder.temperature = t.settings.temperature;
-            let mut rollouts = Rollouts::open(&training, t, &path)?;
+            let limits = (t.settings.max_new_tokens, t.settings.temperature);
+            let mut rollouts = Rollouts::open(&training, &t.prompts, &t.reward, limits, &path)?;
             let rebel = Rebel {
                 config: &t.settings,
                 decoder: &decoder,
@@ -95,6 +97,12 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
                 seed: training.seed,
             };
             work.rebel(&mut run, &rebel, &mut rollouts)?
+        }
+        Recipe::BestWorst(t) => {
+            decoder.temperature = t.temperature;
+            let (items, rewards) = best_worst::pairs(&training, t, &path)?;
+            let objective = Objective::Rebel(rewards);
+            work.offline(&mut run, &decoder, objective, &items, &t.settings)?
         }
         Recipe::Pcm(_) | Recipe::Reward(_) => false,
     };
@@ -173,6 +181,7 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
         Recipe::Sft(t) | Recipe::Dpo(t) => (&t.data, None),
         Recipe::Reward(t) => (&t.data, None),
         Recipe::Rebel(t) => (&t.prompts, None),
+        Recipe::BestWorst(t) => (&t.prompts, None),
         Recipe::Pcm(t) => (&t.prompts, Some(&t.texts)),
     };
     for file in [Some(data), texts].into_iter().flatten() {
@@ -225,6 +234,7 @@ impl Run {
     fn open(training: &Training, file: &Path, lora: LoraParameters, known: Value) -> Result<Self> {
         let (optimisation, beta) = match &training.recipe {
             Recipe::Sft(t) | Recipe::Dpo(t) => (t.settings.optimisation, 0.0),
+            Recipe::BestWorst(t) => (t.settings.optimisation, 0.0),
             Recipe::Rebel(t) => (t.settings.optimisation, t.settings.kl),
             Recipe::Pcm(t) => (t.settings.fit.optimisation, 0.0),
             Recipe::Reward(t) => (t.settings.optimisation, 0.0),
@@ -352,7 +362,7 @@ impl Work<'_> {
         Ok(run.standing.done == total)
     }
 
-    fn rebel(&self, run: &mut Run, rebel: &Rebel<'_>, rollouts: &mut Rollouts<'_>) -> Result<bool> {
+    fn rebel(&self, run: &mut Run, rebel: &Rebel<'_>, rollouts: &mut Rollouts) -> Result<bool> {
         let total = rebel.config.iterations;
         run.trainer.steps = rebel.config.total_steps();
         let mut progress = Progress::new("train", "iterations", total);

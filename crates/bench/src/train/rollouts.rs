@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use eval::rewards::Shaped;
-use experts::training::rebel::{Environment, RebelConfig, Sampled};
+use eval::rewards::{Shaped, ShapedReward};
+use experts::training::rebel::{Environment, Sampled};
 use experts::{Error, Expert, ExpertPool};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
@@ -13,7 +13,7 @@ use lm::{Adapter, DeviceSpec, LanguageModel};
 use mixing::strategies::Single;
 use mixing::{Generation, Generator, Preference, Request, Strategy};
 
-use super::file::{RebelTraining, Training};
+use super::file::Training;
 use crate::prompts;
 
 /// Sequences decoded together (ours: the engine's rate grows little beyond).
@@ -22,27 +22,35 @@ const WIDTH: usize = 32;
 const SHOWN: usize = 12;
 
 /// The current policy over the training's prompts.
-pub struct Rollouts<'a> {
+pub struct Rollouts {
     model: Arc<LanguageModel>,
     prompts: Vec<Prompt>,
     reward: Shaped,
-    config: &'a RebelConfig,
+    max_new_tokens: usize,
+    temperature: f32,
     shown: Vec<(usize, String, f64, bool)>,
 }
 
-impl<'a> Rollouts<'a> {
+impl Rollouts {
     /// Opens the model that samples, the prompts and the scorers.
     ///
     /// # Errors
     /// What is missing or wrong.
-    pub fn open(training: &Training, rebel: &'a RebelTraining, model: &Path) -> Result<Self> {
-        let prompts = prompts::load(&rebel.prompts)?;
+    pub fn open(
+        training: &Training,
+        prompts: &Path,
+        reward: &ShapedReward,
+        (max_new_tokens, temperature): (usize, f32),
+        model: &Path,
+    ) -> Result<Self> {
+        let prompts = prompts::load(prompts)?;
         let weights = training.sampling_weights;
         Ok(Self {
             model: Arc::new(LanguageModel::open(model, &DeviceSpec::Flex, weights)?),
             prompts: prompts.into_iter().map(|p| p.prompt).collect(),
-            reward: rebel.reward.open()?,
-            config: &rebel.settings,
+            reward: reward.open()?,
+            max_new_tokens,
+            temperature,
             shown: Vec::new(),
         })
     }
@@ -73,18 +81,51 @@ fn failed(e: &dyn std::fmt::Display) -> Error {
     Error::Environment(e.to_string())
 }
 
-impl Environment for Rollouts<'_> {
+impl Environment for Rollouts {
     fn respond(
         &mut self,
         adapter: &Adapter,
         prompts: &[(usize, Draws)],
     ) -> experts::Result<Vec<Sampled>> {
         self.shown.clear();
+        self.sample(Some(adapter), prompts)
+    }
+
+    fn reward(&mut self, prompt: usize, response: &Sampled) -> experts::Result<f64> {
+        let (text, reward) = self.scored(prompt, response)?;
+        if self.shown.len() < SHOWN {
+            self.shown.push((prompt, text, reward, response.ended));
+        }
+        Ok(reward)
+    }
+}
+
+impl Rollouts {
+    /// Text of a response and its reward.
+    pub fn scored(&self, prompt: usize, response: &Sampled) -> experts::Result<(String, f64)> {
+        let kept = match response.tokens.split_last() {
+            Some((_, rest)) if response.ended => rest,
+            _ => response.tokens.as_slice(),
+        };
+        let text = self.model.tokenizer.decode(kept)?;
+        let reward = self.reward.score(&self.prompts[prompt], &text);
+        Ok((text, reward))
+    }
+
+    /// Samples a response to each prompt.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    pub fn sample(
+        &self,
+        adapter: Option<&Adapter>,
+        prompts: &[(usize, Draws)],
+    ) -> experts::Result<Vec<Sampled>> {
         let name = "policy";
         let pool = ExpertPool::new(vec![Expert {
             name: name.into(),
             model: self.model.clone(),
-            adapter: Some(Arc::new(adapter.clone())),
+            adapter: adapter.map(|a| Arc::new(a.clone())),
             instruction: None,
             top_k: None,
         }])?;
@@ -102,9 +143,9 @@ impl Environment for Rollouts<'_> {
             draws: draws.clone(),
         });
         let settings = Generation {
-            max_new_tokens: self.config.max_new_tokens,
+            max_new_tokens: self.max_new_tokens,
             sampling: Sampling {
-                temperature: self.config.temperature,
+                temperature: self.temperature,
                 ..Sampling::GREEDY
             },
             ..Generation::default()
@@ -117,18 +158,5 @@ impl Environment for Rollouts<'_> {
             ended: r.ended,
         });
         Ok(sampled.collect())
-    }
-
-    fn reward(&mut self, prompt: usize, response: &Sampled) -> experts::Result<f64> {
-        let kept = match response.tokens.split_last() {
-            Some((_, rest)) if response.ended => rest,
-            _ => response.tokens.as_slice(),
-        };
-        let text = self.model.tokenizer.decode(kept)?;
-        let reward = self.reward.score(&self.prompts[prompt], &text);
-        if self.shown.len() < SHOWN {
-            self.shown.push((prompt, text, reward, response.ended));
-        }
-        Ok(reward)
     }
 }
