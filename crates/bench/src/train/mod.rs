@@ -347,10 +347,11 @@ impl Work<'_> {
         };
         let total = config.epochs * config.steps(items.len());
         run.trainer.steps = total;
+        let reference = offline.reference()?;
         let mut progress = Progress::new("train", "steps", total);
         progress.skip(run.standing.done);
         while run.standing.done < self.end(total) {
-            let step = offline.step(run.standing.done, &mut run.trainer)?;
+            let step = offline.step(run.standing.done, &reference, &mut run.trainer)?;
             progress.message(format!("loss {:.3}", step.loss));
             run.standing.note(&step)?;
             progress.advance(1);

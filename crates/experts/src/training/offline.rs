@@ -3,7 +3,7 @@
 
 use lm::objectives::{Pair, dpo, nll, rebel};
 use lm::sampling::permutation;
-use lm::tuning::{Item, Loss, Optimisation, TuningDecoder};
+use lm::tuning::{Item, Loss, Optimisation, Sequence, TuningDecoder};
 use serde::{Deserialize, Serialize};
 
 use super::Trainer;
@@ -102,11 +102,27 @@ pub struct Offline<'a> {
 }
 
 impl Offline<'_> {
-    /// Makes step `number`.
+    /// Log-probability of every response under the base in nats, `[items][2]`, for objectives that compare with
+    /// it; computed once for all steps.
+    ///
+    /// # Errors
+    /// Items that the decoder refuses.
+    pub fn reference(&self) -> Result<Vec<Vec<f64>>> {
+        if self.objective == Objective::Nll {
+            return Ok(Vec::new());
+        }
+        let flat: Vec<Sequence> = self.items.iter().flatten().cloned().collect();
+        let all = self.decoder.log_probs(None, &flat)?;
+        let sum = |l: &Vec<f32>| l.iter().map(|v| f64::from(*v)).sum();
+        let sums: Vec<f64> = all.iter().map(sum).collect();
+        Ok(sums.chunks(2).map(<[f64]>::to_vec).collect())
+    }
+
+    /// Makes step `number`; `reference` is [`Self::reference`]'s.
     ///
     /// # Errors
     /// Items of another size than the objective wants, or that the decoder refuses.
-    pub fn step(&self, number: u64, trainer: &mut Trainer) -> Result<Step> {
+    pub fn step(&self, number: u64, reference: &[Vec<f64>], trainer: &mut Trainer) -> Result<Step> {
         let size = match &self.objective {
             Objective::Nll => 1,
             Objective::Dpo | Objective::Rebel(_) => 2,
@@ -124,20 +140,11 @@ impl Offline<'_> {
             return Err(Error::Argument("there is nothing to train on".into()));
         };
         let items: Vec<Item> = chosen.iter().map(|&i| self.items[i].clone()).collect();
-        let reference: Vec<f64> = match &self.objective {
-            Objective::Nll => Vec::new(),
-            Objective::Dpo | Objective::Rebel(_) => {
-                let flat: Vec<_> = items.iter().flatten().cloned().collect();
-                let all = self.decoder.log_probs(None, &flat)?;
-                let sum = |l: &Vec<f32>| l.iter().map(|v| f64::from(*v)).sum();
-                all.iter().map(sum).collect()
-            }
-        };
         let objective = |i: usize, log_probs: &[Vec<f32>]| -> Loss {
             if self.objective == Objective::Nll {
                 return nll(&log_probs[0]);
             }
-            let base = [reference[2 * i], reference[2 * i + 1]];
+            let base = [reference[chosen[i]][0], reference[chosen[i]][1]];
             let both = [log_probs[0].as_slice(), log_probs[1].as_slice()];
             match &self.objective {
                 Objective::Rebel(rewards) => {
