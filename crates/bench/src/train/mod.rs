@@ -19,6 +19,7 @@ use experts::training::rebel::Rebel;
 use experts::training::{Checkpoint, Trainer};
 use lm::Adapter;
 use lm::load::Checkpoint as ModelFile;
+use lm::save::Precision;
 use lm::tuning::{AdamW, AdamWState, LoraParameters, Optimisation, TuningDecoder};
 use polars::prelude::{Column, DataFrame};
 use serde::{Deserialize, Serialize};
@@ -69,7 +70,13 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
     let mut decoder = TuningDecoder::load(&model, training.weights)?;
     let lora = start(&training, &decoder)?;
     let file = out.join("checkpoint.safetensors");
-    let known = json!({"training": training, "inputs": inputs});
+    // What is only done to the finished adapter is no reason to train again.
+    let trained = Training {
+        strength: 1.0,
+        precision: Precision::F32,
+        ..training.clone()
+    };
+    let known = json!({"training": trained, "inputs": inputs});
     let mut run = Run::open(&training, &file, lora, known)?;
     let began = Instant::now();
     let work = Work {
@@ -112,7 +119,10 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
     if adapter.exists() {
         std::fs::remove_dir_all(&adapter).with_context(|| adapter.display().to_string())?;
     }
-    let (trained, config) = (run.trainer.lora.adapter(), decoder.config());
+    let (mut trained, config) = (run.trainer.lora.adapter(), decoder.config());
+    for pair in trained.pairs.values_mut() {
+        pair.b.iter_mut().for_each(|b| *b *= training.strength);
+    }
     trained.save(&adapter, config, Some(&training.model), training.precision)?;
     write(&training, &out, &run.standing, &args.file, &inputs)?;
     let last = run.standing.metrics.last().cloned().unwrap_or_default();
