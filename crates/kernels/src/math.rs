@@ -273,7 +273,7 @@ fn to_bf16_inner(x: &[f32], out: &mut [u16]) {
         let odd = bits >> 16 & 1;
         let rounded = bits.wrapping_add(0x7fff).wrapping_add(odd) >> 16;
         let quiet = bits >> 16 | 0x40;
-        *out = if *x == *x { rounded } else { quiet } as u16;
+        *out = if x.is_nan() { quiet } else { rounded } as u16;
     }
 }
 

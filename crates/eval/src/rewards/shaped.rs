@@ -165,7 +165,7 @@ impl Shaped {
         let words = (response.unicode_words().count() as f64).max(1.0);
         let Words(fewest, most) = p.words;
         let beyond = (f64::from(fewest) / words).max(words / f64::from(most.max(1)));
-        let asked = content_words(&prompt.question());
+        let asked = content_words(prompt.question());
         let said = content_words(response);
         let found = asked.iter().filter(|w| said.contains(*w)).count() as f64;
         let relevant = match asked.len() {
