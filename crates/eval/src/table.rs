@@ -16,6 +16,12 @@ pub fn parquet(name: &Path, frame: &mut DataFrame) -> Result<Vec<u8>> {
     ParquetWriter::new(&mut bytes)
         .finish(frame)
         .map_err(|e| Error::table(name, e))?;
+    // polars describes its own column types under this key, and pandas cannot read lists of its string views;
+    // without it every reader goes by Parquet's own types. The new name is as long, so nothing moves.
+    const OWN: &[u8] = b"ARROW:schema";
+    if let Some(at) = bytes.windows(OWN.len()).rposition(|w| w == OWN) {
+        bytes[at..at + OWN.len()].copy_from_slice(b"polars:types");
+    }
     Ok(bytes)
 }
 
