@@ -1,0 +1,63 @@
+"""Times a LoRA step of mope beside PyTorch + peft: the same model, shape of adapter and batch.
+
+    python scripts/peers/train.py target/release/mope
+
+Prints tokens per second (forward, backward, AdamW; medians) and the ratios. Needs torch, transformers, peft, gguf.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+SEQUENCES, PROMPT, NEW, REPEAT = 16, 48, 48, 5
+
+
+def mope(binary):
+    command = [binary, "--json", "bench", "--train", "--sequences", str(SEQUENCES), "--prompt-tokens", str(PROMPT),
+               "--new-tokens", str(NEW), "--repeat", str(REPEAT)]
+    rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {row["weights"]: row["train_tokens_per_s"] for row in rows}
+
+
+def peer(path, dtype):
+    folder, name = os.path.split(path)
+    base = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).to(dtype)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"])
+    model = get_peft_model(base, config)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    ids = torch.randint(0, 40_000, (SEQUENCES, PROMPT + NEW))
+    labels = ids.clone()
+    labels[:, :PROMPT] = -100
+    times = []
+    for _ in range(REPEAT + 1):
+        start = time.perf_counter()
+        loss = model(input_ids=ids, labels=labels).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        times.append(time.perf_counter() - start)
+    return ids.numel() / statistics.median(times[1:])
+
+
+def main():
+    binary = sys.argv[1]
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    command = [binary, "--json", "fetch", "smollm2-135m-instruct"]
+    path = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["path"]
+    if os.path.isdir(path):
+        path = next(os.path.join(path, f) for f in os.listdir(path) if f.endswith(".gguf"))
+    ours = mope(binary)
+    for name, dtype in [("F32", torch.float32), ("Bf16", torch.bfloat16)]:
+        other = peer(path, dtype)
+        print(f"{name}: mope {ours[name]:.0f} tokens/s, PyTorch + peft {other:.0f}, ratio {ours[name] / other:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
