@@ -1,6 +1,13 @@
+use std::path::Path;
+
 use lm::DecoderConfig;
 use lm::config::{Rope, RopeScaling};
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// The file of a PCM's folder that holds its shape.
+pub(crate) const CONFIG: &str = "config.json";
 
 /// How the PCM learns what somebody prefers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +47,18 @@ pub struct PcmConfig {
 }
 
 impl PcmConfig {
+    /// Reads the shape of the PCM in a folder.
+    ///
+    /// # Errors
+    /// A missing or damaged file, numbers that do not fit together.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join(CONFIG);
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+        let config: Self = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
+        config.validate().map_err(|e| Error::file(&path, e))?;
+        Ok(config)
+    }
+
     /// About 1 % of a 135M base: 3 blocks of width 192 on the base's frozen token embeddings (ours).
     pub fn tiny(experts: &[&str], embedding: usize) -> Self {
         Self {

@@ -5,6 +5,7 @@ use kernels::dense::{View, product};
 use lm::tuning::{Blocks, Layout, normal};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use crate::config::CONFIG;
 use crate::{Error, PcmConfig, PreferenceInput, Result};
 
 /// What the PCM reads about a response before and while it is written.
@@ -82,9 +83,9 @@ impl Pcm {
     pub fn new(config: &PcmConfig, seed: u64) -> Result<Self> {
         config.validate().map_err(Error::Argument)?;
         let blocks = Blocks::random(&config.decoder(), seed).map_err(Error::Argument)?;
-        let places = Places::new(config);
-        let mut values = vec![0.0; places.head.end];
-        values[places.blocks.clone()].copy_from_slice(&blocks.weights());
+        let mut pcm = Self::over(config, blocks);
+        let (places, values) = (&pcm.places, &mut pcm.values);
+        values[places.blocks.clone()].copy_from_slice(&pcm.blocks.weights());
         let mut fill = |place: &Range<usize>, sd: f64, name: &str| {
             let parts = [&seed.to_le_bytes()[..], name.as_bytes()];
             values[place.clone()].copy_from_slice(&normal(place.len(), sd, &parts));
@@ -97,12 +98,18 @@ impl Pcm {
         );
         fill(&places.preference, 1.0, "preference");
         fill(&places.statistics, 0.3, "statistics");
-        Ok(Self {
+        Ok(pcm)
+    }
+
+    /// With weights of zero outside of the blocks.
+    fn over(config: &PcmConfig, blocks: Blocks) -> Self {
+        let places = Places::new(config);
+        Self {
             config: config.clone(),
             blocks,
+            values: vec![0.0; places.head.end],
             places,
-            values,
-        })
+        }
     }
 
     /// Shape.
@@ -415,10 +422,7 @@ impl Pcm {
         let file = file.map_err(|e| Error::file(&path, e))?;
         let config = serde_json::to_string_pretty(&self.config);
         let config = config.map_err(|e| Error::file(folder, e))? + "\n";
-        for (name, data) in [
-            ("model.safetensors", file),
-            ("config.json", config.into_bytes()),
-        ] {
+        for (name, data) in [("model.safetensors", file), (CONFIG, config.into_bytes())] {
             let (place, beside) = (folder.join(name), folder.join(format!(".{name}")));
             std::fs::write(&beside, data).map_err(|e| Error::file(&beside, e))?;
             std::fs::rename(&beside, &place).map_err(|e| Error::file(&place, e))?;
@@ -431,10 +435,10 @@ impl Pcm {
     /// # Errors
     /// Missing or damaged files, and weights that do not fit the config.
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
-        let config: PcmConfig = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
-        let mut pcm = Self::new(&config, 0).map_err(|e| Error::file(&path, e))?;
+        let config = PcmConfig::load(folder)?;
+        let blocks = Blocks::zeros(&config.decoder());
+        let blocks = blocks.map_err(|e| Error::file(&folder.join(CONFIG), e))?;
+        let mut pcm = Self::over(&config, blocks);
         let path = folder.join("model.safetensors");
         let bytes = std::fs::read(&path).map_err(|e| Error::file(&path, e))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| Error::file(&path, e))?;

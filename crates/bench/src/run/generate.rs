@@ -125,6 +125,20 @@ impl<'a> Generate<'a> {
                 generate.inputs.insert(format!("expert {name}"), files);
             }
         }
+        for (name, strategy) in experiment.strategies.iter() {
+            if let Some(pcm) = strategy.pcm() {
+                // Found out now, not after hours.
+                pcm::Pcm::load(&pcm.model).with_context(|| format!("strategy '{name}'"))?;
+                let files = hashes(&pcm.model)?;
+                generate.inputs.insert(format!("strategy {name}"), files);
+            }
+        }
+        for (name, dimension) in experiment.dimensions.iter() {
+            if let Some(folder) = dimension.scorer.folder() {
+                let files = hashes(folder)?;
+                generate.inputs.insert(format!("dimension {name}"), files);
+            }
+        }
         generate.check_lengths()?;
         Ok(generate)
     }
@@ -187,7 +201,7 @@ impl<'a> Generate<'a> {
                 for row in &found {
                     let id = row.identity.prompt.as_str();
                     let prompt = asked.get(id).with_context(|| format!("no prompt '{id}'"))?;
-                    scorer.refer(id, &prompt.prompt, &row.response);
+                    scorer.refer(id, &prompt.prompt, &row.response)?;
                 }
                 rows.references.extend(found);
                 Ok(0.0)
@@ -197,7 +211,7 @@ impl<'a> Generate<'a> {
                 Ok(0.0)
             }
             Made::Attempt(job, prompt, text) => {
-                let own = scorer.rewards(&prompt.prompt, text);
+                let own = scorer.reward(&prompt.prompt, text)?;
                 scorer.utility(job.preference, &prompt.id, &own)
             }
         })?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
+use eval::rewards::Scorer;
 use mixing::{Plan, Strategy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -75,11 +76,10 @@ impl Generate<'_> {
         for (strategy, spec) in self.experiment.strategies.iter() {
             for (preference, stated) in self.experiment.preferences.iter() {
                 let plan = self.experiment.plan(strategy, preference)?;
-                let mut definition = json!([spec, stated]);
+                let mut definition = vec![self.strategy_definition(strategy, spec), json!(stated)];
                 if plan.samples > 1 {
                     // What is kept follows from the rewards, too.
-                    let rewards = json!([self.experiment.dimensions, self.experiment.utility]);
-                    definition = json!([spec, stated, rewards]);
+                    definition.push(self.rewards_definition());
                 }
                 jobs.push(Job {
                     part: "generations",
@@ -87,11 +87,34 @@ impl Generate<'_> {
                     preference,
                     prompts: self.prompts,
                     samples: self.experiment.samples,
-                    definition,
+                    definition: json!(definition),
                 });
             }
         }
         Ok(jobs)
+    }
+
+    /// What a strategy does: files count by content; where they lie does not.
+    fn strategy_definition(&self, name: &str, strategy: &Strategy) -> Value {
+        let mut strategy = strategy.clone();
+        let Some(pcm) = strategy.pcm_mut() else {
+            return json!(strategy);
+        };
+        pcm.model.clear();
+        json!([strategy, self.inputs.get(&format!("strategy {name}"))])
+    }
+
+    /// What utility follows from, in the same way.
+    fn rewards_definition(&self) -> Value {
+        let each = self.experiment.dimensions.iter().map(|(name, dimension)| {
+            let mut dimension = dimension.clone();
+            if let Scorer::Model(folder) = &mut dimension.scorer {
+                folder.clear();
+            }
+            let files = self.inputs.get(&format!("dimension {name}"));
+            json!([name, dimension, files])
+        });
+        json!([each.collect::<Vec<_>>(), self.experiment.utility])
     }
 
     pub(super) fn plan(&self, job: &Job<'_>) -> Result<Plan> {

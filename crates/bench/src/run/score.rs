@@ -17,6 +17,9 @@ use crate::experiment::Experiment;
 use crate::progress::Progress;
 use crate::prompts::NamedPrompt;
 
+/// Responses that are scored together: enough to fill the batches of a reward model (ours).
+const TOGETHER: usize = 64;
+
 /// Raw and normalised reward by dimension.
 type Rewards = BTreeMap<String, (f64, f64)>;
 
@@ -52,19 +55,38 @@ impl<'a> Scorer<'a> {
         })
     }
 
-    /// Rewards of a response.
-    pub fn rewards(&self, prompt: &Prompt, response: &str) -> Rewards {
-        let each = self.scales.iter().map(|(name, scale)| {
-            let raw = scale.reward.score(prompt, response);
-            (name.to_string(), (raw, scale.normaliser.apply(raw)))
-        });
-        each.collect()
+    /// Rewards of responses, each to its prompt.
+    ///
+    /// # Errors
+    /// A reward model that fails.
+    pub fn rewards(&self, items: &[(&Prompt, &str)]) -> Result<Vec<Rewards>> {
+        let mut rewards = vec![Rewards::new(); items.len()];
+        for (name, scale) in self.scales.iter() {
+            let raw = scale.reward.score_all(items);
+            let raw = raw.with_context(|| format!("dimension '{name}'"))?;
+            for (own, raw) in rewards.iter_mut().zip(raw) {
+                own.insert(name.into(), (raw, scale.normaliser.apply(raw)));
+            }
+        }
+        Ok(rewards)
+    }
+
+    /// Rewards of one response.
+    ///
+    /// # Errors
+    /// A reward model that fails.
+    pub fn reward(&self, prompt: &Prompt, response: &str) -> Result<Rewards> {
+        Ok(self.rewards(&[(prompt, response)])?.swap_remove(0))
     }
 
     /// Keeps the reference response to a prompt.
-    pub fn refer(&mut self, id: &str, prompt: &Prompt, response: &str) {
-        self.references
-            .insert(id.into(), self.rewards(prompt, response));
+    ///
+    /// # Errors
+    /// A reward model that fails.
+    pub fn refer(&mut self, id: &str, prompt: &Prompt, response: &str) -> Result<()> {
+        let own = self.reward(prompt, response)?;
+        self.references.insert(id.into(), own);
+        Ok(())
     }
 
     /// What a response is worth to a preference.
@@ -122,14 +144,19 @@ pub fn score(
     let mut progress = Progress::new("score", "responses", total as u64);
     let mut scorer = Scorer::new(experiment)?;
     for row in &rows.references {
-        scorer.refer(&row.identity.prompt, prompt(row)?, &row.response);
+        scorer.refer(&row.identity.prompt, prompt(row)?, &row.response)?;
         progress.advance(1);
     }
     let mut scores = Vec::with_capacity(rows.generations.len());
-    for row in &rows.generations {
-        let own = scorer.rewards(prompt(row)?, &row.response);
-        scores.push(score_row(&scorer, row, own)?);
-        progress.advance(1);
+    for rows in rows.generations.chunks(TOGETHER) {
+        let items = rows
+            .iter()
+            .map(|row| Ok((prompt(row)?, row.response.as_str())));
+        let rewards = scorer.rewards(&items.collect::<Result<Vec<_>>>()?)?;
+        for (row, own) in rows.iter().zip(rewards) {
+            scores.push(score_row(&scorer, row, own)?);
+        }
+        progress.advance(rows.len() as u64);
     }
     progress.finish();
     let mut files = BTreeSet::new();

@@ -42,7 +42,7 @@ pub(super) fn choose(
     let mut scorer = Scorer::new(experiment)?;
     for row in rows.get(BASE).context("the base answered")? {
         let id = row.identity.prompt.as_str();
-        scorer.refer(id, &prompt(id)?.prompt, &row.response);
+        scorer.refer(id, &prompt(id)?.prompt, &row.response)?;
     }
     let mut chosen = BTreeMap::new();
     for (strategy, _) in experiment.strategies.iter() {
@@ -57,7 +57,7 @@ pub(super) fn choose(
                 let mut total = 0.0;
                 for row in own {
                     let id = row.identity.prompt.as_str();
-                    let rewards = scorer.rewards(&prompt(id)?.prompt, &row.response);
+                    let rewards = scorer.reward(&prompt(id)?.prompt, &row.response)?;
                     total += scorer.utility(preference, id, &rewards)?;
                 }
                 let mean = total / own.len().max(1) as f64;

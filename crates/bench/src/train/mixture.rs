@@ -43,7 +43,6 @@ struct Wordings {
 struct Round {
     iteration: u64,
     utility: f64,
-    reward: f64,
     length: f64,
     ended: f64,
     #[serde(flatten)]
@@ -214,11 +213,9 @@ impl<'a> Mixture<'a> {
         let parts: [&[u8]; 3] = [&seed, b"fit", &number.to_le_bytes()];
         let fit = trainer.fit(&rollouts, &embed, &parts)?;
         let n = rollouts.len() as f64;
-        let stated = |r: &Rollout| -> f64 { r.rewards.iter().sum::<f64>() };
         let round = Round {
             iteration: number,
             utility: rollouts.iter().map(|r| r.utility).sum::<f64>() / n,
-            reward: rollouts.iter().map(stated).sum::<f64>() / n,
             length: tokens / n,
             ended: ended / n,
             fit,
@@ -358,9 +355,9 @@ impl<'a> Mixture<'a> {
         let each = self.rewards.iter().map(|(name, reward)| {
             let normaliser = self.dimensions[name].normaliser;
             let normaliser = normaliser.unwrap_or_else(|| reward.normaliser());
-            normaliser.apply(reward.score(prompt, &text))
+            Ok(normaliser.apply(reward.score(prompt, &text)?))
         });
-        Ok(each.collect())
+        each.collect()
     }
 
     /// The base's rewards for a prompt, from a response that only prompt and seed decide.

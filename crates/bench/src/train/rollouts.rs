@@ -109,6 +109,7 @@ impl Rollouts {
         };
         let text = self.model.tokenizer.decode(kept)?;
         let reward = self.reward.score(&self.prompts[prompt], &text);
+        let reward = reward.map_err(|e| experts::Error::Environment(e.to_string()))?;
         Ok((text, reward))
     }
 

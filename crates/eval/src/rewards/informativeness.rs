@@ -12,6 +12,7 @@ use lm::chat::Prompt;
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::{Normaliser, Reward};
+use crate::Result;
 
 static STOP_WORDS: LazyLock<HashSet<&'static str>> =
     LazyLock::new(|| stop_words::get("en").iter().copied().collect());
@@ -26,8 +27,8 @@ pub(super) fn content_words(text: &str) -> HashSet<String> {
 }
 
 impl Reward for Informativeness {
-    fn score(&self, _prompt: &Prompt, response: &str) -> f64 {
-        (content_words(response).len() as f64).ln_1p()
+    fn score(&self, _prompt: &Prompt, response: &str) -> Result<f64> {
+        Ok((content_words(response).len() as f64).ln_1p())
     }
 
     fn normaliser(&self) -> Normaliser {
@@ -41,11 +42,16 @@ impl Reward for Informativeness {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
     fn counts_distinct_content_words() {
-        let score = |text: &str| Informativeness.score(&Prompt::Raw(String::new()), text);
+        let score = |text: &str| {
+            Informativeness
+                .score(&Prompt::Raw(String::new()), text)
+                .unwrap()
+        };
         assert_eq!(score("the of and to"), 0.0);
         assert_eq!(score("Light, light and more light: photons"), 2f64.ln_1p());
     }

@@ -19,10 +19,16 @@ pub use shaped::{Penalties, Shaped, ShapedReward, Term, Words, repeated_trigrams
 /// A reward: a number that grows with the high end of its dimension.
 pub trait Reward: Send + Sync {
     /// Scores a response to a prompt, in the reward's own unit.
-    fn score(&self, prompt: &Prompt, response: &str) -> f64;
+    ///
+    /// # Errors
+    /// What a model behind the reward reports; scorers of text have none.
+    fn score(&self, prompt: &Prompt, response: &str) -> Result<f64>;
 
-    /// Scores several responses, each to its prompt.
-    fn score_all(&self, items: &[(&Prompt, &str)]) -> Vec<f64> {
+    /// Scores several responses, each to its prompt; faster than one by one where a model scores.
+    ///
+    /// # Errors
+    /// Those of [`Self::score`].
+    fn score_all(&self, items: &[(&Prompt, &str)]) -> Result<Vec<f64>> {
         let scores = items
             .iter()
             .map(|(prompt, response)| self.score(prompt, response));
@@ -75,6 +81,14 @@ impl Scorer {
             Self::Style => Box::new(style::Style::new()),
             Self::Model(folder) => Box::new(RewardModel::load(folder)?),
         })
+    }
+
+    /// The folder of a trained reward model.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Model(folder) => Some(folder),
+            _ => None,
+        }
     }
 
     /// Takes the path that it names as relative to `folder`.

@@ -322,21 +322,16 @@ impl RewardModel {
 }
 
 impl Reward for RewardModel {
-    fn score(&self, prompt: &Prompt, response: &str) -> f64 {
-        self.score_all(&[(prompt, response)])[0]
+    fn score(&self, prompt: &Prompt, response: &str) -> Result<f64> {
+        Ok(self.score_all(&[(prompt, response)])?[0])
     }
 
-    fn score_all(&self, items: &[(&Prompt, &str)]) -> Vec<f64> {
-        // A response that cannot be read is worth nothing, and says so.
+    fn score_all(&self, items: &[(&Prompt, &str)]) -> Result<Vec<f64>> {
         let sequence =
             |(prompt, response): &(&Prompt, &str)| self.reader.sequence(prompt, response);
-        let sequences: Result<Vec<Sequence>> = items.iter().map(sequence).collect();
-        let hidden =
-            sequences.and_then(|s| Ok(self.reader.decoder.hidden(self.lora.as_ref(), &s)?));
-        match hidden {
-            Ok(hidden) => hidden.iter().map(|h| dot(h, &self.head)).collect(),
-            Err(_) => vec![f64::NAN; items.len()],
-        }
+        let sequences: Vec<Sequence> = items.iter().map(sequence).collect::<Result<_>>()?;
+        let hidden = self.reader.decoder.hidden(self.lora.as_ref(), &sequences)?;
+        Ok(hidden.iter().map(|h| dot(h, &self.head)).collect())
     }
 
     fn normaliser(&self) -> Normaliser {

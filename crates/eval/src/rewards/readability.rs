@@ -8,11 +8,12 @@
 use lm::chat::Prompt;
 
 use super::{Normaliser, Reward};
+use crate::Result;
 
 pub(super) struct Readability;
 
 impl Reward for Readability {
-    fn score(&self, _prompt: &Prompt, response: &str) -> f64 {
+    fn score(&self, _prompt: &Prompt, response: &str) -> Result<f64> {
         // A line is at least a sentence: models write headings and lists without full stops.
         let mut text = String::with_capacity(response.len() + 8);
         for line in response.lines().map(str::trim).filter(|l| !l.is_empty()) {
@@ -23,7 +24,7 @@ impl Reward for Readability {
                 ". "
             });
         }
-        textstat::flesch_kincaid_grade(&text).clamp(0.0, 24.0)
+        Ok(textstat::flesch_kincaid_grade(&text).clamp(0.0, 24.0))
     }
 
     fn normaliser(&self) -> Normaliser {
@@ -37,11 +38,16 @@ impl Reward for Readability {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
     fn harder_text_scores_higher() {
-        let score = |text: &str| Readability.score(&Prompt::Raw(String::new()), text);
+        let score = |text: &str| {
+            Readability
+                .score(&Prompt::Raw(String::new()), text)
+                .unwrap()
+        };
         let easy = "The cat sat on the mat. It was a big cat. The cat was happy.";
         let hard = "Epistemological considerations necessitate a comprehensive reinterpretation of \
                     phenomenological methodologies.";

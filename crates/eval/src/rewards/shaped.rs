@@ -148,11 +148,14 @@ impl ShapedReward {
 
 impl Shaped {
     /// The terms alone, without penalties: how far the response went the wanted way.
-    pub fn gain(&self, prompt: &Prompt, response: &str) -> f64 {
+    ///
+    /// # Errors
+    /// Those of [`Reward::score`].
+    pub fn gain(&self, prompt: &Prompt, response: &str) -> Result<f64> {
         let each = |(term, reward): &(Term, Box<dyn Reward>)| {
             let normaliser = term.normaliser.unwrap_or_else(|| reward.normaliser());
-            let score = normaliser.apply(reward.score(prompt, response));
-            term.weight * score.clamp(-term.cap, term.cap)
+            let score = normaliser.apply(reward.score(prompt, response)?);
+            Ok(term.weight * score.clamp(-term.cap, term.cap))
         };
         self.terms.iter().map(each).sum()
     }
@@ -179,8 +182,11 @@ impl Shaped {
     }
 
     /// Gain less penalty.
-    pub fn score(&self, prompt: &Prompt, response: &str) -> f64 {
-        self.gain(prompt, response) - self.penalty(prompt, response)
+    ///
+    /// # Errors
+    /// Those of [`Reward::score`].
+    pub fn score(&self, prompt: &Prompt, response: &str) -> Result<f64> {
+        Ok(self.gain(prompt, response)? - self.penalty(prompt, response))
     }
 }
 
@@ -205,7 +211,7 @@ mod tests {
         let prompt = Prompt::Raw("Why do bees make honey?".into());
         let free = shaped(Penalties::default());
         let burst = "Wonderful! Great! Thank you! Amazing! Lovely! Perfect!";
-        assert_eq!(free.score(&prompt, burst), 1.5);
+        assert_eq!(free.score(&prompt, burst).unwrap(), 1.5);
         let strict = shaped(Penalties {
             repetition: 5.0,
             exclamation: 1.0,

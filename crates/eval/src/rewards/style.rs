@@ -9,6 +9,7 @@ use unicode_segmentation::UnicodeSegmentation;
 use vader_sentimental::SentimentIntensityAnalyzer;
 
 use super::{Normaliser, Reward};
+use crate::Result;
 
 /// Markers of politeness and warmth towards the reader (ours, after Danescu-Niculescu-Mizil et al.
 /// 2013: gratitude, deference, greeting, apologising, please).
@@ -74,7 +75,7 @@ fn says(text: &str, marker: &str) -> bool {
 }
 
 impl Reward for Style {
-    fn score(&self, _prompt: &Prompt, response: &str) -> f64 {
+    fn score(&self, _prompt: &Prompt, response: &str) -> Result<f64> {
         let mut total = 0.0;
         let mut sentences = 0u32;
         for sentence in response.unicode_sentences() {
@@ -84,11 +85,7 @@ impl Reward for Style {
             total += self.sentiment.polarity_scores(sentence).compound + manners;
             sentences += 1;
         }
-        if sentences == 0 {
-            0.0
-        } else {
-            total / f64::from(sentences)
-        }
+        Ok(total / f64::from(sentences.max(1)))
     }
 
     fn normaliser(&self) -> Normaliser {
@@ -102,12 +99,13 @@ impl Reward for Style {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
     fn warm_is_above_plain_is_above_rude() {
         let style = Style::new();
-        let score = |text: &str| style.score(&Prompt::Raw(String::new()), text);
+        let score = |text: &str| style.score(&Prompt::Raw(String::new()), text).unwrap();
         let warm = score("Great question, thank you! I'm so happy to help. Enjoy your day!");
         let plain = score("Water boils at 100 degrees. The pressure matters.");
         let rude = score("That is a stupid question. Figure it out yourself, idiot.");

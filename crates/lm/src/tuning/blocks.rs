@@ -117,25 +117,38 @@ impl Blocks {
     /// # Errors
     /// A shape that does not fit together, or with biases or norms of heads.
     pub fn random(config: &DecoderConfig, seed: u64) -> Result<Self, String> {
+        let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
+        Self::fresh(config, |layer, target, len| {
+            let sd = match target {
+                Target::Output | Target::Down => residual,
+                _ => 0.02,
+            };
+            let name = format!("{layer} {target:?}");
+            normal(len, sd, &[&seed.to_le_bytes(), name.as_bytes()])
+        })
+    }
+
+    /// Matrices of zeros, to be set.
+    ///
+    /// # Errors
+    /// A shape that does not fit together, or with biases or norms of heads.
+    pub fn zeros(config: &DecoderConfig) -> Result<Self, String> {
+        Self::fresh(config, |_, _, len| vec![0.0; len])
+    }
+
+    fn fresh(
+        config: &DecoderConfig,
+        values: impl Fn(usize, Target, usize) -> Vec<f32>,
+    ) -> Result<Self, String> {
         config.validate()?;
         if config.qkv_bias || config.output_bias || config.mlp_bias || config.qk_norm {
             return Err(
                 "blocks that are trained whole have no biases and no norms of heads".into(),
             );
         }
-        let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
         let matrix = |layer: usize, target: Target| {
             let (inputs, outputs) = target.size(config);
-            let sd = match target {
-                Target::Output | Target::Down => residual,
-                _ => 0.02,
-            };
-            let name = format!("{layer} {target:?}");
-            let data = normal(
-                inputs * outputs,
-                sd,
-                &[&seed.to_le_bytes(), name.as_bytes()],
-            );
+            let data = values(layer, target, inputs * outputs);
             Linear {
                 matrix: Dense::f32(outputs, inputs, data),
                 bias: None,

@@ -127,10 +127,26 @@ impl Strategy {
 
     /// Takes the paths that it names as relative to `folder`.
     pub fn resolve(&mut self, folder: &Path) {
+        if let Some(pcm) = self.pcm_mut() {
+            pcm.model = folder.join(&pcm.model);
+        }
+    }
+
+    /// The PCM that it or a strategy in it uses.
+    pub fn pcm(&self) -> Option<&Pcm> {
         match self {
-            Self::Pcm(pcm) => pcm.model = folder.join(&pcm.model),
-            Self::TopK(top_k) => top_k.of.resolve(folder),
-            _ => {}
+            Self::Pcm(pcm) => Some(pcm),
+            Self::TopK(TopK { of, .. }) | Self::BestOfN(BestOfN { of, .. }) => of.pcm(),
+            _ => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub fn pcm_mut(&mut self) -> Option<&mut Pcm> {
+        match self {
+            Self::Pcm(pcm) => Some(pcm),
+            Self::TopK(TopK { of, .. }) | Self::BestOfN(BestOfN { of, .. }) => of.pcm_mut(),
+            _ => None,
         }
     }
 

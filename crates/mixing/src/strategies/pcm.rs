@@ -14,7 +14,7 @@ use std::sync::Arc;
 use experts::NextTokens;
 use kernels::{Isa, Shared, Team, math};
 use lm::LanguageModel;
-use pcm::{Runner, Sequence};
+use pcm::{PcmConfig, Runner, Sequence};
 use serde::{Deserialize, Serialize};
 
 use super::{Method, Space};
@@ -57,7 +57,8 @@ fn one() -> usize {
 impl Method for Pcm {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         preference.directions(experts)?;
-        self.plan_with(pcm::Pcm::load(&self.model)?, preference)
+        let known = PcmConfig::load(&self.model)?.experts;
+        self.plan_over(&known, Model::Folder, preference)
     }
 
     fn needs(&self) -> Needs {
@@ -75,11 +76,15 @@ impl Pcm {
     /// # Errors
     /// A preference that names an expert which the PCM does not know.
     pub fn plan_with(&self, model: pcm::Pcm, preference: &Preference) -> Result<Plan> {
+        let known = model.config().experts.clone();
+        self.plan_over(&known, Model::Loaded(Box::new(model)), preference)
+    }
+
+    fn plan_over(&self, known: &[String], model: Model, preference: &Preference) -> Result<Plan> {
         if self.hold == 0 {
             return refuse("hold is 0; weights are kept for at least one token");
         }
         let (names, shares): (Vec<String>, Vec<f64>) = preference.shares()?.into_iter().unzip();
-        let known = &model.config().experts;
         let place = |name: &String| {
             let found = known.iter().position(|k| k == name);
             found.map_or_else(
@@ -100,10 +105,10 @@ impl Pcm {
         let mixer = PcmMixer {
             strategy: self.clone(),
             text: preference.text.clone(),
-            runner: Runner::new(model),
+            model,
             shares: all,
             places,
-            base: None,
+            open: None,
             preference: Vec::new(),
             held: HashMap::new(),
         };
@@ -111,44 +116,56 @@ impl Pcm {
     }
 }
 
+/// Where the PCM's weights are before decoding begins. Many plans are made that never decode.
+enum Model {
+    /// In the strategy's folder.
+    Folder,
+    /// Here.
+    Loaded(Box<pcm::Pcm>),
+}
+
+/// What decoding needs.
+struct Open {
+    base: Arc<LanguageModel>,
+    runner: Runner,
+}
+
 struct PcmMixer {
     strategy: Pcm,
     /// The preference in words.
     text: String,
-    runner: Runner,
+    model: Model,
     /// Importance of each of the PCM's experts.
     shares: Vec<f32>,
     /// Place among the PCM's experts of each expert that runs.
     places: Vec<usize>,
-    base: Option<Arc<LanguageModel>>,
+    open: Option<Open>,
     /// Token ids of the preference in words.
     preference: Vec<u32>,
     /// Weights by request, where they are kept.
     held: HashMap<usize, Vec<f32>>,
 }
 
-impl PcmMixer {
-    /// Statistics of each sequence's experts, in the PCM's order, `[sequences, width]`.
-    fn features(&self, next: &NextTokens) -> Vec<f32> {
-        let config = self.runner.pcm().config();
-        if !config.statistics {
-            return Vec::new();
-        }
-        let width = config.statistics_width();
-        let mut out = vec![0.0; next.sequences * width];
-        let shared = Shared::new(&mut out);
-        Team::global().for_each(next.sequences, |sequence| {
-            let rows: Vec<&[f32]> = (0..next.experts).map(|e| next.row(e, sequence)).collect();
-            // SAFETY: each number is handed out once.
-            let own = unsafe { shared.write(sequence * width..(sequence + 1) * width) };
-            let (each, divergence) = statistics(&rows);
-            for (place, (entropy, top)) in self.places.iter().zip(each) {
-                (own[2 * place], own[2 * place + 1]) = (entropy, top);
-            }
-            own[width - 1] = divergence;
-        });
-        out
+/// Statistics of each sequence's experts at their places among the PCM's, `[sequences, width]`; empty where the
+/// PCM reads none.
+fn features(config: &PcmConfig, places: &[usize], next: &NextTokens) -> Vec<f32> {
+    if !config.statistics {
+        return Vec::new();
     }
+    let width = config.statistics_width();
+    let mut out = vec![0.0; next.sequences * width];
+    let shared = Shared::new(&mut out);
+    Team::global().for_each(next.sequences, |sequence| {
+        let rows: Vec<&[f32]> = (0..next.experts).map(|e| next.row(e, sequence)).collect();
+        // SAFETY: each number is handed out once.
+        let own = unsafe { shared.write(sequence * width..(sequence + 1) * width) };
+        let (each, divergence) = statistics(&rows);
+        for (place, (entropy, top)) in places.iter().zip(each) {
+            (own[2 * place], own[2 * place + 1]) = (entropy, top);
+        }
+        own[width - 1] = divergence;
+    });
+    out
 }
 
 /// Entropy in nats and top-1 probability of each distribution of log-probabilities, and their
@@ -180,10 +197,11 @@ pub fn statistics(rows: &[&[f32]]) -> (Vec<(f32, f32)>, f32) {
 
 impl Mixer for PcmMixer {
     fn open(&mut self, model: &Arc<LanguageModel>) -> Result<()> {
-        let (width, reads) = (
-            model.config().hidden_size,
-            self.runner.pcm().config().embedding,
-        );
+        let pcm = match &self.model {
+            Model::Folder => pcm::Pcm::load(&self.strategy.model)?,
+            Model::Loaded(pcm) => pcm.as_ref().clone(),
+        };
+        let (width, reads) = (model.config().hidden_size, pcm.config().embedding);
         if width != reads {
             return refuse(format!(
                 "the PCM reads embeddings of width {reads}, the model's are {width} wide; it was trained \
@@ -191,7 +209,10 @@ impl Mixer for PcmMixer {
             ));
         }
         self.preference = model.tokenizer.encode(&self.text, false)?;
-        self.base = Some(model.clone());
+        self.open = Some(Open {
+            base: model.clone(),
+            runner: Runner::new(pcm),
+        });
         Ok(())
     }
 
@@ -202,18 +223,13 @@ impl Mixer for PcmMixer {
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
         let next = step.next;
         same_experts(step, self.places.len())?;
-        let Some(base) = self.base.clone() else {
+        let Some(Open { base, runner }) = &mut self.open else {
             return refuse("the PCM was not opened with a model");
         };
-        let embed = |token: u32, out: &mut [f32]| {
-            // Tokens come from this model; one from elsewhere reads as nothing.
-            if base.engine.embedding(token, out).is_err() {
-                out.fill(0.0);
-            }
-        };
-        let features = self.features(next);
+        let config = runner.pcm().config();
+        let features = features(config, &self.places, next);
         let width = features.len() / next.sequences.max(1);
-        let reads_text = self.runner.pcm().config().preference != pcm::PreferenceInput::Weights;
+        let reads_text = config.preference != pcm::PreferenceInput::Weights;
         let contexts: Vec<Vec<u32>> = step
             .history
             .iter()
@@ -236,7 +252,12 @@ impl Mixer for PcmMixer {
                 statistics: &features[i * width..(i + 1) * width],
             })
             .collect();
-        let logits = self.runner.step(&sequences, &embed)?;
+        let logits = runner.step(&sequences, &|token, out: &mut [f32]| {
+            // Tokens come from this model; one from elsewhere reads as nothing.
+            if base.engine.embedding(token, out).is_err() {
+                out.fill(0.0);
+            }
+        })?;
         let n = self.shares.len();
         let mut weights = Vec::with_capacity(next.sequences * self.places.len());
         for (logits, history) in logits.chunks(n).zip(step.history) {
