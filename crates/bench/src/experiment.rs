@@ -53,6 +53,14 @@ pub struct Experiment {
     /// How rewards become one number. Default `BradleyTerry` (paper).
     #[serde(default)]
     pub utility: Utility,
+    /// Measures at every token how far the mixture is from the base, which then runs beside the experts
+    /// where it is none of them; `false` where time is what is measured. Default `true` (ours).
+    #[serde(default = "yes")]
+    pub kl: bool,
+    /// Corner of the volumes of [fronts](eval::statistics::front), the same in every direction, in
+    /// normalised rewards. Default −2: two standard deviations below the base (ours).
+    #[serde(default = "two_below")]
+    pub reference_point: f64,
     /// Sequences that are decoded together; changes results only through rounding. Default 16 (ours).
     #[serde(default = "sixteen")]
     pub batch_size: usize,
@@ -60,6 +68,14 @@ pub struct Experiment {
 
 fn one() -> u32 {
     1
+}
+
+fn two_below() -> f64 {
+    -2.0
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn sixteen() -> usize {

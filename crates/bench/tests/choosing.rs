@@ -25,7 +25,7 @@ fn choosing(folder: &Path, strategies: &str, more: &str) {
 
 /// Mean utility by strategy.
 fn utility(summary: &Value, strategy: &str) -> f64 {
-    let rows = summary["summary"].as_array().unwrap();
+    let rows = summary["ranking"].as_array().unwrap();
     let row = rows.iter().find(|r| r["strategy"] == strategy);
     let row = row.unwrap_or_else(|| panic!("{summary}"));
     row["utility"].as_f64().unwrap_or_else(|| panic!("{row}"))

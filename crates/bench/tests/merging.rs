@@ -64,7 +64,7 @@ fn merged_experts_run_and_resume_like_others() {
         .collect();
     mergeable(here, &format!("\"base\": Base(), {strategies}"));
     let summary = json(here, &["run", "merge.ron", "--out", "one"]);
-    assert_eq!(summary["summary"].as_array().unwrap().len() % 11, 0);
+    assert_eq!(summary["ranking"].as_array().unwrap().len() % 11, 0);
     done(here, &["run", "merge.ron", "--out", "two"]);
     same(&contents(&here.join("one")), &contents(&here.join("two")));
     // What the command writes answers as the strategy does.

@@ -17,23 +17,40 @@ fn a_run_writes_everything_and_a_second_process_writes_the_same() {
     let output = done(here, &["--json", "run", "pico.ron"]);
     let printed: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(printed["run"], "runs/pico");
-    assert_eq!(printed["summary"].as_array().unwrap().len(), 6);
+    assert_eq!(printed["ranking"].as_array().unwrap().len(), 6);
     let first = contents(&here.join("runs/pico"));
-    for table in ["summary", "win_rates", "rewards", "preferences"] {
+    for table in [
+        "ranking",
+        "quality",
+        "rewards",
+        "preferences",
+        "win_rates",
+        "differences",
+        "fronts",
+        "weights",
+    ] {
         for format in ["csv", "md", "tex", "parquet"] {
             assert!(first.contains_key(&format!("tables/{table}.{format}")));
         }
     }
-    for plot in ["utility", "rewards", "win_rates", "weights_uniform"] {
+    for plot in [
+        "utility",
+        "rewards",
+        "win_rates",
+        "preferences",
+        "utility_by_divergence",
+    ] {
         assert!(first.contains_key(&format!("plots/{plot}.svg")));
         assert!(first.contains_key(&format!("plots/{plot}.png")));
     }
-    let summary = String::from_utf8(first["tables/summary.csv"].clone()).unwrap();
-    assert!(summary.starts_with("strategy,utility,utility_low,utility_high,win_rate,"));
+    let ranking = String::from_utf8(first["tables/ranking.csv"].clone()).unwrap();
+    assert!(ranking.starts_with("rank,strategy,utility,utility_low,utility_high,strength,"));
     let wins = String::from_utf8(first["tables/win_rates.csv"].clone()).unwrap();
-    assert!(wins.starts_with("strategy,opponent,win_rate,low,high,pairs\n"));
-    assert_eq!(wins.lines().count(), 1 + 6 * 5);
-    assert!(wins.lines().skip(1).all(|l| l.ends_with(",12")), "{wins}");
+    assert!(wins.starts_with("strategy,opponent,measure,win_rate,low,high,ties,pairs\n"));
+    assert_eq!(wins.lines().count(), 1 + 3 * 6 * 5);
+    let utility = wins.lines().filter(|l| l.contains(",utility,"));
+    assert_eq!(utility.clone().count(), 30);
+    assert!(utility.clone().all(|l| l.ends_with(",12")), "{wins}");
 
     done(here, &["run", "pico.ron", "--out", "again"]);
     same(&first, &contents(&here.join("again")));
@@ -54,7 +71,7 @@ fn a_run_writes_everything_and_a_second_process_writes_the_same() {
             .keys()
             .any(|n| n.starts_with("superseded/generations/"))
     );
-    assert!(other["tables/summary.csv"] != first["tables/summary.csv"]);
+    assert!(other["tables/ranking.csv"] != first["tables/ranking.csv"]);
 }
 
 #[test]
@@ -70,6 +87,10 @@ fn rows_hold_what_was_generated() {
             let n = row.tokens.len();
             assert!(n > 0 && n <= 12 && row.ended == (row.tokens[n - 1] == 2));
             assert_eq!((row.pieces.len(), row.log_probs.len()), (n, n));
+            assert_eq!((row.kl.len(), row.base_log_probs.len()), (n, n));
+            if row.identity.strategy == "base" {
+                assert_eq!((&row.base_log_probs, row.kl[0]), (&row.log_probs, 0.0));
+            }
             assert_eq!(row.pieces.concat(), row.response);
             assert!(row.log_probs.iter().all(|v| *v <= 0.0));
             for weights in row.weights.chunks(row.experts.len()) {

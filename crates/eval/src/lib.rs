@@ -3,15 +3,18 @@
 //! Everything here works on rows: what was said (`rows::GenerationRow`) and what it was worth
 //! (`rows::ScoreRow`). A report can be made again from the rows alone.
 
+pub mod comparison;
 pub mod dimension;
+pub mod metrics;
 pub mod plots;
 pub mod report;
 pub mod rewards;
 pub mod rows;
 pub mod statistics;
-pub mod summary;
+
 pub mod table;
 pub mod utility;
+pub mod weights;
 
 use std::path::{Path, PathBuf};
 

@@ -36,6 +36,11 @@ pub struct GenerationRow {
     pub pieces: Vec<String>,
     /// Log-probability of each token under the mixture, in nats.
     pub log_probs: Vec<f32>,
+    /// Kullback-Leibler divergence of the mixture from the base at each token, in nats; empty where it
+    /// was not measured.
+    pub kl: Vec<f32>,
+    /// Log-probability of each token under the base, in nats; empty where it was not measured.
+    pub base_log_probs: Vec<f32>,
     /// Names of the experts, in the order of the weights.
     pub experts: Vec<String>,
     /// Weights, `[tokens, experts]`, row-major.
@@ -69,6 +74,14 @@ pub struct ScoreRow {
     pub tokens: u32,
     /// It ended by itself.
     pub ended: bool,
+    /// Share of its token trigrams that came before in it ([`crate::metrics::repetition`]).
+    pub repetition: f64,
+    /// Kullback-Leibler divergence from the base summed over its tokens, in nats; `None` where it was not
+    /// measured.
+    pub kl: Option<f64>,
+    /// Its negative log-probability under the base, summed over its tokens, in nats; `None` where it was
+    /// not measured.
+    pub base_nll: Option<f64>,
     /// Scores by dimension.
     pub dimensions: BTreeMap<String, DimensionScore>,
 }
@@ -111,6 +124,10 @@ pub fn generations_frame(rows: &[GenerationRow]) -> Result<DataFrame> {
     columns.push(list("pieces", rows, |r| Series::new("".into(), &r.pieces)));
     columns.push(list("log_probs", rows, |r| {
         Series::new("".into(), &r.log_probs)
+    }));
+    columns.push(list("kl", rows, |r| Series::new("".into(), &r.kl)));
+    columns.push(list("base_log_probs", rows, |r| {
+        Series::new("".into(), &r.base_log_probs)
     }));
     columns.push(list("experts", rows, |r| {
         Series::new("".into(), &r.experts)
@@ -178,6 +195,13 @@ impl<'a> Reader<'a> {
         Ok(column.iter().flatten().collect())
     }
 
+    fn optional(&self, name: &str) -> Result<Vec<Option<f64>>> {
+        let column = self.frame.column(name);
+        let column = column.map_err(|e| Error::table(self.path, e))?;
+        let numbers = column.f64().map_err(|e| Error::table(self.path, e))?;
+        Ok(numbers.iter().collect())
+    }
+
     fn lists<T>(
         &self,
         name: &str,
@@ -230,6 +254,7 @@ pub fn generations(path: &Path, frame: &DataFrame) -> Result<Vec<GenerationRow>>
     let (questions, responses) = (r.text("question")?, r.text("response")?);
     let tokens = r.lists("tokens", |s| Ok(s.u32()?.iter().flatten().collect()))?;
     let (pieces, experts) = (r.lists("pieces", texts)?, r.lists("experts", texts)?);
+    let (kl, base) = (r.lists("kl", floats)?, r.lists("base_log_probs", floats)?);
     let (log_probs, weights) = (r.lists("log_probs", floats)?, r.lists("weights", floats)?);
     let ended = r.bools("ended")?;
     let identities = r.identities()?.into_iter().enumerate();
@@ -241,6 +266,8 @@ pub fn generations(path: &Path, frame: &DataFrame) -> Result<Vec<GenerationRow>>
             tokens: tokens[i].clone(),
             pieces: pieces[i].clone(),
             log_probs: log_probs[i].clone(),
+            kl: kl[i].clone(),
+            base_log_probs: base[i].clone(),
             experts: experts[i].clone(),
             weights: weights[i].clone(),
             ended: ended[i],
@@ -251,17 +278,17 @@ pub fn generations(path: &Path, frame: &DataFrame) -> Result<Vec<GenerationRow>>
 /// The columns of a dimension's scores.
 const SCORES: [&str; 4] = ["raw", "reward", "reference", "stated"];
 
-/// Scores as a data frame: identity, `utility`, `tokens`, `ended`, and for each dimension
+/// Scores as a data frame: identity, `utility`, `tokens`, `ended`, `repetition`, `kl`, `base_nll`, and for each dimension
 /// `raw_…`, `reward_…`, `reference_…`, `stated_…`.
 ///
 /// # Errors
 /// What polars reports.
 pub fn scores_frame(rows: &[ScoreRow]) -> Result<DataFrame> {
     let mut columns = identity_columns(rows.iter().map(|r| &r.identity));
-    columns.push(Column::new(
-        "utility".into(),
-        rows.iter().map(|r| r.utility).collect::<Vec<_>>(),
-    ));
+    let number = |name: &str, get: fn(&ScoreRow) -> Option<f64>| {
+        Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
+    };
+    columns.push(number("utility", |r| Some(r.utility)));
     columns.push(Column::new(
         "tokens".into(),
         rows.iter().map(|r| r.tokens).collect::<Vec<_>>(),
@@ -270,6 +297,9 @@ pub fn scores_frame(rows: &[ScoreRow]) -> Result<DataFrame> {
         "ended".into(),
         rows.iter().map(|r| r.ended).collect::<Vec<_>>(),
     ));
+    columns.push(number("repetition", |r| Some(r.repetition)));
+    columns.push(number("kl", |r| r.kl));
+    columns.push(number("base_nll", |r| r.base_nll));
     let dimensions = rows
         .first()
         .map(|r| r.dimensions.keys().cloned().collect::<Vec<_>>());
@@ -297,6 +327,11 @@ pub fn scores(path: &Path, frame: &DataFrame) -> Result<Vec<ScoreRow>> {
         r.counts("tokens")?,
         r.bools("ended")?,
     );
+    let (repetition, kl, base_nll) = (
+        r.numbers("repetition")?,
+        r.optional("kl")?,
+        r.optional("base_nll")?,
+    );
     let names = frame.get_column_names();
     let mut dimensions = Vec::new();
     for name in names.iter().filter_map(|n| n.strip_prefix("raw_")) {
@@ -313,6 +348,9 @@ pub fn scores(path: &Path, frame: &DataFrame) -> Result<Vec<ScoreRow>> {
             utility: utility[i],
             tokens: tokens[i],
             ended: ended[i],
+            repetition: repetition[i],
+            kl: kl[i],
+            base_nll: base_nll[i],
             dimensions: dimensions
                 .iter()
                 .map(|(name, c)| {
@@ -354,6 +392,8 @@ mod tests {
             response: "Because.".into(),
             pieces: tokens.iter().map(|t| format!("<{t}>")).collect(),
             log_probs: tokens.iter().map(|t| -(*t as f32)).collect(),
+            kl: vec![0.25; tokens.len()],
+            base_log_probs: vec![-2.0; tokens.len()],
             experts: vec!["a".into(), "b".into()],
             weights: vec![0.5; tokens.len() * 2],
             tokens,
@@ -374,6 +414,9 @@ mod tests {
             utility: 0.75,
             tokens: 4,
             ended: true,
+            repetition: 0.125,
+            kl: Some(0.5),
+            base_nll: None,
             dimensions: [("style".to_string(), score)].into(),
         }];
         let frame = scores_frame(&rows).unwrap();

@@ -20,7 +20,18 @@ const WORTH_SHARING: usize = 8;
 #[derive(Debug)]
 pub struct ExpertPool {
     experts: Vec<Expert>,
+    /// Runs beside them, with prompts of its own.
+    reference: Option<Reference>,
     groups: Vec<Group>,
+}
+
+/// What the experts are measured against.
+#[derive(Debug)]
+enum Reference {
+    /// One of them.
+    Member(usize),
+    /// None of them: it comes after the last.
+    Extra(Expert),
 }
 
 /// Experts with the same model.
@@ -49,7 +60,9 @@ pub struct NextTokens {
     pub sequences: usize,
     /// Size of the vocabulary.
     pub vocab: usize,
-    /// `[experts, sequences, vocab]`, row-major.
+    /// Which expert's rows are the reference's, if there is one; `experts` where it is none of them.
+    pub reference: Option<usize>,
+    /// `[experts, sequences, vocab]`, row-major; the rows of a reference that is none of them come last.
     pub log_probs: Vec<f32>,
     /// Divides every expert's logits before they become log-probabilities; `None` is 1.
     pub temperature: Option<f32>,
@@ -61,10 +74,8 @@ impl NextTokens {
     /// # Panics
     /// When there is no such expert or sequence.
     pub fn row(&self, expert: usize, sequence: usize) -> &[f32] {
-        assert!(
-            expert < self.experts && sequence < self.sequences,
-            "no such row"
-        );
+        let experts = self.experts.max(self.reference.map_or(0, |r| r + 1));
+        assert!(expert < experts && sequence < self.sequences, "no such row");
         &self.log_probs[(expert * self.sequences + sequence) * self.vocab..][..self.vocab]
     }
 }
@@ -75,6 +86,29 @@ impl ExpertPool {
     /// # Errors
     /// No expert, two of the same name, or vocabularies that differ.
     pub fn new(experts: Vec<Expert>) -> Result<Self> {
+        Self::build(experts, None)
+    }
+
+    /// Experts with a reference beside them, which reads the prompts as they are asked and whose
+    /// distributions nobody mixes. Where prompts are not `rephrased` for the experts and one of them is
+    /// the reference anyway, it costs nothing.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn with_reference(
+        experts: Vec<Expert>,
+        reference: Expert,
+        rephrased: bool,
+    ) -> Result<Self> {
+        let member = experts.iter().position(|e| {
+            let plain = e.adapter.is_none() && e.instruction.is_none() && e.top_k.is_none();
+            plain && !rephrased && Arc::ptr_eq(&e.model, &reference.model)
+        });
+        let reference = member.map_or(Reference::Extra(reference), Reference::Member);
+        Self::build(experts, Some(reference))
+    }
+
+    fn build(experts: Vec<Expert>, reference: Option<Reference>) -> Result<Self> {
         let Some(first) = experts.first() else {
             return Err(Error::Argument("a pool needs at least one expert".into()));
         };
@@ -85,8 +119,16 @@ impl ExpertPool {
             }
             same_vocabulary(first, expert)?;
         }
+        let extra = match &reference {
+            Some(Reference::Extra(extra)) => Some(extra),
+            _ => None,
+        };
+        if let Some(extra) = extra {
+            same_vocabulary(first, extra)?;
+        }
+        let all: Vec<&Expert> = experts.iter().chain(extra).collect();
         let mut groups: Vec<Group> = Vec::new();
-        for (i, expert) in experts.iter().enumerate() {
+        for (i, expert) in all.iter().enumerate() {
             match groups
                 .iter_mut()
                 .find(|g| Arc::ptr_eq(&g.model, &expert.model))
@@ -103,13 +145,31 @@ impl ExpertPool {
             let adapters: Vec<Option<&Adapter>> = group
                 .members
                 .iter()
-                .map(|&i| experts[i].adapter.as_deref())
+                .map(|&i| all[i].adapter.as_deref())
                 .collect();
             if adapters.iter().any(Option::is_some) {
                 group.adapters = Some(group.model.engine.adapters(&adapters));
             }
         }
-        Ok(Self { experts, groups })
+        Ok(Self {
+            experts,
+            reference,
+            groups,
+        })
+    }
+
+    /// The expert or the reference of that index.
+    fn member(&self, index: usize) -> &Expert {
+        match &self.reference {
+            Some(Reference::Extra(extra)) if index == self.experts.len() => extra,
+            _ => &self.experts[index],
+        }
+    }
+
+    /// Distributions that a step computes for each sequence.
+    pub fn passes(&self) -> usize {
+        let extra = matches!(self.reference, Some(Reference::Extra(_)));
+        self.experts.len() + usize::from(extra)
     }
 
     /// The experts in the order of [`NextTokens`].
@@ -124,7 +184,8 @@ impl ExpertPool {
 
     /// Longest sequence that every expert can read, in tokens.
     pub fn context_length(&self) -> usize {
-        let lengths = self.experts.iter().map(|e| e.model.config().context_length);
+        let all = (0..self.passes()).map(|i| self.member(i));
+        let lengths = all.map(|e| e.model.config().context_length);
         lengths.min().unwrap_or(0)
     }
 
@@ -139,13 +200,37 @@ impl ExpertPool {
         max_new_tokens: usize,
         next: &mut NextTokens,
     ) -> Result<PoolState> {
+        self.begin_beside(prompts, prompts, max_new_tokens, next)
+    }
+
+    /// [`Self::begin`] where a reference that is none of the experts reads `asked`.
+    ///
+    /// # Errors
+    /// Those of [`Self::begin`], and another number of prompts for the reference.
+    pub fn begin_beside(
+        &self,
+        prompts: &[Prompt],
+        asked: &[Prompt],
+        max_new_tokens: usize,
+        next: &mut NextTokens,
+    ) -> Result<PoolState> {
+        if asked.len() != prompts.len() {
+            let (got, expected) = (asked.len(), prompts.len());
+            return Err(Error::Argument(format!(
+                "{got} prompts for the reference, {expected} for the experts"
+            )));
+        }
         self.prepare(next, prompts.len());
         let mut caches = Vec::new();
         for group in &self.groups {
             let mut tokens = Vec::new();
             for &member in &group.members {
-                for prompt in prompts {
-                    tokens.push(self.experts[member].tokens(prompt)?);
+                let own = match member == self.experts.len() {
+                    true => asked,
+                    false => prompts,
+                };
+                for prompt in own {
+                    tokens.push(self.member(member).tokens(prompt)?);
                 }
             }
             let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
@@ -224,7 +309,7 @@ impl ExpertPool {
             let mut tokens = Vec::new();
             for &member in &group.members {
                 for prompt in prompts {
-                    tokens.push(self.experts[member].tokens(prompt)?);
+                    tokens.push(self.member(member).tokens(prompt)?);
                 }
             }
             let first: Vec<&[u32]> = tokens.iter().map(|t| &t[..1]).collect();
@@ -235,7 +320,11 @@ impl ExpertPool {
             for (lane, log_probs) in scored.iter().enumerate() {
                 let (member, prompt) = (lane / prompts.len(), lane % prompts.len());
                 let total: f64 = log_probs.iter().map(|v| f64::from(*v)).sum();
-                out[prompt][group.members[member]] = -total / log_probs.len().max(1) as f64;
+                // The reference is nobody's expert.
+                let Some(own) = out[prompt].get_mut(group.members[member]) else {
+                    continue;
+                };
+                *own = -total / log_probs.len().max(1) as f64;
             }
         }
         Ok(out)
@@ -313,8 +402,12 @@ impl ExpertPool {
 
     fn prepare(&self, next: &mut NextTokens, sequences: usize) {
         (next.experts, next.sequences, next.vocab) = (self.experts.len(), sequences, self.vocab());
+        next.reference = self.reference.as_ref().map(|reference| match reference {
+            Reference::Member(index) => *index,
+            Reference::Extra(_) => self.experts.len(),
+        });
         next.log_probs
-            .resize(next.experts * next.sequences * next.vocab, 0.0);
+            .resize(self.passes() * next.sequences * next.vocab, 0.0);
     }
 
     fn forward(
@@ -346,14 +439,14 @@ impl ExpertPool {
         let (vocab, isa) = (next.vocab, Isa::best());
         let inverse = next.temperature.map(|t| 1.0 / t);
         let rows = Shared::new(&mut next.log_probs);
-        Team::global().for_each(next.experts * next.sequences, |i| {
+        Team::global().for_each(self.passes() * next.sequences, |i| {
             // SAFETY: each number is handed out once.
             let row = unsafe { rows.write(i * vocab..(i + 1) * vocab) };
             if let Some(inverse) = inverse {
                 row.iter_mut().for_each(|v| *v *= inverse);
             }
             math::log_softmax(isa, row);
-            if let Some(k) = self.experts[i / next.sequences].top_k {
+            if let Some(k) = self.member(i / next.sequences).top_k {
                 keep_likeliest(row, k);
             }
         });

@@ -228,6 +228,23 @@ fn sum_inner(row: &[f32]) -> f64 {
     sum_of(row, |v| v)
 }
 
+/// `Σ e^p (p − q)`; what has no mass adds nothing.
+#[inline(always)]
+fn kl_inner(p: &[f32], q: &[f32]) -> f64 {
+    let mut total = 0.0;
+    for (p, q) in p.chunks(WIDTH * 64).zip(q.chunks(WIDTH * 64)) {
+        let mut columns = [0f32; WIDTH];
+        for (p, q) in p.chunks(WIDTH).zip(q.chunks(WIDTH)) {
+            for ((c, p), q) in columns.iter_mut().zip(p).zip(q) {
+                let mass = exp(*p);
+                *c += if mass == 0.0 { 0.0 } else { mass * (p - q) };
+            }
+        }
+        total += columns.iter().map(|v| f64::from(*v)).sum::<f64>();
+    }
+    total
+}
+
 #[inline(always)]
 fn ln_inner(row: &mut [f32]) {
     row.iter_mut().for_each(|v| *v = ln(*v));
@@ -358,6 +375,11 @@ dispatch! {
     pub fn sum(row: &[f32]) -> f64 = sum_inner
 }
 dispatch! {
+    /// Kullback-Leibler divergence `Σ e^p (p − q)` of two distributions given as log-probabilities, in
+    /// nats; infinite where `q` rules out what `p` allows.
+    pub fn kl(p: &[f32], q: &[f32]) -> f64 = kl_inner
+}
+dispatch! {
     /// `row ← ln row`.
     pub fn ln_all(row: &mut [f32]) = ln_inner
 }
@@ -414,6 +436,25 @@ mod tests {
                 row[0]
             );
         }
+    }
+
+    #[test]
+    fn divergence_equals_the_direct_sum() {
+        let row = |seed: f32| {
+            let mut row: Vec<f32> = (0..5_003).map(|i| (i as f32 * seed).sin() * 6.0).collect();
+            log_softmax(Isa::best(), &mut row);
+            row
+        };
+        let (mut p, q) = (row(0.7), row(1.3));
+        p[7] = f32::NEG_INFINITY;
+        let direct = p.iter().zip(&q).filter(|(p, _)| p.is_finite());
+        let direct: f64 = direct
+            .map(|(p, q)| (f64::from(*p), f64::from(*q)))
+            .map(|(p, q)| p.exp() * (p - q))
+            .sum();
+        assert!((kl(Isa::best(), &p, &q) - direct).abs() < 1e-5 * direct);
+        assert_eq!(kl(Isa::best(), &q, &q), 0.0);
+        assert_eq!(kl(Isa::best(), &q, &p), f64::INFINITY);
     }
 
     proptest! {

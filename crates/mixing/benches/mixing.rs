@@ -73,6 +73,7 @@ fn main() {
                 .chunks_mut(VOCAB)
                 .for_each(lm::sampling::log_softmax);
             let next = NextTokens {
+                reference: None,
                 experts,
                 sequences,
                 vocab: VOCAB,

@@ -1,7 +1,7 @@
 //! The decode loop: prompts in, responses with per-token weights out.
 
 use experts::{ExpertPool, NextTokens, PoolState};
-use kernels::{Shared, Team};
+use kernels::{Isa, Shared, Team, math};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,11 @@ pub struct Response {
     pub expert_log_probs: Vec<f32>,
     /// What else the mixer looked at ([`Mixed::features`]), `[tokens, width]`.
     pub features: Vec<f32>,
+    /// Kullback-Leibler divergence of the mixture from the pool's reference at each token, both over the
+    /// whole vocabulary and before the mixture's temperature and filters, in nats; empty without one.
+    pub kl: Vec<f32>,
+    /// Log-probability of each token under the reference, in nats; empty without one.
+    pub reference_log_probs: Vec<f32>,
     /// It ended by itself, not at the limit.
     pub ended: bool,
 }
@@ -266,11 +271,15 @@ impl<'a> Generator<'a> {
             if room > 0 && (independent || running.requests.is_empty()) {
                 let fresh: Vec<usize> = waiting.by_ref().take(room).collect();
                 if !fresh.is_empty() {
-                    let asked: Vec<Prompt> = fresh.iter().map(|&i| prompts[i].clone()).collect();
+                    let of = |all: &[Prompt]| -> Vec<Prompt> {
+                        fresh.iter().map(|&i| all[i].clone()).collect()
+                    };
+                    let (read, asked) = (of(&prompts), of(work.prompts));
                     let limit = fresh.iter().map(|&i| work.limits[i]).max().unwrap_or(0);
-                    let state = self.pool.begin(&asked, limit, &mut next)?;
+                    let pool = self.pool;
+                    let state = pool.begin_beside(&read, &asked, limit, &mut next)?;
                     let mut joining = Running {
-                        histories: self.histories(&fresh, &asked)?,
+                        histories: self.histories(&fresh, &read)?,
                         requests: fresh,
                         state: Some(state),
                     };
@@ -339,17 +348,21 @@ impl<'a> Generator<'a> {
         };
         self.plan.mixer.mix(&step, mixed)?;
         let experts = self.plan.experts.len();
-        let mut tokens = vec![0; running.requests.len()];
-        let shared = Shared::new(&mut tokens);
+        // Token and divergence.
+        let mut chosen = vec![(0, 0.0); running.requests.len()];
+        let shared = Shared::new(&mut chosen);
         let (log_probs, done) = (&mixed.log_probs, &*responses);
         Team::global().for_each(running.requests.len(), |row| {
             let request = running.requests[row];
             let log_probs = &log_probs[row * next.vocab..(row + 1) * next.vocab];
             let token = choose(request, done[request].tokens.len(), log_probs);
+            let kl = next
+                .reference
+                .map_or(0.0, |r| math::kl(Isa::best(), log_probs, next.row(r, row)));
             // SAFETY: each number is handed out once.
-            unsafe { shared.write(row..row + 1)[0] = token };
+            unsafe { shared.write(row..row + 1)[0] = (token, kl) };
         });
-        for (row, (&request, token)) in running.requests.iter().zip(tokens).enumerate() {
+        for (row, (&request, (token, kl))) in running.requests.iter().zip(chosen).enumerate() {
             let response = &mut responses[request];
             response.tokens.push(token);
             let log_prob = mixed.log_probs[row * next.vocab + token as usize];
@@ -361,6 +374,11 @@ impl<'a> Generator<'a> {
             response.features.extend_from_slice(features);
             let own = (0..experts).map(|e| next.row(e, row)[token as usize]);
             response.expert_log_probs.extend(own);
+            if let Some(reference) = next.reference {
+                let log_prob = next.row(reference, row)[token as usize];
+                response.reference_log_probs.push(log_prob);
+                response.kl.push(kl as f32);
+            }
             response.ended = self.end_tokens.contains(&token);
             let history = &mut running.histories[row];
             history.tokens.push(token);

@@ -211,6 +211,52 @@ fn lanes_together_equal_each_expert_and_sequence_alone() {
 }
 
 #[test]
+fn a_reference_beside_changes_nothing_and_its_divergence_is_the_direct_sum() {
+    let all = experts();
+    let base = all.iter().find(|e| e.name == "base").unwrap();
+    let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
+    for strategy in strategies() {
+        let plain = generate(&strategy, requests());
+        let plan = strategy.plan(&preference(), &names).unwrap();
+        let rephrased = plan.instruction.is_some() || !plan.examples.is_empty();
+        let own = plan.experts.iter();
+        let own = own.map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
+        let pool = ExpertPool::with_reference(own.collect(), base.clone(), rephrased).unwrap();
+        let member = plan.experts.iter().any(|n| n == "base") && !rephrased;
+        assert_eq!(pool.passes(), plan.experts.len() + usize::from(!member));
+        let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
+        let beside = generator.generate(requests(), 3, &SETTINGS, |_, _| ());
+        for (plain, beside) in plain.iter().zip(beside.unwrap()) {
+            assert_eq!(plain.tokens, beside.tokens, "{strategy:?}");
+            let lengths = (beside.kl.len(), beside.reference_log_probs.len());
+            assert_eq!(lengths, (beside.tokens.len(), beside.tokens.len()));
+            assert!(beside.kl.iter().all(|v| *v > -1e-5), "{:?}", beside.kl);
+        }
+    }
+    // Of one expert: against the direct sum over both distributions.
+    let plain = all.iter().find(|e| e.name == "plain").unwrap();
+    let prompts: Vec<Prompt> = requests().into_iter().map(|r| r.prompt).collect();
+    let pool = ExpertPool::new(vec![base.clone(), plain.clone()]).unwrap();
+    let mut next = Default::default();
+    pool.begin(&prompts, 8, &mut next).unwrap();
+    let single = Strategy::Single(Single {
+        expert: "plain".into(),
+    });
+    let plan = single.plan(&preference(), &names).unwrap();
+    let pool = ExpertPool::with_reference(vec![plain.clone()], base.clone(), false).unwrap();
+    let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
+    let made = generator.generate(requests(), 3, &SETTINGS, |_, _| ());
+    for (s, response) in made.unwrap().iter().enumerate() {
+        let (p, q) = (next.row(1, s), next.row(0, s));
+        let pairs = p.iter().zip(q).map(|(p, q)| (f64::from(*p), f64::from(*q)));
+        let direct: f64 = pairs.map(|(p, q)| p.exp() * (p - q)).sum();
+        assert!((f64::from(response.kl[0]) - direct).abs() < 1e-6 && direct > 1e-4);
+        let expected = q[response.tokens[0] as usize];
+        assert!((response.reference_log_probs[0] - expected).abs() < 1e-5);
+    }
+}
+
+#[test]
 fn a_batch_equals_each_request_alone_in_every_strategy() {
     for strategy in strategies() {
         let together = generate(&strategy, requests());

@@ -56,6 +56,7 @@ impl Case {
             .iter()
             .flat_map(|&p| self.log_probs[p].iter().flatten());
         let next = NextTokens {
+            reference: None,
             experts: places.len(),
             sequences: self.history.len(),
             vocab: self.log_probs[0][0].len(),

@@ -29,22 +29,22 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<()> {
     }
     let default = || Path::new("runs").join(&experiment.name);
     let out: PathBuf = args.out.clone().unwrap_or_else(default);
-    let summary = run::run(&experiment, &args.file, &out)?;
-    print(global, &out, &summary)
+    let ranking = run::run(&experiment, &args.file, &out)?;
+    print(global, &out, &ranking)
 }
 
 pub fn report(global: &Global, dir: &Path) -> Result<()> {
-    let summary = run::rebuild(dir)?;
-    print(global, dir, &summary)
+    let ranking = run::rebuild(dir)?;
+    print(global, dir, &ranking)
 }
 
-fn print(global: &Global, out: &Path, summary: &DataFrame) -> Result<()> {
+fn print(global: &Global, out: &Path, ranking: &DataFrame) -> Result<()> {
     let report = out.join("report.html");
-    let table = markdown(summary)?;
+    let table = markdown(ranking)?;
     let document = json!({
         "run": out.display().to_string(),
         "report": report.display().to_string(),
-        "summary": records(summary)?,
+        "ranking": records(ranking)?,
     });
     global.print(document, || {
         format!("{table}\nreport: {}", report.display())

@@ -178,6 +178,25 @@ impl<'a> Generate<'a> {
         Ok(())
     }
 
+    /// Forward passes of experts for a token that is kept, by strategy, averaged over preferences.
+    ///
+    /// # Errors
+    /// A strategy that does not fit.
+    pub fn passes(&self) -> Result<BTreeMap<String, f64>> {
+        let mut out: BTreeMap<String, f64> = BTreeMap::new();
+        let preferences = self.experiment.preferences.names();
+        for (strategy, _) in self.experiment.strategies.iter() {
+            for preference in &preferences {
+                let plan = self.experiment.plan(strategy, preference)?;
+                let one = plan.choose || plan.merge.is_some();
+                let experts = if one { 1 } else { plan.experts.len() };
+                let passes = (experts * plan.samples) as f64;
+                *out.entry(strategy.into()).or_default() += passes / preferences.len() as f64;
+            }
+        }
+        Ok(out)
+    }
+
     /// Makes what is missing and returns all rows.
     ///
     /// # Errors
@@ -278,16 +297,14 @@ impl<'a> Generate<'a> {
                 hear(Made::Rows(job, found))?;
             }
         }
-        for (strategy, seconds) in spent {
-            let rate = session.tokens[&strategy] as f64 / seconds.max(1e-9);
-            session.tokens_per_second.insert(strategy, rate);
-        }
+        session.generating.extend(spent);
         progress.finish();
         Ok(())
     }
 
     fn pool(&self, job: &Job<'_>) -> Result<ExpertPool> {
         let plan = self.plan(job)?;
+        let rephrased = plan.instruction.is_some() || !plan.examples.is_empty();
         let experts = match &plan.merge {
             Some(recipe) => {
                 let sources = recipe.experts.iter().map(|n| self.sources[n].clone());
@@ -302,7 +319,11 @@ impl<'a> Generate<'a> {
                 names.map(|name| self.experts[name].clone()).collect()
             }
         };
-        Ok(ExpertPool::new(experts)?)
+        let base = self.experts[mixing::BASE].clone();
+        Ok(match self.experiment.kl {
+            true => ExpertPool::with_reference(experts, base, rephrased)?,
+            false => ExpertPool::new(experts)?,
+        })
     }
 
     fn batch(
@@ -383,6 +404,8 @@ fn row(
         pieces: base.tokenizer.increments(&response.tokens)?,
         tokens: response.tokens,
         log_probs: response.log_probs,
+        kl: response.kl,
+        base_log_probs: response.reference_log_probs,
         experts: experts.to_vec(),
         weights: response.weights,
         ended: response.ended,

@@ -168,6 +168,7 @@ impl Generate<'_> {
                 "model": self.inputs["model"],
                 "experts": experts,
                 "generation": self.experiment.generation,
+                "kl": self.experiment.kl,
                 "strategy": job.strategy,
                 "preference": job.preference,
                 "definition": job.definition,

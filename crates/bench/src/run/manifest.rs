@@ -27,6 +27,12 @@ pub struct Manifest {
     pub prompts: usize,
     /// SHA-256 of every input file.
     pub inputs: BTreeMap<String, BTreeMap<String, String>>,
+    /// Forward passes of experts per token that is kept, by strategy, averaged over preferences.
+    #[serde(default)]
+    pub passes: BTreeMap<String, f64>,
+    /// What a reader must know before believing the tables.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Every time that the run was worked on.
     pub sessions: Vec<Session>,
 }
@@ -42,10 +48,10 @@ pub struct Session {
     pub machine: String,
     /// Wall time by stage, in seconds.
     pub seconds: BTreeMap<String, f64>,
-    /// Tokens generated in this session, by strategy.
+    /// Tokens generated in this session and kept, by strategy.
     pub tokens: BTreeMap<String, u64>,
-    /// Tokens per second over all sequences of a batch, by strategy, prompts' reading included.
-    pub tokens_per_second: BTreeMap<String, f64>,
+    /// Seconds that took, by strategy, prompts' reading included.
+    pub generating: BTreeMap<String, f64>,
     /// The expert that was chosen on the validation set, by strategy and preference.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub chosen: BTreeMap<String, BTreeMap<String, String>>,
@@ -68,8 +74,22 @@ impl Manifest {
             source,
             prompts: prompts.len(),
             inputs,
+            passes: BTreeMap::new(),
+            warnings: vec![],
             sessions: vec![],
         }
+    }
+
+    /// Seconds per token of a strategy over all sessions that generated for it, the sequences of a batch
+    /// sharing them.
+    pub fn seconds_per_token(&self, strategy: &str) -> Option<f64> {
+        let sum = |session: &Session| {
+            let seconds = session.generating.get(strategy)?;
+            Some((*seconds, *session.tokens.get(strategy)? as f64))
+        };
+        let all = self.sessions.iter().filter_map(sum);
+        let (seconds, tokens) = all.fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+        (tokens > 0.0).then(|| seconds / tokens)
     }
 
     /// Reads the manifest of a run folder.

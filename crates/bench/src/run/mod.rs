@@ -20,7 +20,7 @@ use folder::RunFolder;
 use generate::Generate;
 use manifest::{Manifest, Session, now};
 
-/// Runs what is missing and returns the summary.
+/// Runs what is missing and returns the ranking.
 ///
 /// # Errors
 /// Whatever a stage reports; what is done stays and the next run goes on from it.
@@ -51,6 +51,7 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
         inputs.insert("validation".into(), [("prompts".to_string(), hash)].into());
     }
     let mut manifest = Manifest::new(experiment, text, beside, &prompts, inputs);
+    manifest.passes = generate.passes()?;
     if let Ok(before) = Manifest::load(out) {
         manifest.sessions = before.sessions;
     }
@@ -66,13 +67,10 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     lap(&mut session, "generate");
     score::score(experiment, &prompts, &rows, &folder)?;
     lap(&mut session, "score");
+    session.finished = Some(now());
     let manifest = save(&session)?;
     let (generations, scores) = report::read_rows(&folder)?;
-    let summary = report::report(&manifest, &generations, &scores, &folder)?;
-    lap(&mut session, "report");
-    session.finished = Some(now());
-    save(&session)?;
-    Ok(summary)
+    report::report(&manifest, &generations, &scores, &folder)
 }
 
 /// Makes tables, plots and report again from the rows of a run folder.

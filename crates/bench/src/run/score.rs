@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
 use eval::dimension::locate;
+use eval::metrics::repetition;
 use eval::rewards::{Normaliser, Reward};
 use eval::rows::{DimensionScore, GenerationRow, ScoreRow, scores_frame};
 use eval::table::parquet;
@@ -185,11 +186,18 @@ fn score_row(scorer: &Scorer<'_>, row: &GenerationRow, own: Rewards) -> Result<S
         };
         (dimension, score)
     });
+    let sum = |values: &[f32]| -> Option<f64> {
+        let known = values.len() == row.tokens.len();
+        known.then(|| values.iter().map(|v| f64::from(*v)).sum())
+    };
     Ok(ScoreRow {
         identity: row.identity.clone(),
         utility,
         tokens: row.tokens.len() as u32,
         ended: row.ended,
+        repetition: repetition(&row.tokens),
+        kl: sum(&row.kl),
+        base_nll: sum(&row.base_log_probs).map(|v| -v),
         dimensions: scores.collect(),
     })
 }

@@ -114,7 +114,8 @@ pub fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).unwrap();
 }
 
-/// Every file of a run except the manifest, by relative path.
+/// Every file of a run except those that hold times (the manifest, the cost table and its plot, and the
+/// report, which shows them), by relative path.
 pub fn contents(run: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![run.to_path_buf()];
@@ -123,7 +124,12 @@ pub fn contents(run: &Path) -> BTreeMap<String, Vec<u8>> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.file_name().unwrap() != "manifest.json" {
+            } else {
+                let file = path.file_name().unwrap().to_str().unwrap();
+                let timed = ["manifest.json", "cost.", "utility_by_cost.", "report.html"];
+                if timed.iter().any(|t| file.starts_with(t)) {
+                    continue;
+                }
                 let name = path
                     .strip_prefix(run)
                     .unwrap()

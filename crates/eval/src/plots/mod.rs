@@ -2,10 +2,13 @@
 //! and the PNG.
 
 mod curves;
+mod front;
+mod heat;
+mod radar;
 mod rewards;
+mod scatter;
 mod utility;
 mod weights;
-mod win_rates;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -15,10 +18,13 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 pub use curves::CurvePlot;
+pub use front::FrontPlot;
+pub use heat::HeatPlot;
+pub use radar::RadarPlot;
 pub use rewards::RewardPlot;
+pub use scatter::ScatterPlot;
 pub use utility::UtilityPlot;
 pub use weights::WeightPlot;
-pub use win_rates::WinRatePlot;
 
 use crate::statistics::Estimate;
 use crate::{Error, Result, write_atomic};
@@ -258,9 +264,12 @@ mod tests {
                 .unwrap()
                 .contains("utility")
         );
-        let wins = WinRatePlot {
-            strategies: names.to_vec(),
-            rates: vec![None, Some(0.25), Some(0.75), None],
+        let wins = HeatPlot {
+            title: "wins".into(),
+            rows: names.to_vec(),
+            columns: names.to_vec(),
+            values: vec![None, Some(0.25), Some(0.75), None],
+            middle: 0.5,
         };
         assert!(
             save(folder.path(), "win_rates", &wins)
@@ -288,10 +297,52 @@ mod tests {
                 .unwrap()
                 .contains("lanes")
         );
-        for name in ["rewards", "utility", "win_rates", "weights", "curves"] {
+        let point = |name: &str, x| Some((name.to_string(), estimate(x)?, estimate(-x)?));
+        let scatter = ScatterPlot {
+            title: "far".into(),
+            x: "nats".into(),
+            y: "utility".into(),
+            points: vec![point("a", 0.5).unwrap(), point("b", 1.5).unwrap()],
+        };
+        assert!(
+            save(folder.path(), "scatter", &scatter)
+                .unwrap()
+                .contains("nats")
+        );
+        let front = FrontPlot {
+            title: "sweep".into(),
+            directions: ["+style".into(), "−length".into()],
+            fronts: vec![("soup".into(), vec![[0.0, 1.0], [1.0, 0.5]])],
+            reference: [-2.0, -2.0],
+        };
+        assert!(
+            save(folder.path(), "front", &front)
+                .unwrap()
+                .contains("+style")
+        );
+        let radar = RadarPlot {
+            title: "by preference".into(),
+            axes: ["p", "q", "r"].map(String::from).to_vec(),
+            outlines: vec![("pcm".into(), vec![0.5, 0.6, 0.4])],
+        };
+        assert!(
+            save(folder.path(), "radar", &radar)
+                .unwrap()
+                .contains("pcm")
+        );
+        for name in [
+            "rewards",
+            "utility",
+            "win_rates",
+            "weights",
+            "curves",
+            "scatter",
+            "front",
+            "radar",
+        ] {
             let png = std::fs::read(folder.path().join(format!("{name}.png"))).unwrap();
             assert_eq!(&png[1..4], b"PNG");
         }
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 10);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 16);
     }
 }

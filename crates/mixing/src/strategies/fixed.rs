@@ -98,6 +98,7 @@ mod tests {
         let vocab = experts[0].len();
         let log_probs = experts.concat();
         let next = NextTokens {
+            reference: None,
             experts: experts.len(),
             sequences: 1,
             vocab,

@@ -1,5 +1,7 @@
 //! Tables: data frames and their four files.
 
+pub mod paper;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -79,13 +81,8 @@ pub fn cells(frame: &DataFrame) -> Result<(Vec<String>, Vec<Vec<String>>)> {
 /// What polars reports.
 pub fn markdown(frame: &DataFrame) -> Result<String> {
     let (header, rows) = cells(frame)?;
-    let escape = |s: &String| {
-        s.replace('\\', "\\\\")
-            .replace('|', "\\|")
-            .replace('\n', " ")
-    };
     let line = |row: &[String]| {
-        let row: Vec<String> = row.iter().map(escape).collect();
+        let row: Vec<String> = row.iter().map(|s| escape_markdown(s)).collect();
         format!("| {} |\n", row.join(" | "))
     };
     let marks: Vec<&str> = frame
@@ -109,25 +106,8 @@ fn numeric(column: &Column) -> bool {
 /// What polars reports.
 pub fn latex(frame: &DataFrame) -> Result<String> {
     let (header, rows) = cells(frame)?;
-    let escape = |s: &String| {
-        let mut out = String::new();
-        for c in s.chars() {
-            match c {
-                '\\' => out.push_str("\\textbackslash{}"),
-                '~' => out.push_str("\\textasciitilde{}"),
-                '^' => out.push_str("\\textasciicircum{}"),
-                '&' | '%' | '$' | '#' | '_' | '{' | '}' => {
-                    out.push('\\');
-                    out.push(c);
-                }
-                '\n' => out.push(' '),
-                c => out.push(c),
-            }
-        }
-        out
-    };
     let line = |row: &[String]| {
-        let row: Vec<String> = row.iter().map(escape).collect();
+        let row: Vec<String> = row.iter().map(|s| escape_latex(s)).collect();
         format!("{} \\\\\n", row.join(" & "))
     };
     let marks: String = frame
@@ -144,31 +124,61 @@ pub fn latex(frame: &DataFrame) -> Result<String> {
     Ok(out)
 }
 
-/// A table in HTML.
+/// A table in HTML whose headings are buttons; cells carry numbers in full in `data-v`, for sorting.
 ///
 /// # Errors
 /// What polars reports.
 pub fn html(frame: &DataFrame) -> Result<String> {
     let (header, rows) = cells(frame)?;
     let mut out = String::from("<table><thead><tr>");
-    let classes: Vec<&str> = frame
-        .columns()
-        .iter()
-        .map(|c| if numeric(c) { " class=\"n\"" } else { "" })
-        .collect();
-    for (name, class) in header.iter().zip(&classes) {
-        write!(out, "<th{class}>{}</th>", escape_html(name)).ok();
+    let numeric: Vec<bool> = frame.columns().iter().map(numeric).collect();
+    let class = |column: usize| if numeric[column] { " class=\"n\"" } else { "" };
+    for (i, name) in header.iter().enumerate() {
+        let name = escape_html(name);
+        write!(out, "<th{}><button>{name}</button></th>", class(i)).ok();
     }
     out.push_str("</tr></thead><tbody>");
-    for row in &rows {
+    for (r, row) in rows.iter().enumerate() {
         out.push_str("<tr>");
-        for (value, class) in row.iter().zip(&classes) {
-            write!(out, "<td{class}>{}</td>", escape_html(value)).ok();
+        for (i, text) in row.iter().enumerate() {
+            let full = match frame.columns()[i].get(r) {
+                Ok(value) if numeric[i] && !value.is_null() => format!(" data-v=\"{value}\""),
+                _ => String::new(),
+            };
+            write!(out, "<td{}{full}>{}</td>", class(i), escape_html(text)).ok();
         }
         out.push_str("</tr>");
     }
     out.push_str("</tbody></table>");
     Ok(out)
+}
+
+/// Text as a cell of a Markdown table.
+pub(crate) fn escape_markdown(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('|', "\\|")
+        .replace('\n', " ")
+}
+
+/// Text as LaTeX content.
+pub(crate) fn escape_latex(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\textbackslash{}"),
+            '~' => out.push_str("\\textasciitilde{}"),
+            '^' => out.push_str("\\textasciicircum{}"),
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => {
+                out.push('\\');
+                out.push(c);
+            }
+            '\n' => out.push(' '),
+            // What default fonts of LaTeX lack.
+            '−' => out.push_str("$-$"),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// Text as HTML content.
@@ -223,7 +233,12 @@ mod tests {
             "\\begin{tabular}{lrr}\n\\toprule\nstrategy & utility & n \\\\\n\\midrule\n\
              a|b & 0.123 & 3 \\\\\nc\\_d &  & 4 \\\\\n\\bottomrule\n\\end{tabular}\n"
         );
-        assert!(html(&frame).unwrap().contains("<td class=\"n\">0.123</td>"));
+        let html = html(&frame).unwrap();
+        assert!(
+            html.contains("<td class=\"n\" data-v=\"0.12345\">0.123</td>"),
+            "{html}"
+        );
+        assert!(html.contains("<td class=\"n\"></td>"));
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! Paired, prompt-clustered statistics.
 //!
-//! Responses to one prompt are alike, so prompts, not responses, are resampled: a bootstrap draw takes
-//! as many prompts as there are, with replacement, and with each all of its values. Strategies are
-//! compared on the same prompt, preference and sample. Intervals are the 2.5 and 97.5 percentiles of
-//! [`RESAMPLES`] draws (Efron's percentile interval) from a fixed seed, so they can be recomputed.
+//! Responses to one prompt are alike, so prompts, not responses, are what is drawn: strategies are compared
+//! on the same prompt, preference and sample, and intervals ([`Bootstrap`]) and tests ([`permutation`])
+//! move a prompt with all of its values. Every draw comes from a fixed seed and is stored beside the
+//! tables, so each number can be computed again elsewhere.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
+mod bootstrap;
+pub mod front;
+pub mod permutation;
+pub mod power;
+pub mod ranking;
 
-/// Bootstrap draws; 2,000 give percentiles stable to about a twentieth of the interval (ours).
-pub const RESAMPLES: usize = 2000;
+pub use bootstrap::{Bootstrap, RESAMPLES};
 
 /// A mean with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,35 +36,7 @@ pub struct Estimate {
 /// assert_eq!((e.low, e.high), (2.0, 2.0));
 /// ```
 pub fn clustered(clusters: &[Vec<f64>]) -> Option<Estimate> {
-    let parts: Vec<(f64, usize)> = clusters
-        .iter()
-        .filter(|values| !values.is_empty())
-        .map(|values| (values.iter().sum(), values.len()))
-        .collect();
-    let count: usize = parts.iter().map(|(_, n)| n).sum();
-    if count == 0 {
-        return None;
-    }
-    let mean = parts.iter().map(|(sum, _)| sum).sum::<f64>() / count as f64;
-    let mut random = ChaCha8Rng::seed_from_u64(0);
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let (mut sum, mut n) = (0.0, 0);
-            for _ in 0..parts.len() {
-                let (s, c) = parts[(random.next_u64() % parts.len() as u64) as usize];
-                sum += s;
-                n += c;
-            }
-            sum / n as f64
-        })
-        .collect();
-    means.sort_by(f64::total_cmp);
-    Some(Estimate {
-        mean,
-        low: percentile(&means, 0.025),
-        high: percentile(&means, 0.975),
-        count,
-    })
+    Bootstrap::new(clusters.len()).mean(clusters)
 }
 
 /// Percentile of sorted values, linear between ranks (numpy's default).

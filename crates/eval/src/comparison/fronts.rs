@@ -1,0 +1,161 @@
+//! Sweeps: several preferences that weigh the same directions differently.
+
+use std::collections::BTreeMap;
+
+use polars::prelude::*;
+
+use super::Comparison;
+use super::tables::{frame, interval};
+use crate::Result;
+use crate::statistics::Estimate;
+use crate::statistics::front::{hypervolume, pareto};
+
+/// Preferences over the same directions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sweep {
+    /// Dimensions, with the sign of the direction that is wanted.
+    pub directions: Vec<(String, f64)>,
+    /// The preferences, with the share of each direction.
+    pub preferences: Vec<(String, Vec<f64>)>,
+}
+
+impl Sweep {
+    /// The directions by name: `+` is a dimension's high end, `−` its low one.
+    pub fn name(&self) -> String {
+        let sign = |s: f64| if s > 0.0 { '+' } else { '−' };
+        let parts = self.directions.iter();
+        let parts: Vec<String> = parts.map(|(d, s)| format!("{}{d}", sign(*s))).collect();
+        parts.join(" ")
+    }
+}
+
+impl Comparison<'_> {
+    /// The sweeps of a run: at least two preferences over the same two or more directions.
+    pub fn sweeps(&self) -> Vec<Sweep> {
+        let mut stated: BTreeMap<&str, Vec<(String, f64)>> = BTreeMap::new();
+        for (_, row) in self.rows.values().flatten() {
+            let shares = || {
+                let all = row.dimensions.iter().filter(|(_, s)| s.stated != 0.0);
+                all.map(|(d, s)| (d.clone(), s.stated)).collect()
+            };
+            let preference = row.identity.preference.as_str();
+            stated.entry(preference).or_insert_with(shares);
+        }
+        let mut sweeps: Vec<Sweep> = Vec::new();
+        for (preference, shares) in stated.into_iter().filter(|(_, s)| s.len() > 1) {
+            let directions: Vec<(String, f64)> = shares
+                .iter()
+                .map(|(d, s)| (d.clone(), s.signum()))
+                .collect();
+            let own = shares.iter().map(|(_, s)| s.abs()).collect();
+            let own = (preference.to_string(), own);
+            match sweeps.iter_mut().find(|s| s.directions == directions) {
+                Some(sweep) => sweep.preferences.push(own),
+                None => sweeps.push(Sweep {
+                    directions,
+                    preferences: vec![own],
+                }),
+            }
+        }
+        sweeps.retain(|s| s.preferences.len() > 1);
+        sweeps
+    }
+
+    /// A strategy's mean signed rewards for every preference of a sweep, `[preferences][directions]`, over
+    /// given prompts (with repetition).
+    fn points(&self, strategy: &str, sweep: &Sweep) -> Vec<Vec<(f64, f64)>> {
+        // Sum by preference and direction for each prompt: flattened below by a draw.
+        let width = sweep.directions.len();
+        let mut cells = vec![vec![(0.0, 0.0); width * self.prompts.len()]; sweep.preferences.len()];
+        for (prompt, row) in &self.rows[strategy] {
+            let place = |(name, _): &(String, Vec<f64>)| *name == row.identity.preference;
+            let Some(at) = sweep.preferences.iter().position(place) else {
+                continue;
+            };
+            for (d, (dimension, sign)) in sweep.directions.iter().enumerate() {
+                let cell = &mut cells[at][prompt * width + d];
+                cell.0 += sign * row.dimensions[dimension].reward;
+                cell.1 += 1.0;
+            }
+        }
+        cells
+    }
+
+    /// Mean rewards of a strategy for each preference of a sweep, `[preferences][directions]`.
+    pub fn front(&self, strategy: &str, sweep: &Sweep) -> Option<Vec<Vec<f64>>> {
+        let all: Vec<u32> = (0..self.prompts.len() as u32).collect();
+        drawn(&self.points(strategy, sweep), sweep.directions.len(), &all)
+    }
+
+    /// `fronts`: for every sweep and strategy the volume that its mean rewards dominate above `reference` (in
+    /// every direction, in normalised rewards), how many of its points no other strategy's point exceeds, and
+    /// the mean inner product of shares and rewards.
+    ///
+    /// # Errors
+    /// What polars reports.
+    pub fn front_table(&self, reference: f64) -> Result<DataFrame> {
+        let (mut sweeps, mut names) = (Vec::new(), Vec::new());
+        let (mut volumes, mut products) = (Vec::new(), Vec::new());
+        let (mut points, mut best) = (Vec::new(), Vec::new());
+        for sweep in self.sweeps() {
+            let width = sweep.directions.len();
+            let floor = vec![reference; width];
+            let fronts: Vec<Option<Vec<Vec<f64>>>> = self
+                .strategies
+                .iter()
+                .map(|s| self.front(s, &sweep))
+                .collect();
+            let all: Vec<Vec<f64>> = fronts.iter().flatten().flatten().cloned().collect();
+            let undominated: Vec<&Vec<f64>> = pareto(&all).into_iter().map(|i| &all[i]).collect();
+            for (strategy, front) in self.strategies.iter().zip(&fronts) {
+                let Some(front) = front else { continue };
+                let cells = self.points(strategy, &sweep);
+                let of = |draw: &[u32]| Some(hypervolume(&drawn(&cells, width, draw)?, &floor));
+                let interval = self.bootstrap.interval(of);
+                volumes.push(interval.map(|(low, high)| Estimate {
+                    mean: hypervolume(front, &floor),
+                    low,
+                    high,
+                    count: front.len(),
+                }));
+                let product = |(point, (_, shares)): (&Vec<f64>, &(String, Vec<f64>))| -> f64 {
+                    point.iter().zip(shares).map(|(r, s)| r * s).sum()
+                };
+                let each = front.iter().zip(&sweep.preferences).map(product);
+                products.push(each.sum::<f64>() / front.len() as f64);
+                points.push(front.len() as u32);
+                best.push(front.iter().filter(|p| undominated.contains(p)).count() as u32);
+                sweeps.push(sweep.name());
+                names.push(strategy.clone());
+            }
+        }
+        let floor = vec![reference; names.len()];
+        let mut columns = vec![
+            Column::new("sweep".into(), sweeps),
+            Column::new("strategy".into(), names),
+            Column::new("points".into(), points),
+            Column::new("on_front".into(), best),
+        ];
+        columns.extend(interval("hypervolume", &volumes));
+        columns.push(Column::new("inner_product".into(), products));
+        columns.push(Column::new("reference".into(), floor));
+        frame("fronts", columns)
+    }
+}
+
+/// Mean rewards over drawn prompts; `None` where a preference has none.
+fn drawn(cells: &[Vec<(f64, f64)>], width: usize, draw: &[u32]) -> Option<Vec<Vec<f64>>> {
+    let point = |cells: &Vec<(f64, f64)>| {
+        let mut sums = vec![(0.0, 0.0); width];
+        for &prompt in draw {
+            let own = &cells[prompt as usize * width..][..width];
+            for (sum, cell) in sums.iter_mut().zip(own) {
+                sum.0 += cell.0;
+                sum.1 += cell.1;
+            }
+        }
+        let mean = |(sum, count): &(f64, f64)| (*count > 0.0).then(|| sum / count);
+        sums.iter().map(mean).collect::<Option<Vec<f64>>>()
+    };
+    cells.iter().map(point).collect()
+}

@@ -1,0 +1,441 @@
+//! What a run comes down to: strategies compared on the same prompts, preferences and samples.
+//!
+//! [`Comparison`] estimates; `tables` puts the estimates into data frames.
+
+mod fronts;
+mod paper;
+mod quality;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::rows::ScoreRow;
+use crate::statistics::{Bootstrap, Estimate, permutation, power, ranking, win};
+use crate::{Error, Result};
+
+/// Scores of a run, by strategy.
+#[derive(Debug)]
+pub struct Comparison<'a> {
+    /// In the order of the config.
+    strategies: Vec<String>,
+    dimensions: Vec<String>,
+    preferences: Vec<String>,
+    /// The clusters, sorted: a draw's indices are places in this list.
+    prompts: Vec<String>,
+    bootstrap: Bootstrap,
+    /// With the index of the prompt.
+    rows: BTreeMap<&'a str, Vec<(usize, &'a ScoreRow)>>,
+    wins: Vec<WinRate>,
+    /// As many as strategies.
+    strengths: Vec<Estimate>,
+    differences: Vec<Difference>,
+}
+
+/// What two responses are compared by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Measure {
+    /// What they are worth to the preference.
+    Utility,
+    /// Reward in a dimension, where the preference states it, signed so that more is better.
+    Reward(String),
+}
+
+impl Measure {
+    /// `utility`, or the dimension's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Utility => "utility",
+            Self::Reward(dimension) => dimension,
+        }
+    }
+
+    fn of(&self, row: &ScoreRow) -> Option<f64> {
+        match self {
+            Self::Utility => Some(row.utility),
+            Self::Reward(dimension) => {
+                let score = row.dimensions.get(dimension).filter(|s| s.stated != 0.0)?;
+                Some(score.reward * score.stated.signum())
+            }
+        }
+    }
+}
+
+/// Win rate of one strategy over another.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WinRate {
+    /// Who wins.
+    pub strategy: String,
+    /// Over whom.
+    pub opponent: String,
+    /// In what.
+    pub measure: Measure,
+    /// Share of pairs won, ties half.
+    pub rate: Estimate,
+    /// Share of ties.
+    pub ties: f64,
+}
+
+/// Difference in utility of two strategies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// Whose utility counts positive.
+    pub strategy: String,
+    /// Whose counts negative.
+    pub opponent: String,
+    /// Mean of the paired differences.
+    pub difference: Estimate,
+    /// Two-sided permutation test.
+    pub p: f64,
+    /// Corrected for all pairs of the run (Holm).
+    pub p_holm: f64,
+    /// Prompts that a difference of [`power::DIFFERENCE`] between these two needs.
+    pub prompts_needed: Option<f64>,
+}
+
+impl<'a> Comparison<'a> {
+    /// Sorts scores by strategy; `strategies` gives the order.
+    ///
+    /// # Errors
+    /// No rows, a row of an unknown strategy, or a strategy without rows.
+    pub fn new(rows: &'a [ScoreRow], strategies: &[String]) -> Result<Self> {
+        let prompts: BTreeSet<&String> = rows.iter().map(|r| &r.identity.prompt).collect();
+        let prompts: Vec<String> = prompts.into_iter().cloned().collect();
+        let place: HashMap<&String, usize> = prompts.iter().zip(0..).collect();
+        let mut sorted: BTreeMap<&str, Vec<(usize, &ScoreRow)>> = BTreeMap::new();
+        for row in rows {
+            let own = sorted.entry(&row.identity.strategy).or_default();
+            own.push((place[&row.identity.prompt], row));
+        }
+        for rows in sorted.values_mut() {
+            rows.sort_by(|(_, a), (_, b)| a.identity.cmp(&b.identity));
+        }
+        let known: BTreeSet<&str> = strategies.iter().map(String::as_str).collect();
+        if !sorted.keys().copied().eq(known.iter().copied()) {
+            let got: Vec<_> = sorted.keys().collect();
+            let message = format!("scores of {got:?}, the config has {known:?}; run it again");
+            return Err(Error::Argument(message));
+        }
+        let dimensions = rows.iter().flat_map(|r| r.dimensions.keys().cloned());
+        let preferences = rows.iter().map(|r| r.identity.preference.clone());
+        let mut comparison = Self {
+            dimensions: dimensions.collect::<BTreeSet<_>>().into_iter().collect(),
+            preferences: preferences.collect::<BTreeSet<_>>().into_iter().collect(),
+            strategies: strategies.to_vec(),
+            bootstrap: Bootstrap::new(prompts.len()),
+            prompts,
+            rows: sorted,
+            wins: Vec::new(),
+            strengths: Vec::new(),
+            differences: Vec::new(),
+        };
+        comparison.wins = comparison.count_wins();
+        comparison.strengths = comparison.rank();
+        comparison.differences = comparison.compare();
+        Ok(comparison)
+    }
+
+    /// Strategies in order.
+    pub fn strategies(&self) -> &[String] {
+        &self.strategies
+    }
+
+    /// Dimensions in order.
+    pub fn dimensions(&self) -> &[String] {
+        &self.dimensions
+    }
+
+    /// Preferences in order.
+    pub fn preferences(&self) -> &[String] {
+        &self.preferences
+    }
+
+    /// The prompts' ids in the order that draws refer to.
+    pub fn prompts(&self) -> &[String] {
+        &self.prompts
+    }
+
+    /// The draws behind every interval and test.
+    pub fn bootstrap(&self) -> &Bootstrap {
+        &self.bootstrap
+    }
+
+    /// A value of every response of a strategy, clustered by prompt.
+    pub fn estimate(
+        &self,
+        strategy: &str,
+        value: impl Fn(&ScoreRow) -> Option<f64>,
+    ) -> Option<Estimate> {
+        let mut clusters = vec![Vec::new(); self.prompts.len()];
+        for (prompt, row) in self.rows.get(strategy)? {
+            clusters[*prompt].extend(value(row));
+        }
+        self.bootstrap.mean(&clusters)
+    }
+
+    /// A ratio of two sums over the responses of a strategy, clustered by prompt.
+    pub fn ratio(
+        &self,
+        strategy: &str,
+        parts: impl Fn(&ScoreRow) -> Option<(f64, f64)>,
+    ) -> Option<Estimate> {
+        let mut clusters = vec![(0.0, 0.0); self.prompts.len()];
+        for (prompt, row) in self.rows.get(strategy)? {
+            let (numerator, denominator) = parts(row)?;
+            clusters[*prompt].0 += numerator;
+            clusters[*prompt].1 += denominator;
+        }
+        self.bootstrap.ratio(&clusters)
+    }
+
+    /// Mean utility of a strategy.
+    pub fn utility(&self, strategy: &str) -> Option<Estimate> {
+        self.estimate(strategy, |r| Some(r.utility))
+    }
+
+    /// Mean utility of a strategy for one preference.
+    pub fn utility_for(&self, strategy: &str, preference: &str) -> Option<Estimate> {
+        let own = |r: &ScoreRow| (r.identity.preference == preference).then_some(r.utility);
+        self.estimate(strategy, own)
+    }
+
+    /// Mean normalised reward in a dimension over the responses whose preference states it, signed so
+    /// that more is better.
+    pub fn reward(&self, strategy: &str, dimension: &str) -> Option<Estimate> {
+        let measure = Measure::Reward(dimension.into());
+        self.estimate(strategy, |r| measure.of(r))
+    }
+
+    /// Divergence from the base per token, in nats: all of it over all tokens.
+    pub fn kl(&self, strategy: &str) -> Option<Estimate> {
+        self.ratio(strategy, |r| Some((r.kl?, f64::from(r.tokens))))
+    }
+
+    /// Bradley-Terry log-strength of every strategy.
+    pub fn strengths(&self) -> &[Estimate] {
+        &self.strengths
+    }
+
+    /// Every ordered pair of strategies, by utility first and then by each dimension.
+    pub fn win_rates(&self) -> &[WinRate] {
+        &self.wins
+    }
+
+    /// Every pair of strategies, the later one against the earlier.
+    pub fn differences(&self) -> &[Difference] {
+        &self.differences
+    }
+
+    /// Mean win rate of a strategy over all others, by utility; `None` where it is alone.
+    pub fn win_rate(&self, strategy: &str) -> Option<f64> {
+        let own = |w: &&WinRate| w.strategy == strategy && w.measure == Measure::Utility;
+        let own: Vec<f64> = self.wins.iter().filter(own).map(|w| w.rate.mean).collect();
+        (!own.is_empty()).then(|| own.iter().sum::<f64>() / own.len() as f64)
+    }
+
+    /// The measure of two strategies on the same prompt, preference and sample, by prompt.
+    fn pairs(&self, a: &str, b: &str, measure: &Measure) -> Vec<Vec<(f64, f64)>> {
+        let place = |prompt: usize, r: &'a ScoreRow| {
+            (prompt, r.identity.preference.as_str(), r.identity.sample)
+        };
+        let rows = |name: &str| self.rows.get(name).into_iter().flatten();
+        let other: HashMap<_, f64> = rows(b)
+            .filter_map(|(prompt, r)| Some((place(*prompt, r), measure.of(r)?)))
+            .collect();
+        let mut clusters = vec![Vec::new(); self.prompts.len()];
+        for (prompt, row) in rows(a) {
+            let both = measure
+                .of(row)
+                .zip(other.get(&place(*prompt, row)).copied());
+            clusters[*prompt].extend(both);
+        }
+        clusters
+    }
+
+    fn count_wins(&self) -> Vec<WinRate> {
+        let mut out = Vec::new();
+        let dimensions = self.dimensions.iter().cloned().map(Measure::Reward);
+        for measure in [Measure::Utility].into_iter().chain(dimensions) {
+            for strategy in &self.strategies {
+                for opponent in self.strategies.iter().filter(|o| *o != strategy) {
+                    let pairs = self.pairs(strategy, opponent, &measure);
+                    let wins = |pairs: &Vec<(f64, f64)>| -> Vec<f64> {
+                        pairs.iter().map(|(a, b)| win(*a, *b)).collect()
+                    };
+                    let wins: Vec<Vec<f64>> = pairs.iter().map(wins).collect();
+                    let Some(rate) = self.bootstrap.mean(&wins) else {
+                        continue;
+                    };
+                    let ties = wins.iter().flatten().filter(|w| **w == 0.5).count();
+                    out.push(WinRate {
+                        strategy: strategy.clone(),
+                        opponent: opponent.clone(),
+                        measure: measure.clone(),
+                        rate,
+                        ties: ties as f64 / rate.count as f64,
+                    });
+                }
+            }
+        }
+        out
+    }
+
+    /// Strengths of the strategies by their wins in utility.
+    fn rank(&self) -> Vec<Estimate> {
+        let n = self.strategies.len();
+        // Wins of every pair, by prompt.
+        let mut wins = vec![vec![0.0; n * n]; self.prompts.len()];
+        let mut count = 0;
+        for (i, a) in self.strategies.iter().enumerate() {
+            for (j, b) in self.strategies.iter().enumerate().filter(|(j, _)| *j != i) {
+                let pairs = self.pairs(a, b, &Measure::Utility);
+                for (own, pairs) in wins.iter_mut().zip(pairs) {
+                    own[i * n + j] += pairs.iter().map(|(a, b)| win(*a, *b)).sum::<f64>();
+                    count += usize::from(i == 0) * pairs.len();
+                }
+            }
+        }
+        let mut sum = vec![0.0; n * n];
+        let mut of = |prompts: &mut dyn Iterator<Item = usize>, start: &[f64]| {
+            sum.fill(0.0);
+            for prompt in prompts {
+                sum.iter_mut().zip(&wins[prompt]).for_each(|(s, w)| *s += w);
+            }
+            ranking::strengths(&sum, start)
+        };
+        let mean = of(&mut (0..self.prompts.len()), &vec![0.0; n]);
+        let mut drawn: Vec<Vec<f64>> = vec![Vec::new(); n];
+        for draw in self.bootstrap.draws() {
+            let own = of(&mut draw.iter().map(|&i| i as usize), &mean);
+            drawn.iter_mut().zip(own).for_each(|(all, s)| all.push(s));
+        }
+        let estimates = mean.iter().zip(drawn).map(|(&mean, mut drawn)| {
+            drawn.sort_by(f64::total_cmp);
+            Estimate {
+                mean,
+                low: crate::statistics::percentile(&drawn, 0.025),
+                high: crate::statistics::percentile(&drawn, 0.975),
+                count,
+            }
+        });
+        estimates.collect()
+    }
+
+    fn compare(&self) -> Vec<Difference> {
+        let mut out = Vec::new();
+        for (j, strategy) in self.strategies.iter().enumerate() {
+            for opponent in &self.strategies[..j] {
+                let pairs = self.pairs(strategy, opponent, &Measure::Utility);
+                let each = |pairs: &Vec<(f64, f64)>| pairs.iter().map(|(a, b)| a - b).collect();
+                let differences: Vec<Vec<f64>> = pairs.iter().map(each).collect();
+                let Some(difference) = self.bootstrap.mean(&differences) else {
+                    continue;
+                };
+                let sums: Vec<f64> = differences.iter().map(|d| d.iter().sum()).collect();
+                let filled = differences.iter().filter(|d| !d.is_empty());
+                let means: Vec<f64> = filled
+                    .map(|d| d.iter().sum::<f64>() / d.len() as f64)
+                    .collect();
+                out.push(Difference {
+                    strategy: strategy.clone(),
+                    opponent: opponent.clone(),
+                    difference,
+                    p: permutation::p_value(&self.bootstrap, &sums),
+                    p_holm: 1.0,
+                    prompts_needed: power::prompts_needed(&means, power::DIFFERENCE),
+                });
+            }
+        }
+        let p: Vec<f64> = out.iter().map(|d| d.p).collect();
+        let corrected = permutation::holm(&p);
+        for (difference, p_holm) in out.iter_mut().zip(corrected) {
+            difference.p_holm = p_holm;
+        }
+        out
+    }
+
+    /// Difference of a strategy to the first one.
+    pub fn to_first(&self, strategy: &str) -> Option<&Difference> {
+        let first = self.strategies.first()?;
+        let mut all = self.differences.iter();
+        all.find(|d| d.strategy == strategy && d.opponent == *first)
+    }
+
+    /// Indices of the strategies, the strongest first.
+    pub fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.strategies.len()).collect();
+        let strength = |i: &usize| self.strengths[*i].mean;
+        order.sort_by(|a, b| strength(b).total_cmp(&strength(a)));
+        order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::rows::{DimensionScore, Identity};
+
+    fn row(strategy: &str, prompt: &str, utility: f64) -> ScoreRow {
+        let score = DimensionScore {
+            raw: utility,
+            reward: utility,
+            reference: 0.0,
+            stated: -1.0,
+        };
+        ScoreRow {
+            identity: Identity {
+                strategy: strategy.into(),
+                preference: "p".into(),
+                prompt: prompt.into(),
+                sample: 0,
+            },
+            utility,
+            tokens: 10,
+            ended: true,
+            repetition: 0.0,
+            kl: Some(if prompt == "1" { 4.0 } else { 1.0 }),
+            base_nll: Some(20.0),
+            dimensions: [("style".to_string(), score)].into(),
+        }
+    }
+
+    #[test]
+    fn wins_are_paired_and_complement_each_other() {
+        let rows = [
+            row("a", "1", 0.9),
+            row("a", "2", 0.2),
+            row("a", "3", 0.5),
+            row("b", "3", 0.5),
+            row("b", "1", 0.1),
+            row("b", "2", 0.1),
+        ];
+        let names = ["b".to_string(), "a".to_string()];
+        let comparison = Comparison::new(&rows, &names).unwrap();
+        let wins = comparison.win_rates();
+        assert_eq!(wins.len(), 4);
+        assert_eq!((wins[0].strategy.as_str(), wins[0].rate.count), ("b", 3));
+        assert!((wins[1].rate.mean - 2.5 / 3.0).abs() < 1e-12);
+        assert!((wins[1].ties - 1.0 / 3.0).abs() < 1e-12);
+        assert!((wins[0].rate.mean + wins[1].rate.mean - 1.0).abs() < 1e-12);
+        // The dimension is stated the other way round.
+        assert!((wins[3].rate.mean - 0.5 / 3.0).abs() < 1e-12);
+        assert_eq!(
+            comparison.reward("a", "style").unwrap().mean,
+            -(0.9 + 0.2 + 0.5) / 3.0
+        );
+        let difference = comparison.to_first("a").unwrap();
+        assert!((difference.difference.mean - 0.3).abs() < 1e-12);
+        assert_eq!(comparison.to_first("b"), None);
+        assert_eq!(comparison.order(), [1, 0]);
+        assert!((comparison.kl("a").unwrap().mean - 6.0 / 30.0).abs() < 1e-12);
+        let strengths = comparison.strengths();
+        // 2.5 wins to 0.5, half a win added each way.
+        let expected = (3.0f64 / 1.0).ln() / 2.0;
+        assert!((strengths[1].mean - expected).abs() < 1e-9);
+        assert!(strengths[1].low < expected && expected < strengths[1].high);
+        let ranking = comparison.ranking().unwrap();
+        let first = ranking.column("strategy").unwrap().str().unwrap().get(0);
+        assert_eq!(first, Some("a"));
+        assert!(Comparison::new(&rows, &names[..1]).is_err());
+    }
+}
