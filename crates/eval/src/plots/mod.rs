@@ -145,7 +145,7 @@ pub fn save(folder: &Path, name: &str, plot: &impl Plot) -> Result<String> {
 /// Width of a left margin that holds the labels, in pixels at scale 1.
 fn label_width(labels: &[String]) -> u32 {
     let longest = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0);
-    12 + 8 * longest as u32
+    12 + 7 * longest as u32
 }
 
 /// Smallest range that holds all intervals and `at`, with a margin of a twentieth.

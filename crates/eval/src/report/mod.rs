@@ -68,9 +68,14 @@ impl Report<'_> {
         out.push_str("<h2 id=\"plots\">Plots</h2>\n<div class=\"plots\">\n");
         for (caption, svg) in &self.plots {
             let caption = escape_html(caption);
+            let wide = if width(svg) > WIDE {
+                " class=\"wide\""
+            } else {
+                ""
+            };
             writeln!(
                 out,
-                "<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+                "<figure{wide}>{svg}<figcaption>{caption}</figcaption></figure>"
             )
             .ok();
         }
@@ -111,6 +116,18 @@ impl Report<'_> {
         )
         .ok();
     }
+}
+
+/// Plots wider than this, in pixels, have a row to themselves, or their text would be too small.
+const WIDE: u32 = 700;
+
+/// Width that an SVG says it has.
+fn width(svg: &str) -> u32 {
+    let value = svg
+        .split("width=\"")
+        .nth(1)
+        .and_then(|s| s.split('"').next());
+    value.and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 fn anchor(heading: &str) -> String {

@@ -1,0 +1,348 @@
+"""Computes every table of a run again, from its raw rows and its stored draws, with pandas and scipy.
+
+    pip install -r scripts/recompute/requirements.txt
+    python scripts/recompute/recompute.py runs/quickstart
+
+Says how far each column of each table is from what is written there, and fails above 1e-9. BLEU comes from
+sacrebleu and volumes from pymoo; `--no-bleu` leaves the former out, which takes long for many responses.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, xlogy
+from scipy.stats import norm
+
+TOLERANCE = 1e-9
+PRIOR = 0.5  # wins that every pair is given each way
+
+
+class Run:
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.manifest = json.loads((self.folder / "manifest.json").read_text())
+        self.strategies = list(self.manifest["experiment"]["strategies"])
+        rows = [pd.read_parquet(p) for p in sorted((self.folder / "scores").glob("*.parquet"))]
+        self.scores = pd.concat(rows, ignore_index=True)
+        rows = [pd.read_parquet(p) for p in sorted((self.folder / "generations").glob("*.parquet"))]
+        self.generations = pd.concat(rows, ignore_index=True)
+        self.dimensions = sorted(c[4:] for c in self.scores if c.startswith("raw_"))
+        self.preferences = sorted(self.scores.preference.unique())
+        # The clusters, in the order that draws refer to: bytes, not locale.
+        self.prompts = sorted(self.scores.prompt.unique(), key=lambda p: p.encode())
+        self.scores["cluster"] = self.scores.prompt.map({p: i for i, p in enumerate(self.prompts)})
+        stored = pd.read_parquet(self.folder / "tables" / "resamples.parquet")
+        self.draws = np.stack(stored.prompts.to_numpy())
+        self.signs = 1.0 - 2.0 * np.stack(stored.turned.to_numpy())
+        counts = np.zeros((len(self.draws), len(self.prompts)))
+        for row, draw in zip(counts, self.draws):
+            np.add.at(row, draw, 1)
+        self.counts = counts
+
+    def of(self, strategy):
+        return self.scores[self.scores.strategy == strategy]
+
+    def ratio(self, clusters, numerator, denominator):
+        """Estimate and interval of a sum over a sum, both by cluster."""
+        n = len(self.prompts)
+        top = np.bincount(clusters, numerator, n)
+        bottom = np.bincount(clusters, denominator, n)
+        if bottom.sum() == 0:
+            return np.nan, np.nan, np.nan
+        with np.errstate(invalid="ignore", divide="ignore"):
+            drawn = (self.counts @ top) / (self.counts @ bottom)
+        low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
+        return top.sum() / bottom.sum(), low, high
+
+    def mean(self, frame, values):
+        keep = np.isfinite(values)
+        return self.ratio(frame.cluster.to_numpy()[keep], values[keep], np.ones(keep.sum()))
+
+    def measure(self, frame, name):
+        if name == "utility":
+            return frame.utility.to_numpy()
+        stated = frame[f"stated_{name}"].to_numpy()
+        return np.where(stated != 0, frame[f"reward_{name}"].to_numpy() * np.sign(stated), np.nan)
+
+    def pairs(self, a, b, name):
+        place = ["preference", "prompt", "sample"]
+        a, b = self.of(a), self.of(b)
+        a = a.assign(value=self.measure(a, name)).dropna(subset="value")
+        b = b.assign(value=self.measure(b, name)).dropna(subset="value")
+        return a[place + ["cluster", "value"]].merge(b[place + ["value"]], on=place, suffixes=("", "_other"))
+
+
+def wins(pairs):
+    return (np.sign(pairs.value - pairs.value_other).to_numpy() + 1) / 2
+
+
+def strengths(won):
+    """Bradley-Terry log-strengths of [draws, n, n] wins, by Newton's method."""
+    won = won + PRIOR * (1 - np.eye(won.shape[-1]))
+    n = won.shape[-1]
+    games = won + np.swapaxes(won, 1, 2)
+    s = np.zeros(won.shape[:2])
+    for _ in range(100):
+        p = expit(s[:, :, None] - s[:, None, :])
+        gradient = (won - games * p).sum(2)
+        weight = games * p * (1 - p)
+        curvature = -weight + 1 / n
+        diagonal = np.arange(n)
+        curvature[:, diagonal, diagonal] = weight.sum(2) - weight[:, diagonal, diagonal] + 1 / n
+        step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
+        largest = np.abs(step).max(1, keepdims=True)
+        s += step / np.maximum(largest, 1)
+        if largest.max() < 1e-12:
+            break
+    return s - s.mean(1, keepdims=True)
+
+
+def holm(p):
+    order = np.argsort(p, kind="stable")
+    out = np.empty(len(p))
+    out[order] = np.maximum.accumulate(np.minimum(p[order] * (len(p) - np.arange(len(p))), 1))
+    return out
+
+
+def differences(run):
+    rows = []
+    for j, a in enumerate(run.strategies):
+        for b in run.strategies[:j]:
+            pairs = run.pairs(a, b, "utility")
+            delta = (pairs.value - pairs.value_other).to_numpy()
+            mean, low, high = run.ratio(pairs.cluster.to_numpy(), delta, np.ones(len(delta)))
+            sums = np.bincount(pairs.cluster, delta, len(run.prompts))
+            least = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()
+            p = (1 + (np.abs(run.signs @ sums) >= least).sum()) / (1 + len(run.signs))
+            means = pd.Series(delta).groupby(pairs.cluster.to_numpy()).mean()
+            z = norm.ppf(0.975) + norm.ppf(0.8)
+            needed = np.ceil((z / 0.02) ** 2 * means.var(ddof=1)) if len(means) > 1 else np.nan
+            rows.append((a, b, mean, low, high, p, needed))
+    names = ["strategy", "opponent", "difference", "low", "high", "p", "prompts_needed"]
+    table = pd.DataFrame(rows, columns=names)
+    table["p_holm"] = holm(table.p.to_numpy()) if len(table) else []
+    return table
+
+
+def win_rates(run):
+    rows = []
+    for name in ["utility", *run.dimensions]:
+        for a, b in itertools.permutations(run.strategies, 2):
+            pairs = run.pairs(a, b, name)
+            if len(pairs) == 0:
+                continue
+            won = wins(pairs)
+            estimate = run.ratio(pairs.cluster.to_numpy(), won, np.ones(len(won)))
+            rows.append((a, b, name, *estimate, (won == 0.5).mean(), len(won)))
+    names = ["strategy", "opponent", "measure", "win_rate", "low", "high", "ties", "pairs"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def ranking(run):
+    n, m = len(run.strategies), len(run.prompts)
+    won = np.zeros((m, n, n))
+    for i, j in itertools.permutations(range(n), 2):
+        pairs = run.pairs(run.strategies[i], run.strategies[j], "utility")
+        won[:, i, j] = np.bincount(pairs.cluster, wins(pairs), m)
+    mean = strengths(won.sum(0)[None])[0]
+    parts = np.array_split(run.counts, max(1, len(run.counts) * n * n // 2_000_000))
+    drawn = np.concatenate([strengths(np.einsum("dm,mij->dij", c, won)) for c in parts])
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    to_first = differences(run)
+    to_first = to_first[to_first.opponent == run.strategies[0]].set_index("strategy")
+    rate = win_rates(run)
+    rate = rate[rate.measure == "utility"].groupby("strategy").win_rate.mean()
+    rows = []
+    for i, s in enumerate(run.strategies):
+        own = run.of(s)
+        row = {"strategy": s, "responses": len(own), "win_rate": rate.get(s, np.nan)}
+        row.update(zip(["utility", "utility_low", "utility_high"], run.mean(own, own.utility.to_numpy())))
+        row.update(zip(["strength", "strength_low", "strength_high"], [mean[i], low[i], high[i]]))
+        if s in to_first.index:
+            d = to_first.loc[s]
+            row.update(difference=d.difference, difference_low=d.low, difference_high=d.high)
+            row.update(p_holm=d.p_holm, prompts_needed=d.prompts_needed)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def rewards(run):
+    rows = []
+    for s, d in itertools.product(run.strategies, run.dimensions):
+        own = run.of(s)
+        stated = own[f"stated_{d}"].to_numpy()
+        ahead = (own[f"reward_{d}"] - own[f"reference_{d}"]).to_numpy() * np.sign(stated)
+        beats = expit(ahead[stated != 0])
+        raw = own[f"raw_{d}"]
+        mean, low, high = run.mean(own, run.measure(own, d))
+        rows.append((s, d, mean, low, high, beats.mean() if len(beats) else np.nan, raw.mean(), raw.std(ddof=1)))
+    names = ["strategy", "dimension", "reward", "reward_low", "reward_high", "bradley_terry", "raw_mean", "raw_sd"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def preferences(run):
+    rows = []
+    for s in run.strategies:
+        row = {"strategy": s}
+        for p in run.preferences:
+            own = run.of(s)
+            own = own[own.preference == p]
+            row.update(zip([p, f"{p}_low", f"{p}_high"], run.mean(own, own.utility.to_numpy())))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def repetition(tokens):
+    trigrams = list(zip(tokens, tokens[1:], tokens[2:]))
+    return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
+
+
+def quality(run, bleu):
+    place = ["strategy", "preference", "prompt", "sample"]
+    # Per response from the per-token lists, not from the scores.
+    g = run.generations.copy()
+    g["length"] = g.tokens.map(len)
+    g["kl_sum"] = g.kl.map(lambda v: np.sum(v, dtype=float) if len(v) else np.nan)
+    g["nll"] = g.base_log_probs.map(lambda v: -np.sum(v, dtype=float) if len(v) else np.nan)
+    g["repeated"] = g.tokens.map(lambda t: repetition(list(t)))
+    stated = run.scores[[f"stated_{d}" for d in run.dimensions]].to_numpy()
+    reward = run.scores[[f"reward_{d}" for d in run.dimensions]].to_numpy() * np.sign(stated)
+    worst = np.nanmin(np.where(stated != 0, reward, np.nan), axis=1)
+    own = run.scores[place + ["cluster"]].assign(worst=worst)
+    g = g.merge(own, on=place)
+    rows = []
+    for s in run.strategies:
+        own = g[g.strategy == s]
+        c, length = own.cluster.to_numpy(), own.length.to_numpy().astype(float)
+        row = {"strategy": s}
+        if own.kl_sum.notna().all():
+            kl = run.ratio(c, own.kl_sum.to_numpy(), length)
+            row.update(zip(["kl_per_token", "kl_per_token_low", "kl_per_token_high"], kl))
+            row["kl_per_response"] = own.kl_sum.mean()
+            row["base_perplexity"] = np.exp(own.nll.sum() / length.sum())
+        ended = run.mean(own, own.ended.to_numpy().astype(float))
+        row.update(zip(["ended", "ended_low", "ended_high"], ended))
+        row.update(worst_dimension=own.worst.mean(), tokens=length.mean(), repetition=own.repeated.mean())
+        if bleu:
+            import sacrebleu
+
+            sets = []
+            for _, texts in own.groupby(["preference", "sample"]).response:
+                texts = list(texts)
+                each = [
+                    sacrebleu.sentence_bleu(t, texts[:i] + texts[i + 1 :]).score for i, t in enumerate(texts)
+                ]
+                sets.append(np.mean(each))
+            row["self_bleu"] = np.mean(sets)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def fronts(run):
+    from pymoo.indicators.hv import HV
+
+    reference = run.manifest["experiment"]["reference_point"]
+    stated = run.scores.groupby("preference")[[f"stated_{d}" for d in run.dimensions]].first()
+    sweeps = {}
+    for preference, shares in stated.iterrows():
+        own = {d: shares[f"stated_{d}"] for d in run.dimensions if shares[f"stated_{d}"] != 0}
+        if len(own) > 1:
+            sweeps.setdefault(tuple((d, np.sign(v)) for d, v in own.items()), []).append((preference, own))
+    rows = []
+    for directions, preferences in sweeps.items():
+        if len(preferences) < 2:
+            continue
+        name = " ".join(("+" if sign > 0 else "−") + d for d, sign in directions)
+        volume = HV(ref_point=np.full(len(directions), -float(reference)))
+        for s in run.strategies:
+            own = run.of(s)
+
+            def points(weights):
+                out = []
+                for p, _ in preferences:
+                    mine = own[own.preference == p]
+                    w = weights[mine.cluster]
+                    out.append([np.average(mine[f"reward_{d}"] * sign, weights=w) for d, sign in directions])
+                return np.array(out)
+
+            front = points(np.ones(len(run.prompts)))
+            product = np.mean([np.dot(f, [abs(own[d]) for d, _ in directions]) for f, (_, own) in zip(front, preferences)])
+            rows.append((name, s, volume(-front), product))
+    return pd.DataFrame(rows, columns=["sweep", "strategy", "hypervolume", "inner_product"])
+
+
+def weights(run):
+    entropy = lambda w: -xlogy(w, w).sum()
+    rows = []
+    for s in run.strategies:
+        own = run.generations[run.generations.strategy == s]
+        experts = sorted({e for row in own.experts for e in row}, key=str.encode)
+        if len(experts) < 2 or any((np.array(w) < 0).any() for w in own.weights):
+            continue
+        within, sums = [], {}
+        for _, row in own.iterrows():
+            w = np.zeros((len(row.tokens), len(experts)))
+            w[:, [experts.index(e) for e in row.experts]] = np.array(row.weights, float).reshape(len(row.tokens), -1)
+            each = w / w.sum(1, keepdims=True)
+            mean = w.sum(0) / w.sum()
+            within.append(entropy(mean) - np.mean([entropy(e) for e in each]))
+            sums[row.preference] = sums.get(row.preference, 0) + w.sum(0)
+        given = {p: v / v.sum() for p, v in sums.items()}
+        mean = np.mean(list(given.values()), axis=0)
+        information = entropy(mean) - np.mean([entropy(g) for g in given.values()])
+        row = {"strategy": s, "preference_information": max(information, 0), "token_information": np.mean(within)}
+        row.update(zip(experts, mean))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+KEYS = {"win_rates": ["strategy", "opponent", "measure"], "differences": ["strategy", "opponent"],
+        "rewards": ["strategy", "dimension"], "fronts": ["sweep", "strategy"]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("--no-bleu", action="store_true")
+    args = parser.parse_args()
+    run = Run(args.run)
+    tables = {
+        "ranking": ranking(run),
+        "differences": differences(run),
+        "win_rates": win_rates(run),
+        "rewards": rewards(run),
+        "preferences": preferences(run),
+        "quality": quality(run, not args.no_bleu),
+        "fronts": fronts(run),
+        "weights": weights(run),
+    }
+    worst = 0.0
+    for name, own in tables.items():
+        written = pd.read_parquet(run.folder / "tables" / f"{name}.parquet")
+        keys = KEYS.get(name, ["strategy"])
+        if len(own) != len(written):
+            sys.exit(f"{name}: {len(own)} rows here, {len(written)} there")
+        if len(own) == 0:
+            continue
+        both = own.merge(written, on=keys, suffixes=("", "_written"), how="inner", validate="1:1")
+        assert len(both) == len(own), name
+        for column in (c for c in own if c not in keys):
+            here, there = both[column].to_numpy(float), both[f"{column}_written"].to_numpy(float)
+            if not (np.isnan(here) == np.isnan(there)).all():
+                sys.exit(f"{name}.{column}: a value is missing on one side")
+            scale = np.maximum(1, np.abs(there))
+            distance = np.nanmax(np.abs(here - there) / scale, initial=0)
+            worst = max(worst, distance)
+            print(f"{name:12} {column:36} {distance:.1e}")
+    print(f"largest distance {worst:.1e}")
+    if worst > TOLERANCE:
+        sys.exit(f"above {TOLERANCE}")
+
+
+if __name__ == "__main__":
+    main()
