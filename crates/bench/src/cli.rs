@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use lm::Weights;
 use lm::save::Precision;
 
+use crate::run::grid::{Setting, Shard};
+
 /// Compares ways to personalise a language model without retraining it for each person.
 #[derive(Debug, Parser)]
 #[command(
@@ -54,7 +56,11 @@ pub enum Command {
         after_help = "Example: mope run experiments/quickstart/quickstart.ron\n\n\
                       The run folder gets manifest.json, generations/*.parquet, scores/*.parquet,\n\
                       tables/*.{csv,md,tex,parquet}, plots/*.{svg,png} and report.html. Killing the\n\
-                      process loses at most the batch in flight; run the same command again."
+                      process loses at most the batch in flight; run the same command again. Responses\n\
+                      that a neighbouring run folder has already are taken from there.\n\n\
+                      --set generation.sampling.temperature=0.5,0.7 --set seed=1,2 makes four runs in\n\
+                      runs/NAME/temperature=0.5,seed=1 and so on. --shard 2/4 makes the second of four\n\
+                      parts, on another machine if you like; when all are done, run it without."
     )]
     Run(RunArgs),
     /// Train an expert's adapter. Goes on where an interrupted training stopped, to the same result
@@ -76,6 +82,20 @@ pub enum Command {
                       --prompt 'The capital of France is' --response ' Paris.'"
     )]
     Score(ScoreArgs),
+    /// Compare the same strategies in several runs: backends, seeds, versions
+    #[command(
+        after_help = "Example: mope compare runs/backends/flex runs/backends/libtorch\n\n\
+                      Differences are against the first run, paired on prompt, preference and sample. What the\n\
+                      runs were made from is listed where it differs."
+    )]
+    Compare {
+        /// Run folders
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// Writes comparison.{csv,md,tex,parquet} and differing.json into this folder
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Make tables, plots and report again from the rows of a run folder
     Report {
         /// The run folder
@@ -147,6 +167,12 @@ pub struct RunArgs {
     /// Replaces the prompt set: JSON lines with a `prompt` field, or text with one prompt a line
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
+    /// Replaces a field, or makes a run for each of several values: seed=1,2,3
+    #[arg(long, value_name = "FIELD=VALUE,…")]
+    pub set: Vec<Setting>,
+    /// Generate one of several equal parts and stop; a run without it puts the parts together
+    #[arg(long, value_name = "PART/OF")]
+    pub shard: Option<Shard>,
 }
 
 #[derive(Debug, Args)]

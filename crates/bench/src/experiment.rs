@@ -41,6 +41,10 @@ pub struct Experiment {
     pub strategies: Named<Strategy>,
     /// Prompt set: `.jsonl` or text, relative to the experiment file.
     pub prompts: PathBuf,
+    /// Prompt sets that experts, reward models or PCM were trained on; none of their prompts may be in
+    /// `prompts`, and near duplicates are reported.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub training: Vec<PathBuf>,
     /// Another prompt set, on which `BestSingle` chooses; none of its prompts may be in `prompts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
@@ -101,6 +105,9 @@ impl Experiment {
     fn resolve(&mut self, folder: &Path) {
         self.prompts = folder.join(&self.prompts);
         self.validation = self.validation.as_ref().map(|file| folder.join(file));
+        for file in &mut self.training {
+            *file = folder.join(&*file);
+        }
         for (_, expert) in self.experts.iter_mut() {
             resolve_expert(folder, expert);
         }
@@ -113,7 +120,11 @@ impl Experiment {
         self.model = model_path(folder, &self.model);
     }
 
-    fn validate(&self) -> Result<()> {
+    /// What the file's reader checks.
+    ///
+    /// # Errors
+    /// With the name of what is wrong.
+    pub fn validate(&self) -> Result<()> {
         plain("name", &self.name)?;
         for (what, names) in [
             ("expert", self.experts.names()),

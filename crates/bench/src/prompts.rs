@@ -32,23 +32,6 @@ enum Content {
     Messages(Vec<Message>),
 }
 
-/// Reads a prompt set that shares no prompt with another.
-///
-/// # Errors
-/// Those of [`load`], and the first prompt that is in both.
-pub fn separate(path: &Path, others: &[NamedPrompt]) -> Result<Vec<NamedPrompt>> {
-    let prompts = load(path)?;
-    let shared = |p: &&NamedPrompt| others.iter().any(|o| o.prompt == p.prompt);
-    if let Some(found) = prompts.iter().find(shared) {
-        return Err(usage(format!(
-            "{}: prompt '{}' is in the compared set, too; choose on other prompts",
-            path.display(),
-            found.id
-        )));
-    }
-    Ok(prompts)
-}
-
 /// Reads a prompt set. A file ending in `.jsonl` or `.json` has one object a line with `prompt` (a
 /// text or a list of messages) or `messages`, and perhaps `id`; any other is text, one prompt a line.
 /// Empty lines are skipped.

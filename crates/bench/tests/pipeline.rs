@@ -121,8 +121,8 @@ fn another_batch_size_changes_no_token_here() {
         "wide.ron",
         &common::EXPERIMENT.replace("batch_size: 4", "batch_size: 64"),
     );
-    done(here, &["run", "pico.ron", "--out", "a"]);
-    done(here, &["run", "wide.ron", "--out", "b"]);
+    done(here, &["run", "pico.ron", "--out", "one/a"]);
+    done(here, &["run", "wide.ron", "--out", "other/b"]);
     let tokens = |run: &str| {
         let mut all = std::collections::BTreeMap::new();
         for entry in std::fs::read_dir(here.join(run).join("generations")).unwrap() {
@@ -133,7 +133,7 @@ fn another_batch_size_changes_no_token_here() {
         }
         all
     };
-    assert_eq!(tokens("a"), tokens("b"));
+    assert_eq!(tokens("one/a"), tokens("other/b"));
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_killed_run_goes_on_to_the_same_files() {
     done(here, &["run", "pico.ron", "--out", "whole"]);
     let whole = contents(&here.join("whole"));
     for wait in [20, 60, 110, 170, 240, 320, 410] {
-        let mut child = mope(here, &["run", "pico.ron", "--out", "killed"])
+        let mut child = mope(here, &["run", "pico.ron", "--out", "apart/killed"])
             .stderr(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .spawn()
@@ -153,18 +153,22 @@ fn a_killed_run_goes_on_to_the_same_files() {
         child.wait().unwrap();
     }
     // What a kill in the middle of a write leaves, and a file that the disk damaged.
-    std::fs::create_dir_all(here.join("killed/generations")).unwrap();
-    std::fs::write(here.join("killed/generations/.half.parquet.part"), b"PAR1").unwrap();
-    done(here, &["run", "pico.ron", "--out", "killed"]);
-    same(&whole, &contents(&here.join("killed")));
+    std::fs::create_dir_all(here.join("apart/killed/generations")).unwrap();
+    std::fs::write(
+        here.join("apart/killed/generations/.half.parquet.part"),
+        b"PAR1",
+    )
+    .unwrap();
+    done(here, &["run", "pico.ron", "--out", "apart/killed"]);
+    same(&whole, &contents(&here.join("apart/killed")));
     let victim = whole
         .keys()
         .find(|n| n.starts_with("generations/fixed"))
         .unwrap();
-    std::fs::write(here.join("killed").join(victim), b"PAR1 nothing PAR1").unwrap();
-    let output = done(here, &["run", "pico.ron", "--out", "killed"]);
+    std::fs::write(here.join("apart/killed").join(victim), b"PAR1 nothing PAR1").unwrap();
+    let output = done(here, &["run", "pico.ron", "--out", "apart/killed"]);
     assert!(stderr(&output).contains("damaged; made again"));
-    let mut after = contents(&here.join("killed"));
+    let mut after = contents(&here.join("apart/killed"));
     after.retain(|name, _| !name.starts_with("superseded/"));
     same(&whole, &after);
 }

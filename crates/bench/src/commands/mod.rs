@@ -1,6 +1,7 @@
 //! The commands, verbs over everything else.
 
 mod bench;
+mod compare;
 mod export;
 mod generate;
 mod inspect;
@@ -67,6 +68,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => crate::train::train(&global, &args),
         Command::Generate(args) => generate::generate(&global, &args),
         Command::Score(args) => generate::score(&global, &args),
+        Command::Compare { runs, out } => compare::compare(&global, &runs, out.as_deref()),
         Command::Report { dir } => run::report(&global, &dir),
         Command::Fetch { name } => fetch(&global, &name),
         Command::Inspect { path } => inspect::inspect(&global, &path),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::Global;
 use crate::cli::RunArgs;
 use crate::experiment::Experiment;
-use crate::{prompts, run};
+use crate::run::{self, grid::grid, splits::Splits};
 
 fn load(global: &Global, file: &Path) -> Result<Experiment> {
     let mut experiment = Experiment::load(file)?;
@@ -29,16 +29,39 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<()> {
     }
     let default = || Path::new("runs").join(&experiment.name);
     let out: PathBuf = args.out.clone().unwrap_or_else(default);
-    let ranking = run::run(&experiment, &args.file, &out)?;
-    print(global, &out, &ranking)
+    let mut documents = Vec::new();
+    let mut said = String::new();
+    for (name, experiment) in grid(&experiment, &args.set)? {
+        let out = match name.as_str() {
+            "" => out.clone(),
+            name => out.join(name),
+        };
+        if let Some(shard) = args.shard {
+            let made = run::shard(&experiment, &out, shard)?;
+            documents.push(json!({"run": out.display().to_string(), "responses": made}));
+            said.push_str(&format!("{}: {made} responses are there\n", out.display()));
+            continue;
+        }
+        let ranking = run::run(&experiment, &args.file, &out)?;
+        let (document, text) = shown(&out, &ranking)?;
+        documents.push(document);
+        said.push_str(&text);
+    }
+    let document = match documents.len() {
+        1 => documents.swap_remove(0),
+        _ => json!({"runs": documents}),
+    };
+    global.print(document, || said)
 }
 
 pub fn report(global: &Global, dir: &Path) -> Result<()> {
     let ranking = run::rebuild(dir)?;
-    print(global, dir, &ranking)
+    let (document, text) = shown(dir, &ranking)?;
+    global.print(document, || text)
 }
 
-fn print(global: &Global, out: &Path, ranking: &DataFrame) -> Result<()> {
+/// A finished run as JSON and as text.
+fn shown(out: &Path, ranking: &DataFrame) -> Result<(Value, String)> {
     let report = out.join("report.html");
     let table = markdown(ranking)?;
     let document = json!({
@@ -46,13 +69,11 @@ fn print(global: &Global, out: &Path, ranking: &DataFrame) -> Result<()> {
         "report": report.display().to_string(),
         "ranking": records(ranking)?,
     });
-    global.print(document, || {
-        format!("{table}\nreport: {}", report.display())
-    })
+    Ok((document, format!("{table}\nreport: {}\n", report.display())))
 }
 
 /// Rows of a table as JSON objects.
-fn records(frame: &DataFrame) -> Result<Vec<Value>> {
+pub(super) fn records(frame: &DataFrame) -> Result<Vec<Value>> {
     let mut rows = vec![Map::new(); frame.height()];
     for column in frame.columns() {
         for (i, row) in rows.iter_mut().enumerate() {
@@ -71,10 +92,10 @@ fn records(frame: &DataFrame) -> Result<Vec<Value>> {
 
 pub fn check(global: &Global, file: &Path) -> Result<()> {
     let experiment = load(global, file)?;
-    let prompts = prompts::load(&experiment.prompts)?;
-    if let Some(file) = &experiment.validation {
-        prompts::separate(file, &prompts)?;
-    }
+    let Splits {
+        prompts, warnings, ..
+    } = Splits::load(&experiment)?;
+    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
     let (strategies, preferences) = (
         experiment.strategies.names(),
         experiment.preferences.names(),

@@ -8,11 +8,25 @@ use anyhow::{Context, Result, bail};
 use eval::rows::{self, GenerationRow};
 use eval::table::read_parquet;
 
+use super::grid::Shard;
+use super::manifest::Session;
+
 /// A run folder that this process may write to.
 pub struct RunFolder {
     root: PathBuf,
     /// Held for as long as the folder is.
-    _lock: File,
+    _lock: Option<File>,
+    /// Other run folders beside it, whose batches are as good where they have the same key.
+    neighbours: Vec<PathBuf>,
+}
+
+/// A run folder that is only read.
+pub fn read_only(root: &Path) -> RunFolder {
+    RunFolder {
+        root: root.into(),
+        _lock: None,
+        neighbours: Vec::new(),
+    }
 }
 
 /// Makes a folder and keeps other processes out of it for as long as the result lives.
@@ -20,8 +34,12 @@ pub struct RunFolder {
 /// # Errors
 /// A folder that cannot be written, or that another process writes.
 pub fn lock(root: &Path) -> Result<File> {
+    lock_as(root, ".lock")
+}
+
+fn lock_as(root: &Path, name: &str) -> Result<File> {
     make(root)?;
-    let path = root.join(".lock");
+    let path = root.join(name);
     let lock = File::create(&path).with_context(|| {
         let path = path.display();
         format!("run folder: {path} cannot be written; choose another with --out")
@@ -45,6 +63,16 @@ fn make(path: &Path) -> Result<()> {
     })
 }
 
+/// Names of what is in a folder, sorted.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// Folders of a run.
 const PARTS: [&str; 6] = [
     "validation",
@@ -61,14 +89,11 @@ impl RunFolder {
     /// # Errors
     /// A folder that cannot be written, or that another process writes.
     pub fn open(root: &Path) -> Result<Self> {
-        let lock = lock(root)?;
-        for part in PARTS {
-            make(&root.join(part))?;
+        let folder = Self::of(root, lock(root)?)?;
+        // Shards have locks of their own.
+        for name in names(root)?.iter().filter(|n| n.starts_with(".lock.")) {
+            lock_as(root, name)?;
         }
-        let folder = Self {
-            root: root.into(),
-            _lock: lock,
-        };
         for part in PARTS {
             for file in folder.files(part)? {
                 if file.starts_with('.') {
@@ -78,6 +103,64 @@ impl RunFolder {
             }
         }
         Ok(folder)
+    }
+
+    /// Opens or makes the folder for one of several shards, which may write at the same time.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, or that the same shard or a whole run writes.
+    pub fn shard(root: &Path, shard: Shard) -> Result<Self> {
+        // Tried and let go: a whole run holds it.
+        drop(lock(root)?);
+        Self::of(root, lock_as(root, &format!(".lock.{shard}"))?)
+    }
+
+    fn of(root: &Path, lock: File) -> Result<Self> {
+        for part in PARTS {
+            make(&root.join(part))?;
+        }
+        let parent = root.parent().filter(|p| !p.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        let others = names(parent)?.into_iter().map(|name| parent.join(name));
+        let run = |p: &PathBuf| p.join("manifest.json").is_file() && p.as_path() != root;
+        Ok(Self {
+            root: root.into(),
+            _lock: Some(lock),
+            neighbours: others.filter(run).collect(),
+        })
+    }
+
+    /// Keeps what a shard's process took until the whole run reads it.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn put_session(&self, shard: Shard, session: &Session) -> Result<()> {
+        let folder = self.path("sessions");
+        make(&folder)?;
+        let path = folder.join(format!("{shard}.{}.json", session.started));
+        let text = serde_json::to_string_pretty(session)? + "\n";
+        Ok(eval::write_atomic(&path, text.as_bytes())?)
+    }
+
+    /// The shards' sessions, which the manifest holds from now on.
+    ///
+    /// # Errors
+    /// What the file system reports; a damaged file.
+    pub fn take_sessions(&self) -> Result<Vec<Session>> {
+        let folder = self.path("sessions");
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut sessions = Vec::new();
+        for name in names(&folder)? {
+            let path = folder.join(name);
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let session =
+                serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+            sessions.push(session);
+        }
+        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        Ok(sessions)
     }
 
     /// A file or folder of the run.
@@ -91,13 +174,7 @@ impl RunFolder {
     }
 
     fn files(&self, part: &str) -> Result<Vec<String>> {
-        let folder = self.path(part);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
-            names.push(entry?.file_name().to_string_lossy().into_owned());
-        }
-        names.sort();
-        Ok(names)
+        names(&self.path(part))
     }
 
     /// Moves the files of a part that don't belong to this run (any more) to `superseded/`.
@@ -129,7 +206,7 @@ impl RunFolder {
     pub fn batch(&self, part: &str, name: &str, rows: usize) -> Result<Option<Vec<GenerationRow>>> {
         let path = self.path(part).join(name);
         if !path.exists() {
-            return Ok(None);
+            return self.elsewhere(part, name, rows);
         }
         let read = read_parquet(&path).and_then(|frame| rows::generations(&path, &frame));
         match read {
@@ -140,5 +217,21 @@ impl RunFolder {
                 Ok(None)
             }
         }
+    }
+
+    /// A batch that this run had before or that a neighbouring run has: a name ends in a hash of all that the
+    /// rows follow from.
+    fn elsewhere(&self, part: &str, name: &str, rows: usize) -> Result<Option<Vec<GenerationRow>>> {
+        let runs = self.neighbours.iter().chain([&self.root]);
+        let places = runs.flat_map(|run| [run.clone(), run.join("superseded")]);
+        for path in places.map(|place| place.join(part).join(name)) {
+            let Ok(bytes) = fs::read(&path) else { continue };
+            let read = read_parquet(&path).and_then(|frame| rows::generations(&path, &frame));
+            if let Some(found) = read.ok().filter(|found| found.len() == rows) {
+                eval::write_atomic(&self.path(part).join(name), &bytes)?;
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 }

@@ -18,6 +18,7 @@ use mixing::{Generator, Request, Response};
 use serde_json::{Value, json};
 
 use super::folder::RunFolder;
+use super::grid::Shard;
 use super::jobs::{Batch, Job};
 use super::manifest::Session;
 use super::score::Scorer;
@@ -44,6 +45,8 @@ pub struct Generate<'a> {
     pub(super) fingerprints: BTreeMap<String, Value>,
     /// Hashes of input files by what they belong to.
     pub inputs: BTreeMap<String, BTreeMap<String, String>>,
+    /// Only its part of the batches is made.
+    pub shard: Option<Shard>,
 }
 
 /// All rows of a run.
@@ -96,6 +99,7 @@ impl<'a> Generate<'a> {
             sources: BTreeMap::new(),
             fingerprints: BTreeMap::new(),
             inputs: [("model".to_string(), base_hashes)].into(),
+            shard: None,
             base,
         };
         for name in used.union(&merged).cloned().collect::<Vec<String>>() {
@@ -247,11 +251,18 @@ impl<'a> Generate<'a> {
         session: &mut Session,
         mut hear: impl FnMut(Made<'_>) -> Result<f64>,
     ) -> Result<()> {
-        let batches: Vec<Vec<Batch<'_>>> = jobs
+        let mut batches: Vec<Vec<Batch<'_>>> = jobs
             .iter()
             .map(|job| self.batches(job))
             .collect::<Result<_>>()?;
-        for part in parts.iter().copied() {
+        if let Some(shard) = self.shard {
+            let mut index = 0..;
+            let mut own = |_: &Batch<'_>| index.next().is_some_and(|i| shard.has(i));
+            batches.iter_mut().for_each(|b| b.retain(&mut own));
+        }
+        // The others' batches belong to the run, too.
+        let whole = self.shard.is_none();
+        for part in parts.iter().copied().filter(|_| whole) {
             let own = batches.iter().flatten().filter(|b| b.job.part == part);
             let moved = folder.keep_only(part, &own.map(|b| b.file.clone()).collect())?;
             if moved > 0 {

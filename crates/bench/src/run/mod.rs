@@ -2,10 +2,12 @@
 
 pub mod folder;
 pub mod generate;
+pub mod grid;
 mod jobs;
 pub mod manifest;
 pub mod report;
 mod score;
+pub mod splits;
 mod validation;
 
 use std::path::Path;
@@ -15,17 +17,23 @@ use anyhow::Result;
 use polars::prelude::DataFrame;
 
 use crate::experiment::Experiment;
-use crate::prompts;
+use crate::failure::usage;
 use folder::RunFolder;
 use generate::Generate;
+use grid::Shard;
 use manifest::{Manifest, Session, now};
+use splits::Splits;
 
 /// Runs what is missing and returns the ranking.
 ///
 /// # Errors
 /// Whatever a stage reports; what is done stays and the next run goes on from it.
 pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFrame> {
-    let prompts = prompts::load(&experiment.prompts)?;
+    let Splits {
+        prompts,
+        validation,
+        mut warnings,
+    } = Splits::load(experiment)?;
     let folder = RunFolder::open(out)?;
     let mut session = Session::start();
     let mut clock = Instant::now();
@@ -35,10 +43,6 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
         clock = Instant::now();
     };
 
-    let validation = match &experiment.validation {
-        Some(file) => prompts::separate(file, &prompts)?,
-        None => Vec::new(),
-    };
     let mut generate = Generate::open(experiment, &prompts, &validation)?;
     lap(&mut session, "open");
     let text = std::fs::read_to_string(source)?;
@@ -50,11 +54,28 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
         let hash = lm::source::sha256(file)?;
         inputs.insert("validation".into(), [("prompts".to_string(), hash)].into());
     }
+    for (i, file) in experiment.training.iter().enumerate() {
+        let hash = lm::source::sha256(file)?;
+        let name = file.file_name().unwrap_or(file.as_os_str());
+        let name = name.to_string_lossy().into_owned();
+        inputs.insert(format!("training {i}"), [(name, hash)].into());
+    }
+    for (name, strategy) in experiment.strategies.iter() {
+        if matches!(strategy, mixing::Strategy::BestOfN(_)) {
+            warnings.push(format!(
+                "'{name}' keeps those of its responses that score best on the rewards that it is compared \
+                 by, and on the very prompts."
+            ));
+        }
+    }
+    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
     let mut manifest = Manifest::new(experiment, text, beside, &prompts, inputs);
     manifest.passes = generate.passes()?;
+    manifest.warnings = warnings;
     if let Ok(before) = Manifest::load(out) {
         manifest.sessions = before.sessions;
     }
+    manifest.sessions.extend(folder.take_sessions()?);
     let earlier = manifest.sessions.clone();
     let mut save = |session: &Session| {
         manifest.sessions = earlier.clone();
@@ -71,6 +92,33 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     let manifest = save(&session)?;
     let (generations, scores) = report::read_rows(&folder)?;
     report::report(&manifest, &generations, &scores, &folder)
+}
+
+/// Generates one of several parts and returns how many of its responses are there.
+///
+/// # Errors
+/// A strategy that needs all responses before it can go on; whatever generating reports.
+pub fn shard(experiment: &Experiment, out: &Path, shard: Shard) -> Result<usize> {
+    let Splits { prompts, .. } = Splits::load(experiment)?;
+    for (name, _) in experiment.strategies.iter() {
+        for preference in experiment.preferences.names() {
+            let plan = experiment.plan(name, preference)?;
+            if plan.choose || plan.samples > 1 {
+                return Err(usage(format!(
+                    "--shard: strategy '{name}' chooses by rewards, for which it needs every reference; run it \
+                     without --shard, in an experiment of its own if it is large"
+                )));
+            }
+        }
+    }
+    let folder = RunFolder::shard(out, shard)?;
+    let mut session = Session::start();
+    let mut generate = Generate::open(experiment, &prompts, &[])?;
+    generate.shard = Some(shard);
+    let rows = generate.run(&folder, &mut session)?;
+    session.finished = Some(now());
+    folder.put_session(shard, &session)?;
+    Ok(rows.references.len() + rows.generations.len())
 }
 
 /// Makes tables, plots and report again from the rows of a run folder.

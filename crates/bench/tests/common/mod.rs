@@ -114,7 +114,7 @@ pub fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).unwrap();
 }
 
-/// Every file of a run except those that hold times (the manifest, the cost table and its plot, and the
+/// Every file of a run except locks and those that hold times (the manifest, the cost table and its plot, and the
 /// report, which shows them), by relative path.
 pub fn contents(run: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
@@ -126,8 +126,14 @@ pub fn contents(run: &Path) -> BTreeMap<String, Vec<u8>> {
                 folders.push(path);
             } else {
                 let file = path.file_name().unwrap().to_str().unwrap();
-                let timed = ["manifest.json", "cost.", "utility_by_cost.", "report.html"];
-                if timed.iter().any(|t| file.starts_with(t)) {
+                let left = [
+                    ".lock",
+                    "manifest.json",
+                    "cost.",
+                    "utility_by_cost.",
+                    "report.html",
+                ];
+                if left.iter().any(|t| file.starts_with(t)) {
                     continue;
                 }
                 let name = path

@@ -9,6 +9,8 @@ mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+pub use tables::interval;
+
 use crate::rows::ScoreRow;
 use crate::statistics::{Bootstrap, Estimate, permutation, power, ranking, win};
 use crate::{Error, Result};

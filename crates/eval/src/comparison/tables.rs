@@ -10,7 +10,7 @@ use crate::statistics::Estimate;
 use crate::{Error, Result};
 
 /// Columns `name`, `name_low` and `name_high`.
-pub(super) fn interval(name: &str, values: &[Option<Estimate>]) -> [Column; 3] {
+pub fn interval(name: &str, values: &[Option<Estimate>]) -> [Column; 3] {
     let column = |suffix: &str, get: fn(&Estimate) -> f64| {
         let values: Vec<Option<f64>> = values.iter().map(|e| e.as_ref().map(get)).collect();
         Column::new(format!("{name}{suffix}").into(), values)

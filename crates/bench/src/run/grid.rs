@@ -1,0 +1,186 @@
+//! One file, many runs: fields set from outside, and the part of the work that one of several machines does.
+
+use std::str::FromStr;
+
+use anyhow::{Result, anyhow};
+use serde_json::Value;
+
+use crate::experiment::Experiment;
+use crate::failure::usage;
+
+/// A field and the values that it takes: `generation.sampling.temperature=0.5,0.7`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    path: Vec<String>,
+    values: Vec<(String, Value)>,
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = "expected FIELD=VALUE or FIELD=VALUE,VALUE, such as seed=1,2,3";
+        let (path, values) = text.split_once('=').ok_or(wanted)?;
+        let path: Vec<String> = path.split('.').map(|p| p.trim().to_string()).collect();
+        if path.iter().any(String::is_empty) || values.is_empty() {
+            return Err(wanted.into());
+        }
+        let read = |text: &str| {
+            let text = text.trim();
+            // A number, a list, a quoted text; anything else is a name.
+            let value = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+            (text.to_string(), value)
+        };
+        let values = separate(values).into_iter().map(|v| read(&v)).collect();
+        Ok(Self { path, values })
+    }
+}
+
+/// Parts between commas that are in no brackets and no quotes.
+fn separate(text: &str) -> Vec<String> {
+    let (mut parts, mut depth, mut quoted) = (vec![String::new()], 0i32, false);
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            '[' | '{' | '(' if !quoted => depth += 1,
+            ']' | '}' | ')' if !quoted => depth -= 1,
+            _ => {}
+        }
+        match parts.last_mut() {
+            Some(_) if c == ',' && depth == 0 && !quoted => parts.push(String::new()),
+            Some(part) => part.push(c),
+            None => {}
+        }
+    }
+    parts
+}
+
+/// Every combination of the settings: a name for those that vary, and the experiment.
+///
+/// # Errors
+/// A field that is not there, or a value that does not fit.
+pub fn grid(experiment: &Experiment, settings: &[Setting]) -> Result<Vec<(String, Experiment)>> {
+    let mut runs = vec![(String::new(), serde_json::to_value(experiment)?)];
+    for setting in settings {
+        let mut next = Vec::new();
+        for (name, document) in &runs {
+            for (text, value) in &setting.values {
+                let mut document = document.clone();
+                set(&mut document, &setting.path, value.clone())?;
+                let plain = |c: char| {
+                    if c.is_alphanumeric() || ".-+_".contains(c) {
+                        c
+                    } else {
+                        '_'
+                    }
+                };
+                let text: String = text.chars().map(plain).collect();
+                let field = setting.path.last().map_or("", String::as_str);
+                let name = match (setting.values.len(), name.as_str()) {
+                    (1, _) => name.clone(),
+                    (_, "") => format!("{field}={text}"),
+                    (_, before) => format!("{before},{field}={text}"),
+                };
+                next.push((name, document));
+            }
+        }
+        runs = next;
+    }
+    let open = |(name, document): (String, Value)| {
+        let experiment: Experiment =
+            serde_json::from_value(document).map_err(|e| usage(format!("--set: {e}")))?;
+        experiment
+            .validate()
+            .map_err(|e| usage(format!("--set: {e:#}")))?;
+        Ok((name, experiment))
+    };
+    runs.into_iter().map(open).collect()
+}
+
+fn set(document: &mut Value, path: &[String], value: Value) -> Result<()> {
+    let Some((first, rest)) = path.split_first() else {
+        *document = value;
+        return Ok(());
+    };
+    let fields = document.as_object_mut().ok_or_else(|| {
+        usage(format!(
+            "--set: '{first}' is looked for where there are no fields"
+        ))
+    })?;
+    if rest.is_empty() {
+        // Fields that are left out are not in the document; unknown ones are found when it is read.
+        fields.insert(first.clone(), value);
+        return Ok(());
+    }
+    let names: Vec<String> = fields.keys().cloned().collect();
+    let inner = fields.get_mut(first).ok_or_else(|| {
+        let hint = crate::failure::nearest(first, names.iter().map(String::as_str));
+        let known = names.join(", ");
+        usage(format!(
+            "--set: no field '{first}'{hint}; there are: {known}"
+        ))
+    })?;
+    set(inner, rest, value)
+}
+
+/// One of several equal parts of the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1.
+    pub part: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl Shard {
+    /// The `index`-th piece of work belongs to it.
+    pub fn has(self, index: usize) -> bool {
+        index % self.of == self.part - 1
+    }
+}
+
+impl FromStr for Shard {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let numbers = text.split_once('/');
+        let numbers = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        match numbers {
+            Some((part, of)) if part >= 1 && part <= of => Ok(Self { part, of }),
+            _ => Err(anyhow!("expected PART/OF with 1 ≤ PART ≤ OF, such as 2/4")),
+        }
+    }
+}
+
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}of{}", self.part, self.of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn settings_and_shards_are_read() {
+        let setting: Setting = "a.b=1,\"x,y\",[1,2],Log".parse().unwrap();
+        assert_eq!(setting.path, ["a", "b"]);
+        let values: Vec<&Value> = setting.values.iter().map(|(_, v)| v).collect();
+        let expected = serde_json::json!([1, "x,y", [1, 2], "Log"]);
+        assert_eq!(
+            values,
+            expected.as_array().unwrap().iter().collect::<Vec<_>>()
+        );
+        for wrong in ["a", "=1", "a.=1", "a="] {
+            assert!(wrong.parse::<Setting>().is_err(), "{wrong}");
+        }
+        let shard: Shard = "2/3".parse().unwrap();
+        let own: Vec<usize> = (0..7).filter(|&i| shard.has(i)).collect();
+        assert_eq!((own, shard.to_string()), (vec![1, 4], "2of3".to_string()));
+        for wrong in ["0/2", "3/2", "1", "a/b"] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+    }
+}

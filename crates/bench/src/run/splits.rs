@@ -1,0 +1,127 @@
+//! Prompt sets kept apart: what is compared must not be what was trained or chosen on.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::experiment::Experiment;
+use crate::failure::usage;
+use crate::prompts::{self, NamedPrompt};
+
+/// Share of word pairs in common from which two prompts count as near duplicates (ours: "Why is the sky
+/// blue?" and "Why is the sky so blue?" share a half).
+const NEAR: f64 = 0.5;
+
+/// The prompt sets of an experiment.
+pub struct Splits {
+    /// What is compared.
+    pub prompts: Vec<NamedPrompt>,
+    /// What is chosen on.
+    pub validation: Vec<NamedPrompt>,
+    /// Near duplicates between sets, in words.
+    pub warnings: Vec<String>,
+}
+
+impl Splits {
+    /// Reads the sets of an experiment and checks each against those that are compared.
+    ///
+    /// # Errors
+    /// A set that cannot be read, or a prompt that is compared and in another set, too.
+    pub fn load(experiment: &Experiment) -> Result<Self> {
+        let prompts = prompts::load(&experiment.prompts)?;
+        let mut splits = Self {
+            prompts,
+            validation: Vec::new(),
+            warnings: Vec::new(),
+        };
+        if let Some(file) = &experiment.validation {
+            splits.validation = splits.apart(file, "choose on other prompts")?;
+        }
+        for file in &experiment.training {
+            splits.apart(file, "compare on prompts that no training saw")?;
+        }
+        Ok(splits)
+    }
+
+    fn apart(&mut self, path: &Path, remedy: &str) -> Result<Vec<NamedPrompt>> {
+        let others = prompts::load(path)?;
+        let keys: Vec<Key> = self.prompts.iter().map(Key::of).collect();
+        let mut near = Vec::new();
+        for other in &others {
+            let own = Key::of(other);
+            for (prompt, key) in self.prompts.iter().zip(&keys) {
+                if own.words == key.words {
+                    return Err(usage(format!(
+                        "{}: prompt '{}' is in the compared set, too, as '{}'; {remedy}",
+                        path.display(),
+                        other.id,
+                        prompt.id
+                    )));
+                }
+                if own.alike(key) >= NEAR {
+                    near.push(format!("'{}' and '{}'", other.id, prompt.id));
+                }
+            }
+        }
+        if !near.is_empty() {
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            self.warnings.push(format!(
+                "{} prompts of {} are nearly the same as compared ones: {}.",
+                near.len(),
+                name.to_string_lossy(),
+                near.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
+            ));
+        }
+        Ok(others)
+    }
+}
+
+/// What a prompt is compared by: case, punctuation and spaces don't count.
+struct Key {
+    words: Vec<String>,
+    pairs: BTreeSet<(String, String)>,
+}
+
+impl Key {
+    fn of(prompt: &NamedPrompt) -> Self {
+        let text = prompt.prompt.question().to_lowercase();
+        let words = text.split(|c: char| !c.is_alphanumeric());
+        let words: Vec<String> = words.filter(|w| !w.is_empty()).map(String::from).collect();
+        let pairs = words.windows(2).map(|w| (w[0].clone(), w[1].clone()));
+        Self {
+            pairs: pairs.collect(),
+            words,
+        }
+    }
+
+    /// Jaccard index of the word pairs.
+    fn alike(&self, other: &Self) -> f64 {
+        let shared = self.pairs.intersection(&other.pairs).count();
+        let all = self.pairs.len() + other.pairs.len() - shared;
+        shared as f64 / all.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use lm::chat::{Message, Prompt};
+
+    fn key(text: &str) -> Key {
+        Key::of(&NamedPrompt {
+            id: "1".into(),
+            prompt: Prompt::Chat(vec![Message::user(text)]),
+        })
+    }
+
+    #[test]
+    fn wording_counts_and_writing_does_not() {
+        assert_eq!(key("Why is it so?").words, key("why  is it SO").words);
+        let sky = key("Why is the sky blue?");
+        assert!(sky.alike(&key("Why is the sky so blue?")) >= NEAR);
+        assert!(sky.alike(&key("Why is the sea salty?")) < NEAR);
+        assert_eq!(key("Hi").alike(&key("Ho")), 0.0);
+    }
+}
