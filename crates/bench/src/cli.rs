@@ -96,6 +96,18 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+    /// Ask judges which of two responses is better: models behind servers, local models, reward models
+    #[command(
+        after_help = "Example: mope judge runs/quickstart experiments/judges/judges.ron\n\n\
+                      Every pair is asked in both orders. Verdicts go to judgements/*.jsonl in the run folder as\n\
+                      they come, with the raw replies; the same command asks only what is missing."
+    )]
+    Judge {
+        /// The run folder
+        run: PathBuf,
+        /// Judges and criteria, in RON
+        file: PathBuf,
+    },
     /// Make tables, plots and report again from the rows of a run folder
     Report {
         /// The run folder

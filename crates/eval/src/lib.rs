@@ -5,6 +5,7 @@
 
 pub mod comparison;
 pub mod dimension;
+pub mod judges;
 pub mod metrics;
 pub mod plots;
 pub mod report;

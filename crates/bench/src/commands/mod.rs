@@ -5,6 +5,7 @@ mod compare;
 mod export;
 mod generate;
 mod inspect;
+mod judge;
 mod merge;
 mod run;
 mod selection;
@@ -69,6 +70,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Generate(args) => generate::generate(&global, &args),
         Command::Score(args) => generate::score(&global, &args),
         Command::Compare { runs, out } => compare::compare(&global, &runs, out.as_deref()),
+        Command::Judge { run, file } => judge::judge(&global, &run, &file),
         Command::Report { dir } => run::report(&global, &dir),
         Command::Fetch { name } => fetch(&global, &name),
         Command::Inspect { path } => inspect::inspect(&global, &path),

@@ -1,0 +1,367 @@
+//! `mope judge`: who wins in the eyes of others.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use eval::comparison::interval;
+use eval::judges::{
+    Endpoint, Judge, JudgeSpec, Local, Question, Record, Rewarded, Store, Verdict, agreement,
+    kappa, length_controlled,
+};
+use eval::rewards::Scorer;
+use eval::rows::{GenerationRow, Identity};
+use eval::statistics::{Estimate, clustered, win};
+use eval::table::{markdown, write_all};
+use lm::Weights;
+use lm::chat::Prompt;
+use mixing::Named;
+use polars::prelude::{Column, DataFrame};
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::Global;
+use super::run::records;
+use crate::config;
+use crate::failure::{nearest, usage};
+use crate::models::{Models, hashes};
+use crate::progress::Progress;
+use crate::prompts;
+use crate::run::folder::lock;
+use crate::run::folder::read_only;
+use crate::run::manifest::Manifest;
+use crate::run::report::read_rows;
+
+/// A file of judges.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Judges {
+    /// Who judges.
+    judges: Named<JudgeSpec>,
+    /// By what, as questions.
+    criteria: Named<String>,
+    /// Strategies that are judged. Default: all.
+    #[serde(default)]
+    strategies: Vec<String>,
+    /// Whom they are judged against. Default: the run's first strategy.
+    #[serde(default)]
+    against: Option<String>,
+    /// Prompts at most, the first ones. Default: all.
+    #[serde(default)]
+    prompts: Option<usize>,
+}
+
+/// Two responses to the same prompt, for the same preference.
+struct Pair<'a> {
+    own: &'a GenerationRow,
+    other: &'a GenerationRow,
+    prompt: &'a Prompt,
+}
+
+/// What a judge made of a pair.
+struct Judged {
+    judge: String,
+    criterion: String,
+    strategy: String,
+    identity: Identity,
+    /// In both orders, seen from the first.
+    verdicts: [Verdict; 2],
+    longer: f64,
+    /// What the run's own utility says.
+    utility: f64,
+}
+
+/// Asks what has not been asked and writes the tables.
+///
+/// # Errors
+/// A file with mistakes, a judge that fails for good; verdicts so far are kept.
+pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
+    let mut spec: Judges = config::load(file)?;
+    let beside = file.parent().unwrap_or(Path::new("."));
+    for (name, judge) in spec.judges.iter_mut() {
+        config::plain("judge", name).map_err(|e| usage(format!("{}: {e}", file.display())))?;
+        judge.resolve(beside);
+    }
+    let manifest = Manifest::load(folder)?;
+    let (generations, scores) = read_rows(&read_only(folder))?;
+    let prompts = prompts::load(&manifest.experiment.prompts)?;
+    let known = manifest.experiment.strategies.names();
+    let against = spec.against.clone().unwrap_or(known[0].to_string());
+    for name in spec.strategies.iter().chain([&against]) {
+        if !known.contains(&name.as_str()) {
+            let hint = nearest(name, known.iter().copied());
+            let known = known.join(", ");
+            return Err(usage(format!(
+                "{}: no strategy '{name}'{hint} in this run; there are: {known}",
+                file.display()
+            )));
+        }
+    }
+    let asked: HashMap<&str, &Prompt> = prompts
+        .iter()
+        .take(spec.prompts.unwrap_or(usize::MAX))
+        .map(|p| (p.id.as_str(), &p.prompt))
+        .collect();
+    let place = |i: &Identity| (i.preference.clone(), i.prompt.clone(), i.sample);
+    let others = generations
+        .iter()
+        .filter(|g| g.identity.strategy == against);
+    let others: HashMap<_, &GenerationRow> = others.map(|g| (place(&g.identity), g)).collect();
+    let wanted = |g: &&GenerationRow| {
+        let name = &g.identity.strategy;
+        *name != against && (spec.strategies.is_empty() || spec.strategies.contains(name))
+    };
+    let pair = |own| -> Option<Pair<'_>> {
+        let own: &GenerationRow = own;
+        Some(Pair {
+            own,
+            other: others.get(&place(&own.identity)).copied()?,
+            prompt: asked.get(own.identity.prompt.as_str())?,
+        })
+    };
+    let pairs: Vec<Pair<'_>> = generations.iter().filter(wanted).filter_map(pair).collect();
+    if pairs.is_empty() {
+        return Err(usage(format!(
+            "{}: nothing to judge: '{against}' is all that is left, or no prompt is",
+            file.display()
+        )));
+    }
+    let utility: HashMap<&Identity, f64> =
+        scores.iter().map(|s| (&s.identity, s.utility)).collect();
+    let out = folder.join("judgements");
+    let _lock = lock(&out)?;
+    let mut judged = Vec::new();
+    for (name, judge) in spec.judges.iter() {
+        let path = out.join(format!("{name}.jsonl"));
+        let all = Asking {
+            name,
+            spec: judge,
+            criteria: &spec.criteria,
+            pairs: &pairs,
+            utility: &utility,
+        };
+        judged.extend(all.ask(Store::open(&path)?)?);
+    }
+    let mut verdicts = verdict_table(&judged, &against)?;
+    let mut agreements = agreement_table(&judged)?;
+    write_all(&out, "verdicts", &mut verdicts)?;
+    write_all(&out, "agreement", &mut agreements)?;
+    let document = json!({"verdicts": records(&verdicts)?, "agreement": records(&agreements)?});
+    let text = format!("{}\n{}", markdown(&verdicts)?, markdown(&agreements)?);
+    global.print(document, || text)
+}
+
+/// One judge over all pairs.
+struct Asking<'a> {
+    name: &'a str,
+    spec: &'a JudgeSpec,
+    criteria: &'a Named<String>,
+    pairs: &'a [Pair<'a>],
+    utility: &'a HashMap<&'a Identity, f64>,
+}
+
+impl Asking<'_> {
+    /// What the judge's verdicts follow from: without key and patience, files by content.
+    fn fingerprint(&self, models: &mut Option<Models>) -> Result<serde_json::Value> {
+        Ok(match self.spec {
+            JudgeSpec::Endpoint(e) => json!([e.url, e.model, e.max_tokens]),
+            JudgeSpec::RewardModel(folder) => json!(hashes(folder)?),
+            JudgeSpec::Local(model) => {
+                let models = match models {
+                    Some(models) => models,
+                    None => models.insert(Models::on(&lm::DeviceSpec::default(), Weights::F32)?),
+                };
+                let path: PathBuf = models.path(model)?;
+                json!(hashes(&path)?)
+            }
+        })
+    }
+
+    fn open(&self, models: &mut Option<Models>) -> Result<Box<dyn Judge>> {
+        Ok(match self.spec {
+            JudgeSpec::Endpoint(spec) => Box::new(Endpoint::new(spec)?),
+            JudgeSpec::RewardModel(folder) => {
+                Box::new(Rewarded(Scorer::Model(folder.clone()).open()?))
+            }
+            JudgeSpec::Local(model) => {
+                let models = models.as_mut().context("models are open")?;
+                Box::new(Local::new(models.open(model)?)?)
+            }
+        })
+    }
+
+    fn ask(&self, mut store: Store) -> Result<Vec<Judged>> {
+        let context = || format!("judge '{}'", self.name);
+        let mut models = None;
+        let fingerprint = self.fingerprint(&mut models).with_context(context)?;
+        let total = self.criteria.names().len() * self.pairs.len() * 2;
+        let mut progress = Progress::new(self.name, "verdicts", total as u64);
+        // Opened for the first question that is not answered yet.
+        let mut judge: Option<Box<dyn Judge>> = None;
+        let mut out = Vec::new();
+        for (criterion, text) in self.criteria.iter() {
+            for pair in self.pairs {
+                let mut verdicts = [Verdict::Unreadable; 2];
+                for (order, verdict) in verdicts.iter_mut().enumerate() {
+                    let shown = match order {
+                        0 => [pair.own, pair.other],
+                        _ => [pair.other, pair.own],
+                    };
+                    let responses = shown.map(|r| r.response.as_str());
+                    let key = json!([fingerprint, text, pair.prompt, responses]).to_string();
+                    let key = lm::source::hex(&Sha256::digest(key.as_bytes())[..12]);
+                    if let Some(record) = store.get(&key) {
+                        *verdict = record.verdict;
+                        progress.skip(1);
+                        continue;
+                    }
+                    if judge.is_none() {
+                        judge = Some(self.open(&mut models).with_context(context)?);
+                    }
+                    let judge = judge.as_mut().context("the judge is open")?;
+                    let question = Question {
+                        criterion: text,
+                        prompt: pair.prompt,
+                        responses,
+                    };
+                    let reply = judge.ask(&question).with_context(context)?;
+                    *verdict = reply.verdict;
+                    let i = &pair.own.identity;
+                    store.put(Record {
+                        key,
+                        criterion: criterion.into(),
+                        strategies: shown.map(|r| r.identity.strategy.clone()),
+                        preference: i.preference.clone(),
+                        prompt: i.prompt.clone(),
+                        sample: i.sample,
+                        verdict: reply.verdict,
+                        raw: reply.raw,
+                    })?;
+                    progress.advance(1);
+                }
+                let worth = |r: &GenerationRow| self.utility.get(&r.identity).copied();
+                let utility = worth(pair.own).zip(worth(pair.other));
+                out.push(Judged {
+                    judge: self.name.into(),
+                    criterion: criterion.into(),
+                    strategy: pair.own.identity.strategy.clone(),
+                    identity: pair.own.identity.clone(),
+                    verdicts,
+                    longer: pair.own.tokens.len() as f64 - pair.other.tokens.len() as f64,
+                    utility: utility.map_or(0.5, |(a, b)| win(a, b)),
+                });
+            }
+        }
+        progress.finish();
+        Ok(out)
+    }
+}
+
+impl Judged {
+    fn win(&self) -> Option<f64> {
+        Verdict::of_both(self.verdicts[0], self.verdicts[1])
+    }
+}
+
+/// One row a judge, criterion and strategy.
+fn verdict_table(judged: &[Judged], against: &str) -> Result<DataFrame> {
+    type Key<'a> = (&'a str, &'a str, &'a str);
+    let mut groups: Vec<(Key<'_>, Vec<&Judged>)> = Vec::new();
+    for j in judged {
+        let key = (j.judge.as_str(), j.criterion.as_str(), j.strategy.as_str());
+        match groups.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, group)) => group.push(j),
+            None => groups.push((key, vec![j])),
+        }
+    }
+    let mut rates: Vec<Option<Estimate>> = Vec::new();
+    let mut numbers: [Vec<Option<f64>>; 4] = Default::default();
+    for (_, group) in &groups {
+        let mut clusters: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        let (mut wins, mut longer) = (Vec::new(), Vec::new());
+        for j in group {
+            if let Some(win) = j.win() {
+                clusters.entry(&j.identity.prompt).or_default().push(win);
+                wins.push(win);
+                longer.push(j.longer);
+            }
+        }
+        rates.push(clustered(&clusters.into_values().collect::<Vec<_>>()));
+        let share = |f: &dyn Fn(&Judged) -> bool| {
+            group.iter().filter(|j| f(j)).count() as f64 / group.len() as f64
+        };
+        let own = [
+            length_controlled(&wins, &longer),
+            Some(share(&|j| j.win() == Some(0.5))),
+            Some(share(&|j| Verdict::flips(j.verdicts[0], j.verdicts[1]))),
+            Some(share(&|j| j.win().is_none())),
+        ];
+        numbers.iter_mut().zip(own).for_each(|(n, v)| n.push(v));
+    }
+    let text = |name: &str, get: fn(&Key<'_>) -> String| {
+        let values: Vec<String> = groups.iter().map(|(k, _)| get(k)).collect();
+        Column::new(name.into(), values)
+    };
+    let mut columns = vec![
+        text("judge", |k| k.0.into()),
+        text("criterion", |k| k.1.into()),
+        text("strategy", |k| k.2.into()),
+        Column::new("opponent".into(), vec![against; groups.len()]),
+    ];
+    columns.extend(interval("win_rate", &rates));
+    let names = ["length_controlled", "ties", "flips", "unreadable"];
+    let rest = names.iter().zip(&numbers);
+    columns.extend(rest.map(|(name, values)| Column::new((*name).into(), values)));
+    let counts: Vec<u32> = groups.iter().map(|(_, g)| g.len() as u32).collect();
+    columns.push(Column::new("pairs".into(), counts));
+    Ok(DataFrame::new_infer_height(columns)?)
+}
+
+/// One row a criterion and pair of judges, the run's utility among them.
+fn agreement_table(judged: &[Judged]) -> Result<DataFrame> {
+    type Verdicts<'a> = HashMap<&'a Identity, f64>;
+    let mut criteria: Vec<&str> = Vec::new();
+    for j in judged {
+        if !criteria.contains(&j.criterion.as_str()) {
+            criteria.push(&j.criterion);
+        }
+    }
+    let mut text: [Vec<String>; 3] = Default::default();
+    let mut numbers: [Vec<Option<f64>>; 2] = Default::default();
+    let mut counts: Vec<u32> = Vec::new();
+    for criterion in criteria {
+        let mut judges: Vec<(&str, Verdicts<'_>)> = vec![("utility", HashMap::new())];
+        for j in judged.iter().filter(|j| j.criterion == criterion) {
+            judges[0].1.insert(&j.identity, j.utility);
+            if !judges.iter().any(|(name, _)| *name == j.judge) {
+                judges.push((&j.judge, HashMap::new()));
+            }
+            let own = judges.iter_mut().find(|(name, _)| *name == j.judge);
+            if let (Some((_, own)), Some(win)) = (own, j.win()) {
+                own.insert(&j.identity, win);
+            }
+        }
+        for (i, (second, theirs)) in judges.iter().enumerate() {
+            for (first, own) in &judges[..i] {
+                let both = own.iter().filter_map(|(k, a)| Some((*a, *theirs.get(k)?)));
+                let both: Vec<(f64, f64)> = both.collect();
+                text[0].push(criterion.into());
+                text[1].push((*first).into());
+                text[2].push((*second).into());
+                numbers[0].push(agreement(&both));
+                numbers[1].push(kappa(&both));
+                counts.push(both.len() as u32);
+            }
+        }
+    }
+    let columns = vec![
+        Column::new("criterion".into(), &text[0]),
+        Column::new("judge".into(), &text[1]),
+        Column::new("other".into(), &text[2]),
+        Column::new("agreement".into(), &numbers[0]),
+        Column::new("kappa".into(), &numbers[1]),
+        Column::new("pairs".into(), counts),
+    ];
+    Ok(DataFrame::new_infer_height(columns)?)
+}

@@ -1,0 +1,159 @@
+//! Judges: who says which of two responses is better. One kind a file, and a variant of [`JudgeSpec`].
+//!
+//! Every pair is asked in both orders, because models prefer a place (arXiv 2306.05685): a judge that
+//! contradicts itself has seen a tie.
+
+mod agreement;
+mod endpoint;
+mod local;
+mod reward;
+mod store;
+
+use std::path::{Path, PathBuf};
+
+use lm::chat::Prompt;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+pub use agreement::{agreement, kappa, length_controlled};
+pub use endpoint::{Endpoint, EndpointSpec};
+pub use local::Local;
+pub use reward::Rewarded;
+pub use store::{Record, Store};
+
+/// What a judge is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// By what, as a question: "Which response is friendlier?".
+    pub criterion: &'a str,
+    /// What both respond to.
+    pub prompt: &'a Prompt,
+    /// The responses, in the order in which they are shown.
+    pub responses: [&'a str; 2],
+}
+
+/// What a judge says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The response shown first.
+    First,
+    /// The one shown second.
+    Second,
+    /// Neither.
+    Tie,
+    /// The reply names none; it counts for nobody.
+    Unreadable,
+}
+
+/// A verdict and what it was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// What it comes down to.
+    pub verdict: Verdict,
+    /// What the judge wrote or computed.
+    pub raw: String,
+}
+
+/// Somebody who compares responses.
+pub trait Judge {
+    /// Asks once.
+    ///
+    /// # Errors
+    /// A model or server that fails for good; nothing is known then.
+    fn ask(&mut self, question: &Question<'_>) -> Result<Reply>;
+}
+
+/// The judges that configs can name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum JudgeSpec {
+    /// A model behind an OpenAI-compatible server.
+    Endpoint(EndpointSpec),
+    /// A registered model or a path, by the log-probabilities of the verdicts' tokens.
+    Local(String),
+    /// A trained reward model, by its folder; it knows one criterion only, its own.
+    RewardModel(PathBuf),
+}
+
+impl JudgeSpec {
+    /// Takes the paths that it names as relative to `folder`.
+    pub fn resolve(&mut self, folder: &Path) {
+        match self {
+            Self::RewardModel(path) => *path = folder.join(&*path),
+            Self::Local(model) if folder.join(&*model).exists() => {
+                *model = folder.join(&*model).to_string_lossy().into_owned();
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Question<'_> {
+    /// The question as a model reads it.
+    pub fn text(&self) -> String {
+        let [first, second] = self.responses;
+        format!(
+            "{}\n\n[Question]\n{}\n\n[Response A]\n{first}\n\n[Response B]\n{second}\n\n\
+             Answer with one letter and nothing else: A, B, or C if neither is.",
+            self.criterion,
+            self.prompt.question()
+        )
+    }
+}
+
+impl Verdict {
+    /// Reads a reply: its first letter that stands alone and is A, B or C.
+    ///
+    /// ```
+    /// use eval::judges::Verdict;
+    /// assert_eq!(Verdict::read("B."), Verdict::Second);
+    /// assert_eq!(Verdict::read("I cannot say"), Verdict::Unreadable);
+    /// ```
+    pub fn read(reply: &str) -> Self {
+        let words = reply.split(|c: char| !c.is_alphanumeric());
+        let mut verdicts = words.filter_map(|word| match word {
+            "A" => Some(Self::First),
+            "B" => Some(Self::Second),
+            "C" => Some(Self::Tie),
+            _ => None,
+        });
+        verdicts.next().unwrap_or(Self::Unreadable)
+    }
+
+    /// The share of a win that both orders together give to the response that was first in the first order;
+    /// `None` where either is unreadable.
+    pub fn of_both(first: Self, swapped: Self) -> Option<f64> {
+        match (first, swapped) {
+            (Self::Unreadable, _) | (_, Self::Unreadable) => None,
+            (Self::First, Self::Second) => Some(1.0),
+            (Self::Second, Self::First) => Some(0.0),
+            _ => Some(0.5),
+        }
+    }
+
+    /// Whether both orders name the same place.
+    pub fn flips(first: Self, swapped: Self) -> bool {
+        first == swapped && matches!(first, Self::First | Self::Second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_read_and_combined() {
+        assert_eq!(Verdict::read("The answer is: A"), Verdict::First);
+        assert_eq!(Verdict::read("**C**"), Verdict::Tie);
+        assert_eq!(Verdict::read("About"), Verdict::Unreadable);
+        let (a, b) = (Verdict::First, Verdict::Second);
+        assert_eq!(Verdict::of_both(a, b), Some(1.0));
+        assert_eq!(Verdict::of_both(b, a), Some(0.0));
+        assert_eq!(
+            (Verdict::of_both(a, a), Verdict::flips(a, a)),
+            (Some(0.5), true)
+        );
+        assert_eq!(Verdict::of_both(a, Verdict::Unreadable), None);
+        assert!(!Verdict::flips(Verdict::Tie, Verdict::Tie));
+    }
+}
