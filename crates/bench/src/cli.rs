@@ -108,6 +108,9 @@ pub enum Command {
         /// Judges and criteria, in RON
         file: PathBuf,
     },
+    /// Let people compare: blinded pairs out, their answers in
+    #[command(subcommand)]
+    Study(StudyCommand),
     /// Make tables, plots and report again from the rows of a run folder
     Report {
         /// The run folder
@@ -167,6 +170,37 @@ pub enum Command {
     Bench(BenchArgs),
     /// List the devices of this build
     Devices,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StudyCommand {
+    /// Draw pairs of responses; write study.html, which raters open offline, pairs.csv and key.json
+    Export {
+        /// The run folder
+        run: PathBuf,
+        /// Folder of the study
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Pairs that a rater sees [default: 40, about half an hour]
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = 40,
+            hide_default_value = true
+        )]
+        pairs: usize,
+        /// Strategies that are compared [default: all]
+        #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+        strategies: Vec<String>,
+    },
+    /// Analyse what raters exported: sign tests, Bradley-Terry strengths, Krippendorff's α
+    Import {
+        /// Folder of the study
+        study: PathBuf,
+        /// Answers, one file a rater
+        #[arg(required = true)]
+        answers: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ pub mod rewards;
 pub mod rows;
 pub mod statistics;
 
+pub mod study;
 pub mod table;
 pub mod utility;
 pub mod weights;

@@ -5,6 +5,7 @@ use eval::metrics::bleu;
 use eval::statistics::front::hypervolume;
 use eval::statistics::permutation::holm;
 use eval::statistics::power::{DIFFERENCE, prompts_needed};
+use eval::study::{binomial, krippendorff};
 use serde_json::Value;
 
 fn fixture() -> Value {
@@ -53,4 +54,21 @@ fn corrections_and_power_equal_statsmodels_and_scipy() {
     }
     let got = prompts_needed(&numbers(&fixture["power"]["means"]), DIFFERENCE).unwrap();
     close(got, fixture["power"]["needed"].as_f64().unwrap());
+}
+
+#[test]
+fn sign_tests_equal_scipy_and_agreement_equals_krippendorffs_package() {
+    let people = &fixture()["people"];
+    let units = people["units"].as_array().unwrap().iter();
+    let units: Vec<Vec<usize>> = units
+        .map(|u| numbers(u).iter().map(|v| *v as usize).collect())
+        .collect();
+    close(
+        krippendorff(&units).unwrap(),
+        people["alpha"].as_f64().unwrap(),
+    );
+    for sign in people["signs"].as_array().unwrap() {
+        let sign = numbers(sign);
+        close(binomial(sign[0] as usize, sign[1] as usize), sign[2]);
+    }
 }

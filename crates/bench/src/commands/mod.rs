@@ -9,6 +9,7 @@ mod judge;
 mod merge;
 mod run;
 mod selection;
+mod study;
 
 use std::io::Write;
 use std::path::Path;
@@ -71,6 +72,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Score(args) => generate::score(&global, &args),
         Command::Compare { runs, out } => compare::compare(&global, &runs, out.as_deref()),
         Command::Judge { run, file } => judge::judge(&global, &run, &file),
+        Command::Study(command) => study::study(&global, &command),
         Command::Report { dir } => run::report(&global, &dir),
         Command::Fetch { name } => fetch(&global, &name),
         Command::Inspect { path } => inspect::inspect(&global, &path),

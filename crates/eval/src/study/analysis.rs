@@ -1,0 +1,165 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use polars::prelude::*;
+
+use super::{Answer, Answers, Key};
+use crate::statistics::{Bootstrap, ranking};
+use crate::{Error, Result};
+
+/// What raters' answers come down to.
+#[derive(Debug, Clone)]
+pub struct Analysis {
+    /// One row a pair of strategies: `wins`, `losses`, `ties`, `p` of the sign test.
+    pub pairs: DataFrame,
+    /// One row a strategy: Bradley-Terry `strength` with its interval over pairs shown, and `answers`.
+    pub strengths: DataFrame,
+    /// Krippendorff's α of the answers; `None` where nobody answered what another did.
+    pub alpha: Option<f64>,
+    /// Raters.
+    pub raters: usize,
+}
+
+/// Two-sided p-value of `wins` against `losses` if both are as likely: the sign test, ties left out.
+///
+/// ```
+/// use eval::study::binomial;
+/// assert_eq!(binomial(5, 0), 0.0625);
+/// assert_eq!(binomial(3, 3), 1.0);
+/// ```
+pub fn binomial(wins: usize, losses: usize) -> f64 {
+    let n = wins + losses;
+    // Log-probabilities of 0, 1, … wins, each from the one before.
+    let mut log_p = -(n as f64) * std::f64::consts::LN_2;
+    let mut tail = 0.0;
+    for k in 0..=wins.min(losses) {
+        tail += log_p.exp();
+        log_p += ((n - k) as f64 / (k + 1) as f64).ln();
+    }
+    (2.0 * tail).min(1.0)
+}
+
+/// Krippendorff's α for nominal values with gaps (Krippendorff 2011): `units` hold the values that each unit
+/// got, in any order. 1 is agreement, 0 what chance gives. `None` where no unit got two values, or all values
+/// are the same.
+pub fn krippendorff(units: &[Vec<usize>]) -> Option<f64> {
+    let kinds = units.iter().flatten().max()? + 1;
+    let mut coincidences = vec![0.0; kinds * kinds];
+    for unit in units.iter().filter(|u| u.len() > 1) {
+        let weight = 1.0 / (unit.len() - 1) as f64;
+        for (i, a) in unit.iter().enumerate() {
+            for (_, b) in unit.iter().enumerate().filter(|(j, _)| *j != i) {
+                coincidences[a * kinds + b] += weight;
+            }
+        }
+    }
+    let margin = |a: usize| coincidences[a * kinds..(a + 1) * kinds].iter().sum::<f64>();
+    let n: f64 = coincidences.iter().sum();
+    let equal: f64 = (0..kinds).map(|a| coincidences[a * kinds + a]).sum();
+    let chance: f64 = (0..kinds).map(|a| margin(a) * (margin(a) - 1.0)).sum();
+    let expected = n * (n - 1.0) - chance;
+    (expected > 0.0).then(|| 1.0 - (n - 1.0) * (n - equal) / expected)
+}
+
+impl Analysis {
+    /// Analyses answers that [`super::read_answers`] has checked.
+    ///
+    /// # Errors
+    /// No answers.
+    pub fn of(key: &Key, answers: &[Answers]) -> Result<Self> {
+        let n = key.strategies.len();
+        let place = |name: &String| {
+            let found = key.strategies.iter().position(|s| s == name);
+            found.ok_or_else(|| Error::Argument(format!("the key names no strategy '{name}'")))
+        };
+        // Answers by pair, 0 for the left one, 1 for the right one, 2 for neither.
+        let mut units: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (id, answer) in answers.iter().flat_map(|a| &a.answers) {
+            let value = match answer {
+                Answer::Left => 0,
+                Answer::Right => 1,
+                Answer::Tie => 2,
+            };
+            units.entry(*id).or_default().push(value);
+        }
+        if units.is_empty() {
+            return Err(Error::Argument("there are no answers".into()));
+        }
+        let mut counts: BTreeMap<(usize, usize), [usize; 3]> = BTreeMap::new();
+        let mut wins = vec![vec![0.0; n * n]; units.len()];
+        let mut shown = vec![0u32; n];
+        for ((id, values), wins) in units.iter().zip(&mut wins) {
+            let origin = &key.pairs[id];
+            let (left, right) = (place(&origin.left)?, place(&origin.right)?);
+            for value in values {
+                let (first, second) = (left.min(right), left.max(right));
+                let winner = [Some(left), Some(right), None][*value];
+                let count = counts.entry((first, second)).or_default();
+                match winner {
+                    None => {
+                        count[2] += 1;
+                        wins[left * n + right] += 0.5;
+                        wins[right * n + left] += 0.5;
+                    }
+                    Some(winner) => {
+                        count[usize::from(winner != first)] += 1;
+                        wins[winner * n + left + right - winner] += 1.0;
+                    }
+                }
+                shown[left] += 1;
+                shown[right] += 1;
+            }
+        }
+        let bootstrap = Bootstrap::new(units.len());
+        let mut sum = vec![0.0; n * n];
+        let mut of = |pairs: &mut dyn Iterator<Item = usize>, start: &[f64]| {
+            sum.fill(0.0);
+            for pair in pairs {
+                sum.iter_mut().zip(&wins[pair]).for_each(|(s, w)| *s += w);
+            }
+            ranking::strengths(&sum, start)
+        };
+        let mean = of(&mut (0..units.len()), &vec![0.0; n]);
+        let mut drawn = vec![Vec::new(); n];
+        for draw in bootstrap.draws() {
+            let own = of(&mut draw.iter().map(|&i| i as usize), &mean);
+            drawn.iter_mut().zip(own).for_each(|(all, s)| all.push(s));
+        }
+        let ends = drawn.iter_mut().map(|all: &mut Vec<f64>| {
+            all.sort_by(f64::total_cmp);
+            let end = |p| crate::statistics::percentile(all, p);
+            (end(0.025), end(0.975))
+        });
+        let (low, high): (Vec<f64>, Vec<f64>) = ends.unzip();
+        let strengths = DataFrame::new_infer_height(vec![
+            Column::new("strategy".into(), &key.strategies),
+            Column::new("strength".into(), mean),
+            Column::new("strength_low".into(), low),
+            Column::new("strength_high".into(), high),
+            Column::new("answers".into(), shown),
+        ]);
+        let name = |get: fn(&(usize, usize)) -> usize| -> Vec<&str> {
+            counts
+                .keys()
+                .map(|k| key.strategies[get(k)].as_str())
+                .collect()
+        };
+        let count = |i: usize| -> Vec<u32> { counts.values().map(|c| c[i] as u32).collect() };
+        let p: Vec<f64> = counts.values().map(|c| binomial(c[0], c[1])).collect();
+        let pairs = DataFrame::new_infer_height(vec![
+            Column::new("strategy".into(), name(|k| k.0)),
+            Column::new("opponent".into(), name(|k| k.1)),
+            Column::new("wins".into(), count(0)),
+            Column::new("losses".into(), count(1)),
+            Column::new("ties".into(), count(2)),
+            Column::new("p".into(), p),
+        ]);
+        let failed = |e| Error::table(Path::new("study"), e);
+        Ok(Self {
+            pairs: pairs.map_err(failed)?,
+            strengths: strengths.map_err(failed)?,
+            alpha: krippendorff(&units.into_values().collect::<Vec<_>>()),
+            raters: answers.len(),
+        })
+    }
+}

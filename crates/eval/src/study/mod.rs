@@ -1,0 +1,264 @@
+//! A study with people: blinded pairs out, answers back in.
+
+mod analysis;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::rows::{GenerationRow, Identity};
+use crate::table::escape_html;
+use crate::{Error, Result, write_atomic};
+
+pub use analysis::{Analysis, binomial, krippendorff};
+
+/// A pair as a rater sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Number of the pair, from 1.
+    pub id: u32,
+    /// What the person wishes, in words.
+    pub preference: String,
+    /// What was asked.
+    pub question: String,
+    /// The response on the left.
+    pub left: String,
+    /// The response on the right.
+    pub right: String,
+}
+
+/// Who wrote what; raters don't get it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The response on the left.
+    pub left: String,
+    /// The response on the right.
+    pub right: String,
+    /// Preference, prompt and sample of both.
+    pub preference: String,
+    /// The prompt's id.
+    pub prompt: String,
+    /// Number of the sample.
+    pub sample: u32,
+}
+
+/// The key of a study.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// Names the study; answers carry it.
+    pub study: String,
+    /// Strategies in the order of the run.
+    pub strategies: Vec<String>,
+    /// By the pair's number.
+    pub pairs: BTreeMap<u32, Origin>,
+}
+
+/// What a rater prefers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// The response on the left.
+    Left,
+    /// The response on the right.
+    Right,
+    /// Neither.
+    Tie,
+}
+
+/// What the page exports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answers {
+    /// Of which study.
+    pub study: String,
+    /// Who answered.
+    pub rater: String,
+    /// By the pair's number.
+    pub answers: BTreeMap<u32, Answer>,
+}
+
+/// A blinded study.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Study {
+    /// What raters see.
+    pub shown: Vec<Shown>,
+    /// What they don't.
+    pub key: Key,
+}
+
+impl Study {
+    /// Draws pairs of different strategies' responses to the same prompt, preference and sample, every two
+    /// strategies about equally often, sides at random. `wishes` are the preferences in words.
+    ///
+    /// # Errors
+    /// Fewer than two strategies with responses to compare.
+    pub fn draw(
+        generations: &[GenerationRow],
+        strategies: &[String],
+        wishes: &BTreeMap<String, String>,
+        pairs: usize,
+        seed: u64,
+    ) -> Result<Self> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut below = |n: usize| (random.next_u64() % n.max(1) as u64) as usize;
+        let place = |i: &Identity| (i.preference.clone(), i.prompt.clone(), i.sample);
+        let mut rows: BTreeMap<_, BTreeMap<&str, &GenerationRow>> = BTreeMap::new();
+        for row in generations {
+            let own = rows.entry(place(&row.identity)).or_default();
+            own.insert(&row.identity.strategy, row);
+        }
+        let mut all: Vec<(usize, usize)> = Vec::new();
+        for j in 0..strategies.len() {
+            all.extend((0..j).map(|i| (i, j)));
+        }
+        // Places of each pair of strategies, in random order.
+        let mut decks: Vec<Vec<_>> = all
+            .iter()
+            .map(|(i, j)| {
+                let both = |own| different(own, &strategies[*i], &strategies[*j]);
+                let mut deck: Vec<_> = rows.values().filter_map(both).collect();
+                for last in (1..deck.len()).rev() {
+                    deck.swap(last, below(last + 1));
+                }
+                deck
+            })
+            .collect();
+        let mut drawn = Vec::new();
+        while drawn.len() < pairs && decks.iter().any(|d| !d.is_empty()) {
+            for deck in &mut decks {
+                if let Some(pair) = deck.pop().filter(|_| drawn.len() < pairs) {
+                    drawn.push(pair);
+                }
+            }
+        }
+        if drawn.is_empty() {
+            let message = "nothing to compare: two strategies with different responses are needed";
+            return Err(Error::Argument(message.into()));
+        }
+        for last in (1..drawn.len()).rev() {
+            drawn.swap(last, below(last + 1));
+        }
+        let (mut shown, mut origins) = (Vec::new(), BTreeMap::new());
+        let mut name = 0xcbf2_9ce4_8422_2325u64;
+        for (mut pair, id) in drawn.into_iter().zip(1..) {
+            if below(2) == 1 {
+                pair.swap(0, 1);
+            }
+            let [left, right] = pair;
+            let i = &left.identity;
+            for byte in left.response.bytes().chain(right.response.bytes()) {
+                // FNV-1a: it only tells studies apart.
+                name = (name ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+            }
+            shown.push(Shown {
+                id,
+                preference: wishes.get(&i.preference).unwrap_or(&i.preference).clone(),
+                question: left.question.clone(),
+                left: left.response.clone(),
+                right: right.response.clone(),
+            });
+            let origin = Origin {
+                left: i.strategy.clone(),
+                right: right.identity.strategy.clone(),
+                preference: i.preference.clone(),
+                prompt: i.prompt.clone(),
+                sample: i.sample,
+            };
+            origins.insert(id, origin);
+        }
+        Ok(Self {
+            shown,
+            key: Key {
+                study: format!("{name:016x}"),
+                strategies: strategies.to_vec(),
+                pairs: origins,
+            },
+        })
+    }
+
+    /// The page that raters open: one file, offline.
+    ///
+    /// # Errors
+    /// Never in practice: texts are always JSON.
+    pub fn page(&self, title: &str) -> Result<String> {
+        let data = serde_json::json!({"study": self.key.study, "pairs": self.shown});
+        // Nothing in a text may end the script element.
+        let data = data.to_string().replace('<', "\\u003c");
+        let page = include_str!("page.html");
+        let page = page.replace("TITLE", &escape_html(title));
+        Ok(page.replace("DATA", &data))
+    }
+}
+
+/// Two strategies' responses, where they differ: equal ones tell nothing.
+fn different<'a>(
+    own: &BTreeMap<&str, &'a GenerationRow>,
+    first: &str,
+    second: &str,
+) -> Option<[&'a GenerationRow; 2]> {
+    let pair = [*own.get(first)?, *own.get(second)?];
+    (pair[0].response != pair[1].response).then_some(pair)
+}
+
+/// Reads the key that an export wrote.
+///
+/// # Errors
+/// With the file's name.
+pub fn read_key(path: &Path) -> Result<Key> {
+    read(path)
+}
+
+/// Reads what raters sent back, and checks that it belongs to the study.
+///
+/// # Errors
+/// With the file's name: a damaged file, another study, a pair that is not in it, a rater who comes twice.
+pub fn read_answers(key: &Key, paths: &[PathBuf]) -> Result<Vec<Answers>> {
+    let mut all: Vec<Answers> = Vec::new();
+    for path in paths {
+        let answers: Answers = read(path)?;
+        let fail = |message: String| Err(Error::Argument(format!("{}: {message}", path.display())));
+        if answers.study != key.study {
+            let (got, expected) = (&answers.study, &key.study);
+            return fail(format!("answers to study {got}, this is {expected}"));
+        }
+        if let Some(id) = answers
+            .answers
+            .keys()
+            .find(|id| !key.pairs.contains_key(id))
+        {
+            return fail(format!("there is no pair {id} in the study"));
+        }
+        if all.iter().any(|other| other.rater == answers.rater) {
+            return fail(format!("rater '{}' comes twice", answers.rater));
+        }
+        all.push(answers);
+    }
+    Ok(all)
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+        path: path.into(),
+        source,
+    })?;
+    serde_json::from_str(&text).map_err(|e| {
+        Error::Argument(format!(
+            "{}:{}:{}: {e}",
+            path.display(),
+            e.line(),
+            e.column()
+        ))
+    })
+}
+
+/// Writes the key.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_key(key: &Key, path: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(key).map_err(|e| Error::table(path, e))? + "\n";
+    write_atomic(path, text.as_bytes())
+}
