@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{self, model_path, plain, resolve_expert};
 use crate::failure::{nearest, usage};
+use crate::run::retention::Retention;
 
 /// One comparison.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +49,9 @@ pub struct Experiment {
     /// Another prompt set, on which `BestSingle` chooses; none of its prompts may be in `prompts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
+    /// What is checked not to be forgotten. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
     /// Responses per prompt, preference and strategy. Default 1 (ours).
     #[serde(default = "one")]
     pub samples: u32,
@@ -105,6 +109,9 @@ impl Experiment {
     fn resolve(&mut self, folder: &Path) {
         self.prompts = folder.join(&self.prompts);
         self.validation = self.validation.as_ref().map(|file| folder.join(file));
+        if let Some(retention) = &mut self.retention {
+            retention.resolve(folder);
+        }
         for file in &mut self.training {
             *file = folder.join(&*file);
         }
@@ -172,6 +179,14 @@ impl Experiment {
             for (direction, _) in preference.shares().with_context(context)? {
                 locate(&dimensions, &direction).with_context(context)?;
             }
+        }
+        for name in self.retention.iter().flat_map(|r| &r.preferences) {
+            let known = self.preferences.names();
+            anyhow::ensure!(
+                known.contains(&name.as_str()),
+                "retention: no preference '{name}'; there are: {}",
+                known.join(", ")
+            );
         }
         for (name, expert) in self.experts.iter() {
             if let ExpertSpec::Limited { top_k, .. } = expert {

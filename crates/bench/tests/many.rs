@@ -122,6 +122,55 @@ fn a_neighbours_batches_are_taken() {
 }
 
 #[test]
+fn what_is_retained_is_measured_and_kept() {
+    let folder = experiment();
+    let here = folder.path();
+    let field = "retention: (text: \"prose.txt\", questions: \"asked.jsonl\", preferences: [\"both\"]),\n    prompts: ";
+    let text = common::EXPERIMENT.replace("prompts: ", field);
+    write(
+        here,
+        "kept.ron",
+        &text.replace("Prompting()", "BestOfN(n: 2)"),
+    );
+    std::fs::write(here.join("prose.txt"), "A b c.\n\nD e f g.\n").unwrap();
+    let question = "{\"question\": \"a?\", \"options\": [\"x\", \"y z\"], \"answer\": 1}\n";
+    std::fs::write(here.join("asked.jsonl"), question).unwrap();
+    done(here, &["run", "kept.ron", "--out", "run"]);
+    let table = std::fs::read_to_string(here.join("run/tables/retention.csv")).unwrap();
+    assert!(table.starts_with("strategy,perplexity,perplexity_low,perplexity_high,accuracy,"));
+    let value = |name: &str| -> f64 {
+        let line = table.lines().find(|l| l.starts_with(name)).unwrap();
+        line.split(',').nth(1).unwrap().parse().unwrap()
+    };
+    // Against what `mope score` says of the same passages.
+    let (mut total, mut tokens) = (0.0, 0);
+    for passage in ["A b c.", "D e f g."] {
+        let model = common::fixture("llama");
+        let score = ["--json", "score", "--model", model.to_str().unwrap()];
+        let asked = ["--prompt", "Write a short text.", "--response", passage];
+        let scored = json(&done(here, &[&score[..], &asked[..]].concat()));
+        total -= scored["total"].as_f64().unwrap();
+        tokens += scored["tokens"].as_array().unwrap().len();
+    }
+    let expected = (total / tokens as f64).exp();
+    assert!(
+        (value("base,") / expected - 1.0).abs() < 1e-5,
+        "{table} {expected}"
+    );
+    assert!(value("uniform,") != value("base,"));
+    let first = contents(&here.join("run"));
+    assert_eq!(
+        first.keys().filter(|n| n.starts_with("retention/")).count(),
+        6
+    );
+    done(here, &["report", "run"]);
+    same(&first, &contents(&here.join("run")));
+    std::fs::write(here.join("asked.jsonl"), question.replace("1}", "2}")).unwrap();
+    let error = fails(here, &["run", "kept.ron", "--out", "run"], 2);
+    assert!(error.contains("asked.jsonl:1: answer must be"), "{error}");
+}
+
+#[test]
 fn prompt_sets_are_kept_apart() {
     let folder = experiment();
     let here = folder.path();

@@ -74,11 +74,12 @@ fn names(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// Folders of a run.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     "validation",
     "references",
     "generations",
     "scores",
+    "retention",
     "tables",
     "plots",
 ];

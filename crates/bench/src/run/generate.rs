@@ -36,7 +36,7 @@ pub struct Generate<'a> {
     pub(super) validation: &'a [NamedPrompt],
     /// The expert that was chosen, by strategy and preference.
     pub(super) chosen: BTreeMap<(String, String), String>,
-    base: Arc<LanguageModel>,
+    pub(super) base: Arc<LanguageModel>,
     models: Models,
     pub(super) experts: BTreeMap<String, Expert>,
     /// Parameters of the experts that are merged.
@@ -313,7 +313,7 @@ impl<'a> Generate<'a> {
         Ok(())
     }
 
-    fn pool(&self, job: &Job<'_>) -> Result<ExpertPool> {
+    pub(super) fn pool(&self, job: &Job<'_>) -> Result<ExpertPool> {
         let plan = self.plan(job)?;
         let rephrased = plan.instruction.is_some() || !plan.examples.is_empty();
         let experts = match &plan.merge {

@@ -140,12 +140,26 @@ impl Generate<'_> {
         Ok(single.plan(preference, &self.experiment.expert_names())?)
     }
 
-    /// Cuts a job into batches.
-    pub(super) fn batches<'b>(&'b self, job: &'b Job<'b>) -> Result<Vec<Batch<'b>>> {
-        let plan = self.plan(job)?;
+    /// What a job's distributions follow from.
+    pub(super) fn content(&self, job: &Job<'_>, plan: &Plan) -> Value {
         let names = plan.sources().iter();
         let experts: BTreeMap<&String, &Value> =
             names.map(|name| (name, &self.fingerprints[name])).collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "device": self.experiment.device,
+            "weights": self.experiment.weights,
+            "model": self.inputs["model"],
+            "experts": experts,
+            "strategy": job.strategy,
+            "preference": job.preference,
+            "definition": job.definition,
+        })
+    }
+
+    /// Cuts a job into batches.
+    pub(super) fn batches<'b>(&'b self, job: &'b Job<'b>) -> Result<Vec<Batch<'b>>> {
+        let plan = self.plan(job)?;
         let attempts = plan.samples as u64 * self.experiment.generation.max_new_tokens as u64;
         let requests: Vec<(&NamedPrompt, u32)> = job
             .prompts
@@ -160,20 +174,15 @@ impl Generate<'_> {
                 .iter()
                 .map(|(p, sample)| json!([p.id, p.prompt, sample]))
                 .collect();
-            let key = json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "device": self.experiment.device,
-                "weights": self.experiment.weights,
-                "seed": self.experiment.seed,
-                "model": self.inputs["model"],
-                "experts": experts,
-                "generation": self.experiment.generation,
-                "kl": self.experiment.kl,
-                "strategy": job.strategy,
-                "preference": job.preference,
-                "definition": job.definition,
-                "requests": asked,
-            });
+            let key = json!([
+                self.content(job, &plan),
+                {
+                    "seed": self.experiment.seed,
+                    "generation": self.experiment.generation,
+                    "kl": self.experiment.kl,
+                    "requests": asked,
+                },
+            ]);
             let key = lm::source::hex(&Sha256::digest(key.to_string().as_bytes())[..6]);
             let file = match job.part {
                 "references" => format!("{i:04}.{key}.parquet"),

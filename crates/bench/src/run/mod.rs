@@ -6,6 +6,7 @@ pub mod grid;
 mod jobs;
 pub mod manifest;
 pub mod report;
+pub mod retention;
 mod score;
 pub mod splits;
 mod validation;
@@ -60,6 +61,12 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
         let name = name.to_string_lossy().into_owned();
         inputs.insert(format!("training {i}"), [(name, hash)].into());
     }
+    for file in experiment.retention.iter().flat_map(|r| r.files()) {
+        let hash = lm::source::sha256(file)?;
+        let name = file.file_name().unwrap_or(file.as_os_str());
+        let own = inputs.entry("retention".into()).or_default();
+        own.insert(name.to_string_lossy().into_owned(), hash);
+    }
     for (name, strategy) in experiment.strategies.iter() {
         if matches!(strategy, mixing::Strategy::BestOfN(_)) {
             warnings.push(format!(
@@ -88,10 +95,12 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     lap(&mut session, "generate");
     score::score(experiment, &prompts, &rows, &folder)?;
     lap(&mut session, "score");
+    let retention = generate.retain(&folder)?;
+    lap(&mut session, "retain");
     session.finished = Some(now());
     let manifest = save(&session)?;
     let (generations, scores) = report::read_rows(&folder)?;
-    report::report(&manifest, &generations, &scores, &folder)
+    report::report(&manifest, &generations, &scores, retention, &folder)
 }
 
 /// Generates one of several parts and returns how many of its responses are there.
@@ -129,5 +138,6 @@ pub fn rebuild(out: &Path) -> Result<DataFrame> {
     let manifest = Manifest::load(out)?;
     let folder = RunFolder::open(out)?;
     let (generations, scores) = report::read_rows(&folder)?;
-    report::report(&manifest, &generations, &scores, &folder)
+    let retention = retention::written(&folder)?;
+    report::report(&manifest, &generations, &scores, retention, &folder)
 }

@@ -64,6 +64,7 @@ pub fn report(
     manifest: &Manifest,
     generations: &[GenerationRow],
     scores: &[ScoreRow],
+    mut retention: Option<DataFrame>,
     folder: &RunFolder,
 ) -> Result<DataFrame> {
     let experiment = &manifest.experiment;
@@ -99,6 +100,9 @@ pub fn report(
         ("weights", &mut weight_table),
     ] {
         write_all(&tables, name, frame)?;
+    }
+    if let Some(retention) = &mut retention {
+        write_all(&tables, "retention", retention)?;
     }
     comparison.paper().write(&tables, "paper")?;
     comparison
@@ -185,6 +189,15 @@ pub fn report(
              response, in nats, and mean weights."
                 .into(),
             &weight_table,
+        ));
+    }
+    if let Some(retention) = &retention {
+        shown.push((
+            "Retention",
+            "What the strategies still know: perplexity of held-out prose as a response, and share of \
+             questions whose right option is the likeliest; intervals over passages and questions."
+                .into(),
+            retention,
         ));
     }
     let text = serde_json::to_string_pretty(manifest)?;
