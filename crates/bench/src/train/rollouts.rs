@@ -16,7 +16,7 @@ use mixing::{Generation, Generator, Preference, Request, Strategy};
 use super::file::Training;
 use crate::prompts;
 
-/// Sequences decoded together (ours: the engine's rate grows little beyond).
+/// Sequences decoded together (ours, not tuned).
 const WIDTH: usize = 32;
 /// Responses shown in `samples.md`.
 const SHOWN: usize = 12;

@@ -43,7 +43,7 @@ pub struct RewardModelConfig {
     pub held_out: f64,
     /// Weight of the squared head in the mean loss, features standardised. Default 0.01 (ours).
     pub ridge: f64,
-    /// Full-batch steps of the head. Default 400 (ours: it has converged).
+    /// Full-batch steps of the head. Default 400 (ours, not tuned).
     pub steps: u64,
     /// An adapter below the head; `None` trains the head alone (default).
     pub lora: Option<LoraConfig>,

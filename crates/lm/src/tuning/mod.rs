@@ -36,7 +36,7 @@ use blocks::each_chunk;
 pub use blocks::{BlockGradient, Blocks, Layout, Part, normal};
 use forward::{Tape, sized};
 
-/// Most tokens of a chunk (ours: keeps a 135M model's activations below 400 MB a thread).
+/// Most tokens of a chunk (ours: bounds what a thread holds of activations).
 pub const CHUNK: usize = 384;
 
 /// A frozen decoder through which gradients flow.
