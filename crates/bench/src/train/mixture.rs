@@ -295,6 +295,7 @@ impl<'a> Mixture<'a> {
             choice: Choice::Soft,
             hold: 1,
             space: Space::Probability,
+            strength: 1.0,
         };
         let stated: BTreeMap<String, f64> = preference.shares()?.into_iter().collect();
         let share = |name: &String| stated.get(name).map_or(0.0, |s| *s as f32);

@@ -6,6 +6,7 @@
 //! 1. only the experts that the preference names run and get weight; the softmax is over them
 //! 2. the PCM reads the importances as a vector, too, and so serves degrees of a preference
 //! 3. weights may be made hard, held for some tokens, or applied to log-probabilities, as ablations
+//! 4. in log space they may go beyond the experts, as in DeRa: `p ∝ p_0 Π_i (p_i / p_0)^(s α_i)`
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{Method, Space};
 use crate::mixer::same_experts;
 use crate::{
-    Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities, refuse,
+    BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities, refuse,
 };
 
 /// How logits become weights.
@@ -48,21 +49,34 @@ pub struct Pcm {
     /// Where distributions are averaged. Default: probabilities (paper).
     #[serde(default)]
     pub space: Space,
+    /// How far to go from the base in log space, 1 being the experts. Default 1 (paper).
+    #[serde(default = "whole")]
+    pub strength: f64,
 }
 
 fn one() -> usize {
     1
 }
 
+fn whole() -> f64 {
+    1.0
+}
+
 impl Method for Pcm {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         preference.directions(experts)?;
+        if self.beyond() && !experts.contains(&BASE) {
+            return refuse(format!("strength needs an expert called '{BASE}'"));
+        }
         let known = PcmConfig::load(&self.model)?.experts;
         self.plan_over(&known, Model::Folder, preference)
     }
 
     fn needs(&self) -> Needs {
-        self.space.needs()
+        match self.beyond() {
+            true => Needs::FULL,
+            false => self.space.needs(),
+        }
     }
 
     fn one_hot(&self) -> bool {
@@ -71,6 +85,11 @@ impl Method for Pcm {
 }
 
 impl Pcm {
+    /// The base takes part.
+    fn beyond(&self) -> bool {
+        self.strength != 1.0
+    }
+
     /// How a PCM in memory serves a preference; a training's own, for instance.
     ///
     /// # Errors
@@ -84,7 +103,13 @@ impl Pcm {
         if self.hold == 0 {
             return refuse("hold is 0; weights are kept for at least one token");
         }
-        let (names, shares): (Vec<String>, Vec<f64>) = preference.shares()?.into_iter().unzip();
+        if self.beyond() && (self.space != Space::Log || !self.strength.is_finite()) {
+            let strength = self.strength;
+            return refuse(format!(
+                "strength is {strength}; other than 1 it needs space: Log, and must be a number"
+            ));
+        }
+        let (mut names, shares): (Vec<String>, Vec<f64>) = preference.shares()?.into_iter().unzip();
         let place = |name: &String| {
             let found = known.iter().position(|k| k == name);
             found.map_or_else(
@@ -102,7 +127,13 @@ impl Pcm {
         for (place, share) in places.iter().zip(&shares) {
             all[*place] = *share as f32;
         }
+        let base_at = self.beyond().then(|| {
+            let at = names.partition_point(|name| name.as_str() < BASE);
+            names.insert(at, BASE.into());
+            at
+        });
         let mixer = PcmMixer {
+            base_at,
             strategy: self.clone(),
             text: preference.text.clone(),
             model,
@@ -137,8 +168,10 @@ struct PcmMixer {
     model: Model,
     /// Importance of each of the PCM's experts.
     shares: Vec<f32>,
-    /// Place among the PCM's experts of each expert that runs.
+    /// Place among the PCM's experts of each expert that runs, the base left out.
     places: Vec<usize>,
+    /// Which expert is the base, where it takes part.
+    base_at: Option<usize>,
     open: Option<Open>,
     /// Token ids of the preference in words.
     preference: Vec<u32>,
@@ -148,7 +181,12 @@ struct PcmMixer {
 
 /// Statistics of each sequence's experts at their places among the PCM's, `[sequences, width]`; empty where the
 /// PCM reads none.
-fn features(config: &PcmConfig, places: &[usize], next: &NextTokens) -> Vec<f32> {
+fn features(
+    config: &PcmConfig,
+    places: &[usize],
+    experts: &[usize],
+    next: &NextTokens,
+) -> Vec<f32> {
     if !config.statistics {
         return Vec::new();
     }
@@ -156,7 +194,8 @@ fn features(config: &PcmConfig, places: &[usize], next: &NextTokens) -> Vec<f32>
     let mut out = vec![0.0; next.sequences * width];
     let shared = Shared::new(&mut out);
     Team::global().for_each(next.sequences, |sequence| {
-        let rows: Vec<&[f32]> = (0..next.experts).map(|e| next.row(e, sequence)).collect();
+        let rows = experts.iter().map(|&e| next.row(e, sequence));
+        let rows: Vec<&[f32]> = rows.collect();
         // SAFETY: each number is handed out once.
         let own = unsafe { shared.write(sequence * width..(sequence + 1) * width) };
         let (each, divergence) = statistics(&rows);
@@ -222,12 +261,17 @@ impl Mixer for PcmMixer {
 
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
         let next = step.next;
-        same_experts(step, self.places.len())?;
+        same_experts(
+            step,
+            self.places.len() + usize::from(self.base_at.is_some()),
+        )?;
+        let own = (0..next.experts).filter(|e| Some(*e) != self.base_at);
+        let own: Vec<usize> = own.collect();
         let Some(Open { base, runner }) = &mut self.open else {
             return refuse("the PCM was not opened with a model");
         };
         let config = runner.pcm().config();
-        let features = features(config, &self.places, next);
+        let features = features(config, &self.places, &own, next);
         let width = features.len() / next.sequences.max(1);
         let reads_text = config.preference != pcm::PreferenceInput::Weights;
         let contexts: Vec<Vec<u32>> = step
@@ -282,10 +326,19 @@ impl Mixer for PcmMixer {
             weights.extend(own);
         }
         mixed.features = features;
-        let experts = self.places.len();
+        let (experts, strength) = (self.places.len(), self.strategy.strength as f32);
+        let base_at = self.base_at;
         mixed.each(step, |sequence, out, used| {
-            used.copy_from_slice(&weights[sequence * experts..(sequence + 1) * experts]);
-            let rows: Vec<&[f32]> = (0..experts).map(|e| next.row(e, sequence)).collect();
+            let weights = &weights[sequence * experts..(sequence + 1) * experts];
+            match base_at {
+                None => used.copy_from_slice(weights),
+                Some(base) => {
+                    used[base] = 1.0 - strength;
+                    let places = own.iter().zip(weights);
+                    places.for_each(|(&place, w)| used[place] = strength * w);
+                }
+            }
+            let rows: Vec<&[f32]> = (0..next.experts).map(|e| next.row(e, sequence)).collect();
             match self.strategy.space {
                 Space::Probability => mix_probabilities(&rows, used, out),
                 Space::Log => mix_logs(&rows, used, out),
