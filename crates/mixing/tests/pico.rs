@@ -257,6 +257,70 @@ fn a_reference_beside_changes_nothing_and_its_divergence_is_the_direct_sum() {
 }
 
 #[test]
+fn a_pcm_goes_from_the_base_through_its_experts_and_beyond() {
+    let all = experts();
+    let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
+    let width = all[0].model.config().hidden_size;
+    let pcm = pcm::Pcm::new(&pcm::PcmConfig::tiny(&["patterns", "plain"], width), 3).unwrap();
+    let stated = Preference {
+        text: "be good".into(),
+        weights: [("patterns".to_string(), 1.0), ("plain".to_string(), 2.0)].into(),
+    };
+    let respond = |plan: mixing::Plan| {
+        let own = plan.experts.iter();
+        let own = own.map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
+        let pool = ExpertPool::new(own.collect()).unwrap();
+        let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
+        let made = generator.generate(requests(), 3, &SETTINGS, |_, _| ());
+        made.unwrap()
+    };
+    let with = |space, strength| mixing::strategies::Pcm {
+        model: Default::default(),
+        choice: Default::default(),
+        hold: 1,
+        space,
+        strength,
+    };
+    let log = respond(
+        with(Space::Log, 1.0)
+            .plan_with(pcm.clone(), &stated)
+            .unwrap(),
+    );
+    let near = respond(
+        with(Space::Log, 1.0 + 1e-6)
+            .plan_with(pcm.clone(), &stated)
+            .unwrap(),
+    );
+    let none = respond(
+        with(Space::Log, 0.0)
+            .plan_with(pcm.clone(), &stated)
+            .unwrap(),
+    );
+    let beyond = respond(
+        with(Space::Log, 3.0)
+            .plan_with(pcm.clone(), &stated)
+            .unwrap(),
+    );
+    let single = Strategy::Single(Single {
+        expert: "base".into(),
+    });
+    let base = respond(single.plan(&stated, &names).unwrap());
+    for i in 0..log.len() {
+        assert_eq!(log[i].tokens, near[i].tokens);
+        close(&log[i].log_probs, &near[i].log_probs, 1e-4);
+        assert_eq!(none[i].tokens, base[i].tokens);
+        close(&none[i].log_probs, &base[i].log_probs, 1e-5);
+        for (weights, own) in beyond[i].weights.chunks(3).zip(beyond[i].tokens.iter()) {
+            assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{own}");
+            assert_eq!(weights[0], -2.0);
+        }
+    }
+    assert!((0..log.len()).any(|i| beyond[i].log_probs != log[i].log_probs));
+    let error = with(Space::Probability, 2.0).plan_with(pcm, &stated);
+    assert!(error.unwrap_err().to_string().contains("space: Log"));
+}
+
+#[test]
 fn a_batch_equals_each_request_alone_in_every_strategy() {
     for strategy in strategies() {
         let together = generate(&strategy, requests());

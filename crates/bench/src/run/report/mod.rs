@@ -1,0 +1,195 @@
+//! Stage "report": tables, plots and the HTML page, from the rows alone.
+
+mod plots;
+mod tables;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use eval::comparison::Comparison;
+use eval::report::Report;
+use eval::rows::{self, GenerationRow, Identity, ScoreRow};
+use eval::table::{parquet, read_parquet, write_all, write_csv};
+use eval::weights::Weights;
+use polars::prelude::{Column, DataFrame};
+
+use super::folder::RunFolder;
+use super::manifest::Manifest;
+use plots::Plots;
+
+/// Prompts below which a run is called small: the share of draws that a percentile interval needs (ours).
+const FEW: usize = 20;
+
+/// Rows of a run folder, as its Parquet files have them.
+///
+/// # Errors
+/// A file that is missing or damaged.
+pub fn read_rows(folder: &RunFolder) -> Result<(Vec<GenerationRow>, Vec<ScoreRow>)> {
+    let mut generations = Vec::new();
+    for path in parquet_files(&folder.path("generations"))? {
+        generations.extend(rows::generations(&path, &read_parquet(&path)?)?);
+    }
+    let mut scores = Vec::new();
+    for path in parquet_files(&folder.path("scores"))? {
+        scores.extend(rows::scores(&path, &read_parquet(&path)?)?);
+    }
+    ensure!(
+        !scores.is_empty() && !generations.is_empty(),
+        "{}: there are no rows yet; `mope run` makes them",
+        folder.root().display()
+    );
+    Ok((generations, scores))
+}
+
+fn parquet_files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let paths: Result<Vec<_>, _> = entries.map(|e| e.map(|e| e.path())).collect();
+    let mut paths = paths?;
+    paths.retain(|p| p.extension().is_some_and(|e| e == "parquet"));
+    paths.sort();
+    Ok(paths)
+}
+
+/// Writes tables, plots and `report.html`; returns the ranking.
+///
+/// # Errors
+/// Rows that don't belong to the experiment, a folder that cannot be written.
+pub fn report(
+    manifest: &Manifest,
+    generations: &[GenerationRow],
+    scores: &[ScoreRow],
+    retention: Option<DataFrame>,
+    folder: &RunFolder,
+) -> Result<DataFrame> {
+    let experiment = &manifest.experiment;
+    let names = experiment.strategies.names();
+    let strategies: Vec<String> = names.iter().map(|s| s.to_string()).collect();
+    let preference_names = experiment.preferences.names();
+    let preference_names: Vec<String> = preference_names.iter().map(|p| p.to_string()).collect();
+    let comparison = Comparison::new(scores, &strategies)?;
+
+    let weights: Vec<(String, Weights)> = strategies
+        .iter()
+        .filter_map(|s| Some((s.clone(), Weights::of(s, generations)?)))
+        .collect();
+    let mut tables = tables::tables(manifest, &comparison, generations, &weights, retention)?;
+    let folder_of_tables = folder.path("tables");
+    for table in &mut tables {
+        write_all(&folder_of_tables, table.file, &mut table.frame)?;
+    }
+    comparison.paper().write(&folder_of_tables, "paper")?;
+    comparison
+        .paper_preferences()
+        .write(&folder_of_tables, "paper_preferences")?;
+    let path = folder_of_tables.join("resamples.parquet");
+    let draws = parquet(&path, &mut comparison.bootstrap().frame()?)?;
+    eval::write_atomic(&path, &draws)?;
+    write_csv(
+        &folder_of_tables,
+        "responses",
+        &mut responses(generations, scores)?,
+    )?;
+    let plots = Plots {
+        manifest,
+        comparison: &comparison,
+        generations,
+        weights: &weights,
+        folder: folder.path("plots"),
+        drawn: Vec::new(),
+    };
+    let text = serde_json::to_string_pretty(manifest)?;
+    let filled = tables.iter().filter(|t| t.frame.height() > 0);
+    let page = Report {
+        title: &experiment.name,
+        facts: &facts(manifest),
+        warnings: warnings(manifest),
+        tables: filled
+            .map(|t| (t.heading, t.hint.clone(), &t.frame))
+            .collect(),
+        plots: plots.draw()?,
+        strategies: &strategies,
+        preferences: &preference_names,
+        samples: samples(generations, scores),
+        config: &manifest.source,
+        manifest: &text,
+    };
+    let path = folder.path("report.html");
+    eval::write_atomic(&path, page.html()?.as_bytes())?;
+    // The ranking comes first.
+    Ok(tables.swap_remove(0).frame)
+}
+
+/// What a reader must know before believing the tables.
+fn warnings(manifest: &Manifest) -> Vec<String> {
+    let mut out = manifest.warnings.clone();
+    if manifest.prompts < FEW {
+        out.push(format!(
+            "{} prompts are few: intervals and tests by prompt say little; see prompts_needed.",
+            manifest.prompts
+        ));
+    }
+    out
+}
+
+/// Every response with its utility, for people without a Parquet reader.
+fn responses(generations: &[GenerationRow], scores: &[ScoreRow]) -> Result<DataFrame> {
+    let by_identity: HashMap<&Identity, &ScoreRow> =
+        scores.iter().map(|s| (&s.identity, s)).collect();
+    let utility: Vec<Option<f64>> = generations
+        .iter()
+        .map(|g| by_identity.get(&g.identity).map(|s| s.utility))
+        .collect();
+    let tokens: Vec<u32> = generations.iter().map(|g| g.tokens.len() as u32).collect();
+    let kept = [
+        "strategy",
+        "preference",
+        "prompt",
+        "sample",
+        "question",
+        "response",
+        "ended",
+    ];
+    let mut frame = rows::generations_frame(generations)?.select(kept)?;
+    frame.with_column(Column::new("tokens".into(), tokens))?;
+    frame.with_column(Column::new("utility".into(), utility))?;
+    Ok(frame)
+}
+
+fn facts(manifest: &Manifest) -> Vec<(String, String)> {
+    let experiment = &manifest.experiment;
+    let sampling = &experiment.generation.sampling;
+    let pair = |term: &str, text: String| (term.to_string(), text);
+    vec![
+        pair("model", experiment.model.clone()),
+        pair("experts", experiment.expert_names().join(", ")),
+        pair("strategies", experiment.strategies.names().join(", ")),
+        pair("preferences", experiment.preferences.names().join(", ")),
+        pair(
+            "responses",
+            format!(
+                "{} prompts, {} each, at most {} tokens, temperature {}",
+                manifest.prompts,
+                experiment.samples,
+                experiment.generation.max_new_tokens,
+                sampling.temperature
+            ),
+        ),
+        pair("seed", experiment.seed.to_string()),
+        pair(
+            "device",
+            format!("{}, weights {:?}", experiment.device, experiment.weights),
+        ),
+    ]
+}
+
+/// Responses with their scores, as the report's browser orders them.
+fn samples<'a>(
+    generations: &'a [GenerationRow],
+    scores: &'a [ScoreRow],
+) -> Vec<(&'a GenerationRow, &'a ScoreRow)> {
+    let by_identity: HashMap<&Identity, &ScoreRow> =
+        scores.iter().map(|s| (&s.identity, s)).collect();
+    let both = |g: &'a GenerationRow| Some((g, *by_identity.get(&g.identity)?));
+    generations.iter().filter_map(both).collect()
+}

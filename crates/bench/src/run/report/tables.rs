@@ -1,0 +1,152 @@
+//! The tables of a report.
+
+use anyhow::Result;
+use eval::comparison::Comparison;
+use eval::rows::GenerationRow;
+use eval::statistics::RESAMPLES;
+use eval::weights::Weights;
+use polars::prelude::{Column, DataFrame};
+
+use super::super::manifest::Manifest;
+
+/// A table, where it is written and how it is read.
+pub(super) struct Table {
+    /// Name of its files.
+    pub file: &'static str,
+    pub heading: &'static str,
+    pub hint: String,
+    pub frame: DataFrame,
+}
+
+/// All of them, in the order of the report.
+pub(super) fn tables(
+    manifest: &Manifest,
+    comparison: &Comparison<'_>,
+    generations: &[GenerationRow],
+    weights: &[(String, Weights)],
+    retention: Option<DataFrame>,
+) -> Result<Vec<Table>> {
+    let experiment = &manifest.experiment;
+    let first = comparison.strategies().first().map_or("", String::as_str);
+    let table = |file, heading, hint: String, frame| Table {
+        file,
+        heading,
+        hint,
+        frame,
+    };
+    let mut tables = vec![
+        table(
+            "ranking",
+            "Ranking",
+            format!(
+                "By Bradley-Terry strength: the log-odds of winning against the average strategy. A win is a \
+                 higher utility on the same prompt, preference and sample, a tie half; win_rate is the mean \
+                 over all others. Differences in utility are against '{first}', tested by permutation and \
+                 corrected for all pairs (Holm). Intervals are 95 %, from {RESAMPLES} draws of prompts. \
+                 prompts_needed: for a difference of two points of utility to '{first}' to show in four of \
+                 five experiments."
+            ),
+            comparison.ranking()?,
+        ),
+        table(
+            "quality",
+            "Quality",
+            "kl: divergence of the mixture from the base, in nats; base_perplexity: of the responses under \
+             the base; worst_dimension: the smallest reward among those stated, on average; repetition: share \
+             of token trigrams that came before in the response; distinct: different n-grams of words over \
+             all; self_bleu: of each response against those to other prompts (100: all alike)."
+                .into(),
+            comparison.quality_table(generations)?,
+        ),
+        table("cost", "Cost", cost_hint(experiment.kl), cost(manifest)?),
+        table(
+            "rewards",
+            "Rewards",
+            "Normalised rewards with intervals, signed so that more is better, where the preference states \
+             the dimension; bradley_terry: mean probability of beating the reference; mean and standard \
+             deviation of the raw scores over all responses."
+                .into(),
+            comparison.reward_table()?,
+        ),
+        table(
+            "preferences",
+            "Preferences",
+            "Mean utility of every strategy for every preference.".into(),
+            comparison.preference_table()?,
+        ),
+        table(
+            "differences",
+            "Differences",
+            "Mean difference in utility of every pair on the same prompt, preference and sample.".into(),
+            comparison.difference_table()?,
+        ),
+        table(
+            "win_rates",
+            "Win rates",
+            "By utility, and by each reward where the preference states its dimension; a tie is half."
+                .into(),
+            comparison.win_rate_table()?,
+        ),
+        table(
+            "fronts",
+            "Fronts",
+            format!(
+                "For preferences that weigh the same directions differently: the volume of mean rewards \
+                 above {} in every direction, points that no strategy's point exceeds, and the mean inner \
+                 product of shares and rewards.",
+                experiment.reference_point
+            ),
+            comparison.front_table(experiment.reference_point)?,
+        ),
+        table(
+            "weights",
+            "Weights",
+            "Mutual information of the chosen expert with the preference and with the position in a \
+             response, in nats, and mean weights."
+                .into(),
+            eval::weights::table(weights)?,
+        ),
+    ];
+    if let Some(retention) = retention {
+        tables.push(table(
+            "retention",
+            "Retention",
+            "What the strategies still know: perplexity of held-out prose as a response, and share of \
+             questions whose right option is the likeliest; intervals over passages and questions."
+                .into(),
+            retention,
+        ));
+    }
+    Ok(tables)
+}
+
+fn cost_hint(kl: bool) -> String {
+    let beside = match kl {
+        true => ", which includes the base's pass for kl where the base is no expert",
+        false => "",
+    };
+    format!(
+        "Forward passes of experts per token that is kept; time over all sequences of a batch{beside}."
+    )
+}
+
+/// What a token costs, by strategy.
+fn cost(manifest: &Manifest) -> Result<DataFrame> {
+    let names = manifest.experiment.strategies.names();
+    let passes: Vec<Option<f64>> = names
+        .iter()
+        .map(|s| manifest.passes.get(*s).copied())
+        .collect();
+    let seconds: Vec<Option<f64>> = names
+        .iter()
+        .map(|s| manifest.seconds_per_token(s))
+        .collect();
+    let rates: Vec<Option<f64>> = seconds.iter().map(|s| s.map(|s| 1.0 / s)).collect();
+    let columns = vec![
+        Column::new("strategy".into(), names),
+        Column::new("passes_per_token".into(), passes),
+        Column::new("seconds_per_token".into(), seconds),
+        Column::new("tokens_per_second".into(), rates),
+    ];
+    Ok(DataFrame::new_infer_height(columns)?)
+}
