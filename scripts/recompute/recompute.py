@@ -295,7 +295,7 @@ def weights(run):
         given = {p: v / v.sum() for p, v in sums.items()}
         mean = np.mean(list(given.values()), axis=0)
         information = entropy(mean) - np.mean([entropy(g) for g in given.values()])
-        row = {"strategy": s, "preference_information": max(information, 0), "token_information": np.mean(within)}
+        row = {"strategy": s, "preference_information": max(information, 0), "token_information": max(np.mean(within), 0)}
         row.update(zip(experts, mean))
         rows.append(row)
     return pd.DataFrame(rows)

@@ -73,7 +73,7 @@ pub enum Command {
     /// Generate one response and stream it
     #[command(after_help = "Examples:\n  \
                       mope generate --model smollm2-135m-instruct --prompt 'Why is the sky blue?'\n  \
-                      mope generate --config experiments/quickstart/quickstart.ron --strategy fixed \\\n    \
+                      mope generate --config experiments/quickstart/quickstart.ron --strategy pcm \\\n    \
                       --preference 'concise=0.7,friendly=0.3' --prompt 'Why is the sky blue?' --weights")]
     Generate(GenerateArgs),
     /// Log-probabilities (nats) of a given response, one per token

@@ -88,7 +88,7 @@ impl Weights {
         let given: f64 = by_preference.values().map(|w| entropy(w)).sum();
         Some(Self {
             preference_information: (entropy(&mean) - given / n).max(0.0),
-            token_information: within.iter().sum::<f64>() / within.len() as f64,
+            token_information: (within.iter().sum::<f64>() / within.len() as f64).max(0.0),
             experts,
             by_preference,
             by_position,
