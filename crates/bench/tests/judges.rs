@@ -75,7 +75,7 @@ fn answer(mut stream: TcpStream, fault: Option<usize>) -> std::io::Result<()> {
     let first = part("[Response A]", "[Response B]").map_or(0, str::len);
     let second = part("[Response B]", "Answer with one").map_or(0, str::len);
     let letter = if first >= second { "A" } else { "B" };
-    let good = json!({"choices": [{"message": {"content": letter}}]}).to_string();
+    let good = json!({"choices": [{"message": {"content": format!("{letter}. You sent {authorization}")}}]}).to_string();
     let (status, more, text) = match fault {
         None => ("200 OK", "", good),
         // Slower than the client waits.

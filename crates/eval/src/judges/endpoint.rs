@@ -98,7 +98,9 @@ impl Endpoint {
         }
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs_f64(spec.timeout)))
-            .http_status_as_error(false);
+            .http_status_as_error(false)
+            // Sent on, the key would go elsewhere.
+            .max_redirects(0);
         Ok(Self {
             agent: config.build().into(),
             spec: spec.clone(),
@@ -150,6 +152,14 @@ impl Endpoint {
         })
     }
 
+    /// A server may repeat what it was sent; the key is written nowhere.
+    fn without_key(&self, text: String) -> String {
+        match self.key.as_deref().filter(|k| !k.is_empty()) {
+            Some(key) => text.replace(key, "…"),
+            None => text,
+        }
+    }
+
     /// Between a half and one and a half of the time that is due, so that many who wait don't come at once.
     fn pause(&mut self, attempt: u32, asked_for: Option<f64>) {
         self.waits += 1;
@@ -180,6 +190,7 @@ impl Judge for Endpoint {
             self.keep_the_rate();
             match self.attempt(&text) {
                 Ok(raw) => {
+                    let raw = self.without_key(raw);
                     let verdict = Verdict::read(&raw);
                     return Ok(Reply { verdict, raw });
                 }
@@ -195,10 +206,7 @@ impl Judge for Endpoint {
                 }
             }
         }
-        // A server may repeat what it was sent.
-        if let Some(key) = self.key.as_deref().filter(|k| !k.is_empty()) {
-            last = last.replace(key, "…");
-        }
+        let last = self.without_key(last);
         Err(Error::Argument(format!(
             "{}: {last}; verdicts so far are kept, and the same command goes on from them",
             self.spec.url
