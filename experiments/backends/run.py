@@ -27,18 +27,17 @@ def main():
         folder = pathlib.Path("runs/backends") / "".join(c if c.isalnum() else "_" for c in device)
         command = ["--device", device, "run", str(HERE / "backends.ron"), "--out", str(folder)]
         subprocess.run([mope] + command, check=True, stdout=subprocess.DEVNULL)
-        rates = {}
-        for session in json.loads((folder / "manifest.json").read_text())["sessions"]:
-            rates.update(session["tokens_per_second"])
+        with open(folder / "tables/cost.csv", newline="") as file:
+            rates = {r["strategy"]: float(r["tokens_per_second"] or "nan") for r in csv.DictReader(file)}
         with open(folder / "tables/responses.csv", newline="") as file:
             own = {(r["strategy"], r["preference"], r["prompt"]): r["response"] for r in csv.DictReader(file)}
         responses[device] = own
         first = responses[devices[0]]
-        with open(folder / "tables/summary.csv", newline="") as file:
+        with open(folder / "tables/ranking.csv", newline="") as file:
             for row in csv.DictReader(file):
                 keys = [k for k in own if k[0] == row["strategy"]]
                 same = sum(own[k] == first[k] for k in keys)
-                rate = rates.get(row["strategy"], float("nan"))
+                rate = rates[row["strategy"]]
                 print(f"| {device} | {row['strategy']} | {float(row['utility']):.4f} | {same} of {len(keys)} | {rate:.1f} |")
 
 

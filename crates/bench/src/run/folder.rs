@@ -143,25 +143,33 @@ impl RunFolder {
         Ok(eval::write_atomic(&path, text.as_bytes())?)
     }
 
-    /// The shards' sessions, which the manifest holds from now on.
+    /// The shards' sessions that no manifest holds yet.
     ///
     /// # Errors
     /// What the file system reports; a damaged file.
-    pub fn take_sessions(&self) -> Result<Vec<Session>> {
+    pub fn sessions(&self) -> Result<Vec<Session>> {
         let folder = self.path("sessions");
         if !folder.is_dir() {
             return Ok(Vec::new());
         }
-        let mut sessions = Vec::new();
-        for name in names(&folder)? {
+        let read = |name: String| {
             let path = folder.join(name);
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            let session =
-                serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-            sessions.push(session);
+            serde_json::from_str(&text).with_context(|| path.display().to_string())
+        };
+        names(&folder)?.into_iter().map(read).collect()
+    }
+
+    /// Removes the shards' sessions, which a manifest holds.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn clear_sessions(&self) -> Result<()> {
+        let folder = self.path("sessions");
+        if folder.is_dir() {
+            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
-        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        Ok(sessions)
+        Ok(())
     }
 
     /// A file or folder of the run.

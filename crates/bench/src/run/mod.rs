@@ -82,7 +82,7 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     if let Ok(before) = Manifest::load(out) {
         manifest.sessions = before.sessions;
     }
-    manifest.sessions.extend(folder.take_sessions()?);
+    manifest.sessions.extend(folder.sessions()?);
     let earlier = manifest.sessions.clone();
     let mut save = |session: &Session| {
         manifest.sessions = earlier.clone();
@@ -91,6 +91,8 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     };
 
     save(&session)?;
+    // The manifest has them now.
+    folder.clear_sessions()?;
     let rows = generate.run(&folder, &mut session)?;
     lap(&mut session, "generate");
     score::score(experiment, &prompts, &rows, &folder)?;
@@ -138,6 +140,9 @@ pub fn rebuild(out: &Path) -> Result<DataFrame> {
     let manifest = Manifest::load(out)?;
     let folder = RunFolder::open(out)?;
     let (generations, scores) = report::read_rows(&folder)?;
-    let retention = retention::written(&folder)?;
+    let retention = match manifest.experiment.retention {
+        Some(_) => retention::written(&folder)?,
+        None => None,
+    };
     report::report(&manifest, &generations, &scores, retention, &folder)
 }

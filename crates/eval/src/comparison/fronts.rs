@@ -61,10 +61,8 @@ impl Comparison<'_> {
         sweeps
     }
 
-    /// A strategy's mean signed rewards for every preference of a sweep, `[preferences][directions]`, over
-    /// given prompts (with repetition).
-    fn points(&self, strategy: &str, sweep: &Sweep) -> Vec<Vec<(f64, f64)>> {
-        // Sum by preference and direction for each prompt: flattened below by a draw.
+    /// Sums and counts of a strategy's signed rewards, `[preferences][prompts, directions]`.
+    fn sums(&self, strategy: &str, sweep: &Sweep) -> Vec<Vec<(f64, f64)>> {
         let width = sweep.directions.len();
         let mut cells = vec![vec![(0.0, 0.0); width * self.prompts.len()]; sweep.preferences.len()];
         for (prompt, row) in &self.rows[strategy] {
@@ -84,7 +82,7 @@ impl Comparison<'_> {
     /// Mean rewards of a strategy for each preference of a sweep, `[preferences][directions]`.
     pub fn front(&self, strategy: &str, sweep: &Sweep) -> Option<Vec<Vec<f64>>> {
         let all: Vec<u32> = (0..self.prompts.len() as u32).collect();
-        drawn(&self.points(strategy, sweep), sweep.directions.len(), &all)
+        drawn(&self.sums(strategy, sweep), sweep.directions.len(), &all)
     }
 
     /// `fronts`: for every sweep and strategy the volume that its mean rewards dominate above `reference` (in
@@ -109,7 +107,7 @@ impl Comparison<'_> {
             let undominated: Vec<&Vec<f64>> = pareto(&all).into_iter().map(|i| &all[i]).collect();
             for (strategy, front) in self.strategies.iter().zip(&fronts) {
                 let Some(front) = front else { continue };
-                let cells = self.points(strategy, &sweep);
+                let cells = self.sums(strategy, &sweep);
                 let of = |draw: &[u32]| Some(hypervolume(&drawn(&cells, width, draw)?, &floor));
                 let interval = self.bootstrap.interval(of);
                 volumes.push(interval.map(|(low, high)| Estimate {

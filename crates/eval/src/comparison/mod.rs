@@ -286,40 +286,15 @@ impl<'a> Comparison<'a> {
         let n = self.strategies.len();
         // Wins of every pair, by prompt.
         let mut wins = vec![vec![0.0; n * n]; self.prompts.len()];
-        let mut count = 0;
         for (i, a) in self.strategies.iter().enumerate() {
             for (j, b) in self.strategies.iter().enumerate().filter(|(j, _)| *j != i) {
                 let pairs = self.pairs(a, b, &Measure::Utility);
                 for (own, pairs) in wins.iter_mut().zip(pairs) {
                     own[i * n + j] += pairs.iter().map(|(a, b)| win(*a, *b)).sum::<f64>();
-                    count += usize::from(i == 0) * pairs.len();
                 }
             }
         }
-        let mut sum = vec![0.0; n * n];
-        let mut of = |prompts: &mut dyn Iterator<Item = usize>, start: &[f64]| {
-            sum.fill(0.0);
-            for prompt in prompts {
-                sum.iter_mut().zip(&wins[prompt]).for_each(|(s, w)| *s += w);
-            }
-            ranking::strengths(&sum, start)
-        };
-        let mean = of(&mut (0..self.prompts.len()), &vec![0.0; n]);
-        let mut drawn: Vec<Vec<f64>> = vec![Vec::new(); n];
-        for draw in self.bootstrap.draws() {
-            let own = of(&mut draw.iter().map(|&i| i as usize), &mean);
-            drawn.iter_mut().zip(own).for_each(|(all, s)| all.push(s));
-        }
-        let estimates = mean.iter().zip(drawn).map(|(&mean, mut drawn)| {
-            drawn.sort_by(f64::total_cmp);
-            Estimate {
-                mean,
-                low: crate::statistics::percentile(&drawn, 0.025),
-                high: crate::statistics::percentile(&drawn, 0.975),
-                count,
-            }
-        });
-        estimates.collect()
+        ranking::estimate(&self.bootstrap, &wins, n)
     }
 
     fn compare(&self) -> Vec<Difference> {

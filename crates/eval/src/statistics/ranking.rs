@@ -1,5 +1,7 @@
 //! Bradley-Terry ranking: strengths `s` with `P(i beats j) = σ(s_i − s_j)` (Bradley & Terry 1952).
 
+use super::{Bootstrap, Estimate, percentile};
+
 /// Wins that every pair is given each way, so that who never loses has a finite strength (ours).
 pub const PRIOR: f64 = 0.5;
 
@@ -49,8 +51,43 @@ pub fn strengths(wins: &[f64], start: &[f64]) -> Vec<f64> {
     s.iter().map(|v| v - mean).collect()
 }
 
+/// Strengths of `n` competitors with their intervals: `wins[cluster][i·n + j]` is how often `i` beat `j` in a
+/// cluster, and clusters are what is drawn. [`Estimate::count`] is that of the clusters.
+///
+/// # Panics
+/// When there are other clusters than the draws were made for.
+pub fn estimate(bootstrap: &Bootstrap, wins: &[Vec<f64>], n: usize) -> Vec<Estimate> {
+    assert_eq!(wins.len(), bootstrap.clusters(), "clusters");
+    let mut sum = vec![0.0; n * n];
+    let mut of = |clusters: &mut dyn Iterator<Item = usize>, start: &[f64]| {
+        sum.fill(0.0);
+        for cluster in clusters {
+            sum.iter_mut()
+                .zip(&wins[cluster])
+                .for_each(|(s, w)| *s += w);
+        }
+        strengths(&sum, start)
+    };
+    let mean = of(&mut (0..wins.len()), &vec![0.0; n]);
+    let mut drawn: Vec<Vec<f64>> = vec![Vec::new(); n];
+    for draw in bootstrap.draws() {
+        let own = of(&mut draw.iter().map(|&i| i as usize), &mean);
+        drawn.iter_mut().zip(own).for_each(|(all, s)| all.push(s));
+    }
+    let estimates = mean.iter().zip(drawn).map(|(&mean, mut drawn)| {
+        drawn.sort_by(f64::total_cmp);
+        Estimate {
+            mean,
+            low: percentile(&drawn, 0.025),
+            high: percentile(&drawn, 0.975),
+            count: wins.len(),
+        }
+    });
+    estimates.collect()
+}
+
 /// `A⁻¹ b` of a symmetric positive definite matrix, by Cholesky's factors.
-pub(crate) fn solve(mut a: Vec<f64>, mut b: Vec<f64>) -> Vec<f64> {
+fn solve(mut a: Vec<f64>, mut b: Vec<f64>) -> Vec<f64> {
     let n = b.len();
     for j in 0..n {
         for k in 0..j {

@@ -4,7 +4,8 @@ use std::path::Path;
 use polars::prelude::*;
 
 use super::{Answer, Answers, Key};
-use crate::statistics::{Bootstrap, ranking};
+use crate::comparison::interval;
+use crate::statistics::{Bootstrap, Estimate, ranking};
 use crate::{Error, Result};
 
 /// What raters' answers come down to.
@@ -111,33 +112,14 @@ impl Analysis {
             }
         }
         let bootstrap = Bootstrap::new(units.len());
-        let mut sum = vec![0.0; n * n];
-        let mut of = |pairs: &mut dyn Iterator<Item = usize>, start: &[f64]| {
-            sum.fill(0.0);
-            for pair in pairs {
-                sum.iter_mut().zip(&wins[pair]).for_each(|(s, w)| *s += w);
-            }
-            ranking::strengths(&sum, start)
-        };
-        let mean = of(&mut (0..units.len()), &vec![0.0; n]);
-        let mut drawn = vec![Vec::new(); n];
-        for draw in bootstrap.draws() {
-            let own = of(&mut draw.iter().map(|&i| i as usize), &mean);
-            drawn.iter_mut().zip(own).for_each(|(all, s)| all.push(s));
-        }
-        let ends = drawn.iter_mut().map(|all: &mut Vec<f64>| {
-            all.sort_by(f64::total_cmp);
-            let end = |p| crate::statistics::percentile(all, p);
-            (end(0.025), end(0.975))
-        });
-        let (low, high): (Vec<f64>, Vec<f64>) = ends.unzip();
-        let strengths = DataFrame::new_infer_height(vec![
-            Column::new("strategy".into(), &key.strategies),
-            Column::new("strength".into(), mean),
-            Column::new("strength_low".into(), low),
-            Column::new("strength_high".into(), high),
-            Column::new("answers".into(), shown),
-        ]);
+        let strengths: Vec<Option<Estimate>> = ranking::estimate(&bootstrap, &wins, n)
+            .into_iter()
+            .map(Some)
+            .collect();
+        let mut columns = vec![Column::new("strategy".into(), &key.strategies)];
+        columns.extend(interval("strength", &strengths));
+        columns.push(Column::new("answers".into(), shown));
+        let strengths = DataFrame::new_infer_height(columns);
         let name = |get: fn(&(usize, usize)) -> usize| -> Vec<&str> {
             counts
                 .keys()

@@ -18,7 +18,7 @@ use super::folder::RunFolder;
 use super::manifest::Manifest;
 use plots::Plots;
 
-/// Prompts below which a run is called small: the share of draws that a percentile interval needs (ours).
+/// Prompts below which a run is called small (ours).
 const FEW: usize = 20;
 
 /// Rows of a run folder, as its Parquet files have them.
