@@ -45,6 +45,18 @@ fn a_run_writes_everything_and_a_second_process_writes_the_same() {
     }
     let ranking = String::from_utf8(first["tables/ranking.csv"].clone()).unwrap();
     assert!(ranking.starts_with("rank,strategy,utility,utility_low,utility_high,strength,"));
+    // Tables that don't rank keep the order of the file.
+    let quality = String::from_utf8(first["tables/quality.csv"].clone()).unwrap();
+    let names = quality.lines().skip(1).filter_map(|l| l.split(',').next());
+    let order = [
+        "base",
+        "prompting",
+        "single",
+        "uniform",
+        "fixed",
+        "weighted",
+    ];
+    assert_eq!(names.collect::<Vec<_>>(), order);
     let wins = String::from_utf8(first["tables/win_rates.csv"].clone()).unwrap();
     assert!(wins.starts_with("strategy,opponent,measure,win_rate,low,high,ties,pairs\n"));
     assert_eq!(wins.lines().count(), 1 + 3 * 6 * 5);

@@ -35,6 +35,13 @@ impl<T> Named<T> {
         self.iter().map(|(name, _)| name).collect()
     }
 
+    /// Takes the order of other names; what they lack comes last.
+    pub fn sort_like(&mut self, names: &[&str]) {
+        let place = |name: &str| names.iter().position(|n| *n == name);
+        self.0
+            .sort_by_key(|(name, _)| place(name).unwrap_or(names.len()));
+    }
+
     /// There are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

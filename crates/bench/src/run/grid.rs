@@ -87,12 +87,15 @@ pub fn grid(experiment: &Experiment, settings: &[Setting]) -> Result<Vec<(String
         runs = next;
     }
     let open = |(name, document): (String, Value)| {
-        let experiment: Experiment =
+        let mut set: Experiment =
             serde_json::from_value(document).map_err(|e| usage(format!("--set: {e}")))?;
-        experiment
-            .validate()
-            .map_err(|e| usage(format!("--set: {e:#}")))?;
-        Ok((name, experiment))
+        // A document sorts by name; the file's order says what tables begin with and compare to.
+        set.dimensions.sort_like(&experiment.dimensions.names());
+        set.experts.sort_like(&experiment.experts.names());
+        set.preferences.sort_like(&experiment.preferences.names());
+        set.strategies.sort_like(&experiment.strategies.names());
+        set.validate().map_err(|e| usage(format!("--set: {e:#}")))?;
+        Ok((name, set))
     };
     runs.into_iter().map(open).collect()
 }
