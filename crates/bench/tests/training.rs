@@ -222,7 +222,7 @@ fn preference_model(folder: &Path, extra: &str) {
         "Pcm(prompts: \"asked.jsonl\", texts: \"words.json\", \
          dimensions: {{\"length\": (scorer: Informativeness, low: \"short\", high: \"long\", normaliser: (mean: 1.0, sd: 0.5))}}, \
          experts: {{\"short\": Adapter({one:?}), \"long\": Adapter({two:?})}}, {extra} \
-         settings: (iterations: 3, preferences: 2, prompts: 2, max_new_tokens: 5))"
+         settings: (iterations: 3, preferences: 2, prompts: 2, max_new_tokens: 5, kl: 0.1))"
     );
     training(folder, "pcm", &recipe);
 }
@@ -236,6 +236,8 @@ fn a_preference_control_model_trains_resumes_and_mixes() {
         "",
         "preferences: Dirichlet(alpha: 0.7), input: (statistics: true),",
         "input: (context: false, preference: Weights), utility: Mean,",
+        "output: Logs,",
+        "output: Gates(limit: 2.0), preferences: Dirichlet(alpha: 1.0),",
     ] {
         preference_model(here, extra);
         let whole = json(here, &["train", "pcm.ron", "--out", "whole"]);

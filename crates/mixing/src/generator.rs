@@ -63,6 +63,8 @@ pub struct Response {
     pub expert_log_probs: Vec<f32>,
     /// What else the mixer looked at ([`Mixed::features`]), `[tokens, width]`.
     pub features: Vec<f32>,
+    /// What a training has to know of each distribution ([`Mixed::records`]), `[tokens, width]`.
+    pub records: Vec<f32>,
     /// Kullback-Leibler divergence of the mixture from the pool's reference at each token, both over the
     /// whole vocabulary and before the mixture's temperature and filters, in nats; empty without one.
     pub kl: Vec<f32>,
@@ -369,9 +371,12 @@ impl<'a> Generator<'a> {
             response.log_probs.push(log_prob);
             let weights = &mixed.weights[row * experts..(row + 1) * experts];
             response.weights.extend_from_slice(weights);
-            let width = mixed.features.len() / running.requests.len();
-            let features = &mixed.features[row * width..(row + 1) * width];
-            response.features.extend_from_slice(features);
+            let of = |all: &[f32]| {
+                let width = all.len() / running.requests.len();
+                all[row * width..(row + 1) * width].to_vec()
+            };
+            response.features.extend(of(&mixed.features));
+            response.records.extend(of(&mixed.records));
             let own = (0..experts).map(|e| next.row(e, row)[token as usize]);
             response.expert_log_probs.extend(own);
             if let Some(reference) = next.reference {

@@ -45,6 +45,8 @@ pub struct Mixed {
     pub weights: Vec<f32>,
     /// What else the mixer looked at and a training wants to know, `[sequences, width]`; mostly empty.
     pub features: Vec<f32>,
+    /// What a training has to know of the distribution, `[sequences, width]`; mostly empty.
+    pub records: Vec<f32>,
 }
 
 impl Mixed {

@@ -278,27 +278,27 @@ fn a_pcm_goes_from_the_base_through_its_experts_and_beyond() {
         model: Default::default(),
         choice: Default::default(),
         hold: 1,
-        space,
+        space: Some(space),
         strength,
     };
     let log = respond(
         with(Space::Log, 1.0)
-            .plan_with(pcm.clone(), &stated)
+            .plan_with(pcm.clone(), &stated, 0)
             .unwrap(),
     );
     let near = respond(
         with(Space::Log, 1.0 + 1e-6)
-            .plan_with(pcm.clone(), &stated)
+            .plan_with(pcm.clone(), &stated, 0)
             .unwrap(),
     );
     let none = respond(
         with(Space::Log, 0.0)
-            .plan_with(pcm.clone(), &stated)
+            .plan_with(pcm.clone(), &stated, 0)
             .unwrap(),
     );
     let beyond = respond(
         with(Space::Log, 3.0)
-            .plan_with(pcm.clone(), &stated)
+            .plan_with(pcm.clone(), &stated, 0)
             .unwrap(),
     );
     let single = Strategy::Single(Single {
@@ -316,8 +316,120 @@ fn a_pcm_goes_from_the_base_through_its_experts_and_beyond() {
         }
     }
     assert!((0..log.len()).any(|i| beyond[i].log_probs != log[i].log_probs));
-    let error = with(Space::Probability, 2.0).plan_with(pcm, &stated);
+    let error = with(Space::Probability, 2.0).plan_with(pcm, &stated, 0);
     assert!(error.unwrap_err().to_string().contains("space: Log"));
+}
+
+#[test]
+fn gates_begin_as_equal_steps_and_their_records_say_what_other_gates_would_do() {
+    let all = experts();
+    let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
+    let width = all[0].model.config().hidden_size;
+    let stated = Preference {
+        text: "be good".into(),
+        weights: [("patterns".to_string(), 2.0), ("plain".to_string(), 2.0)].into(),
+    };
+    let strategy = mixing::strategies::Pcm {
+        model: Default::default(),
+        choice: Default::default(),
+        hold: 1,
+        space: None,
+        strength: 1.0,
+    };
+    let pool = |plan: &mixing::Plan| {
+        let own = plan.experts.iter();
+        let own = own.map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
+        ExpertPool::new(own.collect()).unwrap()
+    };
+    for output in [pcm::Output::Gates { limit: 2.0 }, pcm::Output::Logs] {
+        let config = pcm::PcmConfig {
+            output,
+            ..pcm::PcmConfig::tiny(&["patterns", "plain"], width)
+        };
+        let fresh = pcm::Pcm::new(&config, 3).unwrap();
+        let mut values = fresh.values().to_vec();
+        let draws = Draws::new(&[b"other"]);
+        let head = values.len() - 2 * config.hidden;
+        for (i, value) in values[head..].iter_mut().enumerate() {
+            *value = 0.02 * (draws.clone().uniform(i) as f32 - 0.5);
+        }
+        let mut other = fresh.clone();
+        other.set_values(&values);
+        let plan = strategy.plan_with(fresh.clone(), &stated, 24).unwrap();
+        let lanes = pool(&plan);
+        let mut generator = Generator::new(&lanes, plan, &[2]).unwrap();
+        let settings = Generation {
+            max_new_tokens: 12,
+            ..SETTINGS
+        };
+        let made = generator.generate(requests(), 3, &settings, |_, _| ());
+        let made = made.unwrap();
+        // Two gates of 1 go as far as DeRa with λ = 2; two halves are the product of experts.
+        let lambda = if output == pcm::Output::Logs {
+            1.0
+        } else {
+            2.0
+        };
+        let same = Strategy::DeRa(DeRa {
+            lambda,
+            weights: None,
+        });
+        let prompts: Vec<Prompt> = requests().into_iter().map(|r| r.prompt).collect();
+        let tokens: Vec<Vec<u32>> = made.iter().map(|r| r.tokens.clone()).collect();
+        let plan = same.plan(&stated, &names).unwrap();
+        let dera_lanes = pool(&plan);
+        let mut dera = Generator::new(&dera_lanes, plan, &[2]).unwrap();
+        for (a, b) in made.iter().zip(dera.score(&prompts, &tokens).unwrap()) {
+            close(&a.log_probs, &b.log_probs, 1e-4);
+        }
+        // What other gates give those tokens, by the records and by running the experts again.
+        let plan = strategy.plan_with(other.clone(), &stated, 0).unwrap();
+        let exact = Generator::new(&lanes, plan, &[2])
+            .unwrap()
+            .score(&prompts, &tokens);
+        let base = generator.experts().iter().position(|e| e == "base");
+        let model = &all[0].model;
+        for ((made, exact), prompt) in made.iter().zip(exact.unwrap()).zip(&prompts) {
+            let lanes = generator.experts().len();
+            let rows = made.expert_log_probs.chunks(lanes);
+            let own = rows.clone().flat_map(|row| {
+                let named = row.iter().enumerate().filter(|(i, _)| Some(*i) != base);
+                named.map(|(_, l)| *l).collect::<Vec<f32>>()
+            });
+            let context = [
+                model.tokenizer.encode(&stated.text, false).unwrap(),
+                model.prompt_tokens(prompt).unwrap(),
+            ];
+            let rollout = pcm::Rollout {
+                context: pcm::Context {
+                    tokens: context.concat(),
+                    shares: vec![0.5, 0.5],
+                    statistics: Vec::new(),
+                },
+                tokens: made.tokens.clone(),
+                log_probs: own.collect(),
+                base: base.map_or(Vec::new(), |at| rows.clone().map(|row| row[at]).collect()),
+                support: made.records.clone(),
+                behaviour: made.log_probs.clone(),
+                ..pcm::Rollout::default()
+            };
+            rollout.check(2, output).unwrap();
+            let embed = |token: u32, out: &mut [f32]| model.engine.embedding(token, out).unwrap();
+            let under = |pcm: &pcm::Pcm| {
+                let items = [(&rollout.context, rollout.tokens.as_slice())];
+                let logits = pcm.logits(&items, &embed).unwrap().remove(0);
+                rollout.mixed(&logits, output)
+            };
+            close(&under(&fresh), &made.log_probs, 1e-4);
+            close(&under(&other), &exact.log_probs, 2e-2);
+            assert!(
+                under(&other)
+                    .iter()
+                    .zip(&made.log_probs)
+                    .any(|(a, b)| (a - b).abs() > 3e-2)
+            );
+        }
+    }
 }
 
 #[test]

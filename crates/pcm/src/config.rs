@@ -4,7 +4,7 @@ use lm::DecoderConfig;
 use lm::config::{Rope, RopeScaling};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Output, Result};
 
 /// The file of a PCM's folder that holds its shape.
 pub(crate) const CONFIG: &str = "config.json";
@@ -44,6 +44,9 @@ pub struct PcmConfig {
     pub context: bool,
     /// It reads black-box statistics of the experts' distributions at each step.
     pub statistics: bool,
+    /// What its outputs do. Default: mix probabilities (paper).
+    #[serde(default)]
+    pub output: Output,
 }
 
 impl PcmConfig {
@@ -71,6 +74,7 @@ impl PcmConfig {
             preference: PreferenceInput::Both,
             context: true,
             statistics: false,
+            output: Output::default(),
         }
     }
 
@@ -144,6 +148,7 @@ impl PcmConfig {
         if !self.context && self.preference == PreferenceInput::Text {
             return Err("a PCM without context reads the preference as weights".into());
         }
+        self.output.validate()?;
         self.decoder().validate()
     }
 }

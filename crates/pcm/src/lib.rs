@@ -4,19 +4,23 @@
 //! This crate knows no expert and no reward, only recorded numbers: a [`Rollout`] holds the experts'
 //! log-probabilities of the sampled tokens, `[tokens, experts]`, and that is all that training needs. With
 //! `α = softmax(z)` and `p = Σ α_i p_i` the gradient is `∂ ln p(y) / ∂z_i = α_i (p_i(y) / p(y) − 1)`, so an
-//! epoch runs no expert and builds nothing as wide as their vocabulary.
+//! epoch runs no expert and builds nothing as wide as their vocabulary. Where experts are multiplied instead
+//! ([`Output`]), the record holds the likeliest tokens of each step and the mass of the others, too
+//! ([`Support`]).
 
 mod config;
 mod model;
+mod output;
 mod rollout;
 mod runner;
 mod trainer;
 
 pub use config::{PcmConfig, PreferenceInput};
 pub use model::{Context, Pcm, PcmGradient};
+pub use output::{Output, Support, mixture, mixture_gradient};
 pub use rollout::{Rollout, read_rollouts, write_rollouts};
 pub use runner::{Runner, Sequence};
-pub use trainer::{Algorithm, Fit, PcmTrainer, TrainerConfig, mixture, mixture_gradient};
+pub use trainer::{Algorithm, Fit, PcmTrainer, TrainerConfig};
 
 /// Everything that can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]

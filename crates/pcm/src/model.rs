@@ -22,11 +22,12 @@ pub struct Context {
 /// A Preference Control Model.
 ///
 /// ```text
-/// x_t = E(token_t) P + s W + f_t S        z_t = H · blocks(x)_t        α_t = softmax(z_t)
+/// x_t = E(token_t) P + s W + f_t S        z_t = H · blocks(x)_t
 /// ```
 ///
 /// with the base's frozen embedding `E`, each row brought to mean square 1, importances `s`, statistics
-/// `f_t`, and a softmax over the experts that the preference names.
+/// `f_t`. [`Output`](crate::Output) says what the logits `z_t` do; experts that the preference does not name are at
+/// −∞.
 #[derive(Debug, Clone)]
 pub struct Pcm {
     config: PcmConfig,

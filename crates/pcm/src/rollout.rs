@@ -2,7 +2,7 @@ use std::path::Path;
 
 use polars::prelude::*;
 
-use crate::trainer::mixture;
+use crate::output::{Output, Support, log_sum_exp};
 use crate::{Context, Error, Result};
 
 /// One sampled response and all that training needs to know of it.
@@ -17,6 +17,11 @@ pub struct Rollout {
     /// Log-probability of each token under each expert in nats, at the temperature of sampling, `[tokens, experts]`;
     /// 0 for experts that the preference does not name.
     pub log_probs: Vec<f32>,
+    /// Log-probability of each token under the base, in nats, at the same temperature; empty where the base takes
+    /// no part.
+    pub base: Vec<f32>,
+    /// [`Support`] of each token, `[tokens, k + 1, named experts + 1]`; empty where probabilities are mixed.
+    pub support: Vec<f32>,
     /// Log-probability of each token under the policy that sampled it, in nats.
     pub behaviour: Vec<f32>,
     /// Normalised reward by dimension, in the order of the training's dimensions.
@@ -36,17 +41,65 @@ impl Rollout {
     }
 
     /// Log-probability of each token for logits of the weights, `[tokens, experts]`.
-    pub fn mixed(&self, logits: &[f32]) -> Vec<f32> {
+    pub fn mixed(&self, logits: &[f32], output: Output) -> Vec<f32> {
         let n = self.context.shares.len().max(1);
-        let rows = logits.chunks(n).zip(self.log_probs.chunks(n));
-        rows.map(|(z, l)| mixture(z, l) as f32).collect()
+        let rows = logits.chunks(n).enumerate();
+        rows.map(|(token, z)| self.chance(token, z, output).log_prob as f32)
+            .collect()
+    }
+
+    /// Derivatives of a token's log-probability by the logits of the weights, `[experts]`.
+    pub fn slope(&self, token: usize, logits: &[f32], output: Output) -> Vec<f64> {
+        self.chance(token, logits, output).slope
+    }
+
+    /// What a token's log-probability is for logits of the weights, `[experts]`.
+    pub(crate) fn chance(&self, token: usize, logits: &[f32], output: Output) -> Chance {
+        let shares = self.context.shares.as_slice();
+        let n = shares.len();
+        let log_probs = &self.log_probs[token * n..(token + 1) * n];
+        let weights = output.weights(logits, shares);
+        let mut by_weight = vec![0.0; n];
+        let log_prob = match output {
+            Output::Probabilities => {
+                let used = weights.iter().zip(log_probs).filter(|(w, _)| **w > 0.0);
+                let log_prob = log_sum_exp(used.map(|(w, l)| w.ln() + f64::from(*l)));
+                for (by, l) in by_weight.iter_mut().zip(log_probs) {
+                    *by = (f64::from(*l) - log_prob).exp();
+                }
+                log_prob
+            }
+            Output::Logs | Output::Gates { .. } => {
+                let named: Vec<usize> = (0..n).filter(|&i| shares[i] > 0.0).collect();
+                let own: Vec<f64> = named.iter().map(|&i| weights[i]).collect();
+                let width = self.support.len() / self.tokens.len();
+                let support = Support {
+                    rows: &self.support[token * width..(token + 1) * width],
+                    experts: named.len(),
+                };
+                let (total, means) = support.total(&own);
+                let base = self.base.get(token).map_or(0.0, |b| f64::from(*b));
+                let mut log_prob = base - total;
+                for (&i, mean) in named.iter().zip(means) {
+                    let term = f64::from(log_probs[i]) - base;
+                    log_prob += weights[i] * term;
+                    by_weight[i] = term - mean;
+                }
+                log_prob
+            }
+        };
+        Chance {
+            log_prob,
+            slope: output.back(&weights, shares, &by_weight),
+            weights,
+        }
     }
 
     /// The numbers belong to each other.
     ///
     /// # Errors
     /// What does not.
-    pub fn check(&self, experts: usize) -> Result<()> {
+    pub fn check(&self, experts: usize, output: Output) -> Result<()> {
         let (tokens, n) = (self.tokens.len(), self.context.shares.len());
         if n != experts || self.log_probs.len() != tokens * n || self.behaviour.len() != tokens {
             return Err(Error::Argument(format!(
@@ -56,6 +109,22 @@ impl Rollout {
                 self.behaviour.len()
             )));
         }
+        let named = self.context.shares.iter().filter(|s| **s > 0.0).count();
+        let base = if output.reads_base() { tokens } else { 0 };
+        let whole = match output.is_product() {
+            true => {
+                !self.support.is_empty() && self.support.len().is_multiple_of(tokens * (named + 1))
+            }
+            false => true,
+        };
+        if self.base.len() != base || !whole {
+            return Err(Error::Argument(format!(
+                "a rollout of {tokens} tokens with {} log-probabilities of the base and {} numbers for the others; \
+                 it was recorded for another output than {output:?}",
+                self.base.len(),
+                self.support.len()
+            )));
+        }
         if tokens == 0 || !self.utility.is_finite() {
             return Err(Error::Argument(
                 "a rollout without tokens or utility".into(),
@@ -63,6 +132,16 @@ impl Rollout {
         }
         Ok(())
     }
+}
+
+/// A token under some weights.
+pub(crate) struct Chance {
+    /// In nats.
+    pub log_prob: f64,
+    /// Its derivatives by the logits of the weights, `[experts]`.
+    pub slope: Vec<f64>,
+    /// The weights, `[experts]`.
+    pub weights: Vec<f64>,
 }
 
 /// Writes rollouts to a Parquet file, whole or not at all.
@@ -85,6 +164,8 @@ pub fn write_rollouts(path: &Path, rollouts: &[Rollout]) -> Result<()> {
         }),
         list("tokens", &|r| Series::new("".into(), &r.tokens)),
         list("log_probs", &|r| Series::new("".into(), &r.log_probs)),
+        list("base", &|r| Series::new("".into(), &r.base)),
+        list("support", &|r| Series::new("".into(), &r.support)),
         list("behaviour", &|r| Series::new("".into(), &r.behaviour)),
         list("rewards", &|r| Series::new("".into(), &r.rewards)),
         Column::new(
@@ -160,6 +241,8 @@ pub fn read_rollouts(path: &Path) -> Result<Vec<Rollout>> {
             },
             tokens: integers("tokens", row)?,
             log_probs: floats("log_probs", row)?,
+            base: floats("base", row)?,
+            support: floats("support", row)?,
             behaviour: floats("behaviour", row)?,
             rewards: rewards
                 .f64()

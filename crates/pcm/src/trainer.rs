@@ -6,7 +6,8 @@ use lm::tuning::{AdamW, AdamWState, Optimisation};
 use serde::{Deserialize, Serialize};
 
 use crate::model::Embed;
-use crate::{Context, Error, Pcm, PcmGradient, Result, Rollout};
+use crate::rollout::Chance;
+use crate::{Context, Error, Output, Pcm, PcmGradient, Result, Rollout};
 
 /// How rollouts become a gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -87,44 +88,6 @@ impl TrainerConfig {
     }
 }
 
-/// `ln Σ α_i p_i(y)` in nats for logits of the weights and the experts' log-probabilities of a token. An
-/// expert at −∞ has no part.
-///
-/// ```
-/// let third = pcm::mixture(&[0.0, 0.0, f32::NEG_INFINITY], &[-1.0, -1.0, 0.0]);
-/// assert!((third + 1.0).abs() < 1e-12);
-/// ```
-pub fn mixture(logits: &[f32], log_probs: &[f32]) -> f64 {
-    let joint = || {
-        logits
-            .iter()
-            .zip(log_probs)
-            .map(|(z, l)| f64::from(*z) + f64::from(*l))
-    };
-    log_sum_exp(joint()) - log_sum_exp(logits.iter().map(|z| f64::from(*z)))
-}
-
-fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
-    let max = values.clone().fold(f64::NEG_INFINITY, f64::max);
-    max + values.map(|v| (v - max).exp()).sum::<f64>().ln()
-}
-
-/// `∂ ln p(y) / ∂z_i = α_i (p_i(y)/p(y) − 1)` and `α`, `[experts]` each.
-pub fn mixture_gradient(logits: &[f32], log_probs: &[f32]) -> (Vec<f64>, Vec<f64>) {
-    let total = log_sum_exp(logits.iter().map(|z| f64::from(*z)));
-    let alpha: Vec<f64> = logits
-        .iter()
-        .map(|z| (f64::from(*z) - total).exp())
-        .collect();
-    let log_p = mixture(logits, log_probs);
-    let terms = alpha.iter().zip(log_probs);
-    let derivative = |(a, l): (&f64, &f32)| match *a {
-        0.0 => 0.0,
-        a => a * ((f64::from(*l) - log_p).exp() - 1.0),
-    };
-    (terms.map(derivative).collect(), alpha)
-}
-
 /// What a fit did; means over pairs, tokens or steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Fit {
@@ -132,9 +95,10 @@ pub struct Fit {
     pub loss: f64,
     /// REBEL: root mean square of the residual in the last epoch, in nats.
     pub residual: f64,
-    /// REBEL: what of it no weights could take away, in nats: a mixture never exceeds its best expert.
+    /// REBEL: what of it no weights could take away, in nats: a mixture of probabilities never exceeds its best
+    /// expert. 0 for products.
     pub floor: f64,
-    /// Entropy of the weights in nats, in the last epoch.
+    /// Entropy of the weights' shares in nats, in the last epoch.
     pub entropy: f64,
     /// Length of the gradient before clipping.
     pub gradient: f64,
@@ -174,8 +138,14 @@ impl PcmTrainer {
     /// An odd number of rollouts, or records that do not fit the PCM.
     pub fn fit(&mut self, rollouts: &[Rollout], embed: &Embed<'_>, parts: &[&[u8]]) -> Result<Fit> {
         let n = self.pcm.config().experts.len();
+        let output = self.pcm.config().output;
+        if output.reads_base() && (self.config.entropy > 0.0 || self.config.uniform > 0.0) {
+            return Err(Error::Argument(
+                "entropy and uniform are for weights that sum to 1, not for gates".into(),
+            ));
+        }
         for rollout in rollouts {
-            rollout.check(n)?;
+            rollout.check(n, output)?;
         }
         if rollouts.is_empty() || !rollouts.len().is_multiple_of(2) {
             return Err(Error::Argument("rollouts come in pairs".into()));
@@ -184,8 +154,10 @@ impl PcmTrainer {
         let scale = spread(&pairs);
         let mut out = Fit {
             floor: match self.config.algorithm {
-                Algorithm::Rebel { eta } => floor(&pairs, eta / scale, n),
-                Algorithm::Ppo { .. } => 0.0,
+                Algorithm::Rebel { eta } if output == Output::Probabilities => {
+                    floor(&pairs, eta / scale, n)
+                }
+                _ => 0.0,
             },
             ..Fit::default()
         };
@@ -231,6 +203,7 @@ impl PcmTrainer {
             .map(|r| (&r.context, r.tokens.as_slice()))
             .collect();
         let n = self.pcm.config().experts.len();
+        let output = self.pcm.config().output;
         let count = pairs.len() as f64;
         // REBEL's factor needs both responses of a pair: their log-probabilities come first.
         let mut factors = vec![0.0; rollouts.len()];
@@ -240,7 +213,7 @@ impl PcmTrainer {
             let now: Vec<Vec<f32>> = rollouts
                 .iter()
                 .zip(&logits)
-                .map(|(r, z)| r.mixed(z))
+                .map(|(r, z)| r.mixed(z, output))
                 .collect();
             for (p, pair) in pairs.iter().enumerate() {
                 let known = Pair {
@@ -263,13 +236,17 @@ impl PcmTrainer {
             let advantage = (rollout.utility - partner.utility) / 2.0 / scale;
             let mut d = Vec::with_capacity(logits.len());
             let (mut own_loss, mut own_entropy) = (0.0, 0.0);
-            let rows = logits.chunks(n).zip(rollout.log_probs.chunks(n));
-            for ((z, log_probs), old) in rows.zip(&rollout.behaviour) {
-                let (slope, alpha) = mixture_gradient(z, log_probs);
+            let rows = logits.chunks(n).enumerate();
+            for ((token, z), old) in rows.zip(&rollout.behaviour) {
+                let Chance {
+                    log_prob,
+                    slope,
+                    weights: alpha,
+                } = rollout.chance(token, z, output);
                 let factor = match self.config.algorithm {
                     Algorithm::Rebel { .. } => factors[i],
                     Algorithm::Ppo { clip } => {
-                        let ratio = (mixture(z, log_probs) - f64::from(*old)).exp();
+                        let ratio = (log_prob - f64::from(*old)).exp();
                         let clipped = ratio.clamp(1.0 - clip, 1.0 + clip);
                         let (free, bound) = (ratio * advantage, clipped * advantage);
                         own_loss -= free.min(bound) / steps;
@@ -278,11 +255,9 @@ impl PcmTrainer {
                     }
                 };
                 let named = alpha.iter().filter(|a| **a > 0.0).count() as f64;
-                let entropy: f64 = -alpha
-                    .iter()
-                    .filter(|a| **a > 0.0)
-                    .map(|a| a * a.ln())
-                    .sum::<f64>();
+                let sum: f64 = alpha.iter().sum();
+                let shares = alpha.iter().map(|a| a / sum).filter(|a| *a > 0.0);
+                let entropy = -shares.map(|a| a * a.ln()).sum::<f64>();
                 own_entropy += entropy / steps;
                 for (a, s) in alpha.iter().zip(&slope) {
                     let mut value = factor * s;

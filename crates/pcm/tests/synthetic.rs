@@ -4,8 +4,8 @@
 use lm::sampling::Draws;
 use lm::tuning::{AdamWState, Optimisation};
 use pcm::{
-    Algorithm, Context, Pcm, PcmConfig, PcmTrainer, PreferenceInput, Rollout, Runner, Sequence,
-    TrainerConfig, mixture, mixture_gradient, read_rollouts, write_rollouts,
+    Algorithm, Context, Output, Pcm, PcmConfig, PcmTrainer, PreferenceInput, Rollout, Runner,
+    Sequence, Support, TrainerConfig, mixture, mixture_gradient, read_rollouts, write_rollouts,
 };
 use proptest::prelude::*;
 
@@ -79,6 +79,101 @@ proptest! {
             let ((up, x), (down, y)) = (at(h), at(-h));
             let numeric = (up - down) / (x - y);
             prop_assert!((numeric - slope[i]).abs() < 1e-5, "{} {}", numeric, slope[i]);
+        }
+    }
+}
+
+/// One token that three experts, the third not named, were multiplied for, over a vocabulary of 12.
+fn product(output: Output, k: usize, mixed_with: &[f32], token: usize) -> (Rollout, Vec<Vec<f64>>) {
+    let vocab = 12;
+    let shares = vec![0.6f32, 0.4, 0.0];
+    let row = |e: u32| {
+        let mut draws = Draws::new(&[b"expert", &e.to_le_bytes()]);
+        let logits: Vec<f64> = (0..vocab).map(|v| 4.0 * draws.uniform(v)).collect();
+        let total = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
+        logits.iter().map(|l| l - total).collect::<Vec<f64>>()
+    };
+    let rows: Vec<Vec<f64>> = (0..3).map(row).collect();
+    let exact = distribution(output, &rows, mixed_with, &shares);
+    let short = |row: &[f64]| row.iter().map(|v| *v as f32).collect::<Vec<f32>>();
+    let (base, mixed) = (short(&rows[2]), short(&exact));
+    let named = [short(&rows[0]), short(&rows[1])];
+    let weights = output.weights(mixed_with, &shares);
+    let mut support = Vec::new();
+    Support::record(
+        k,
+        &mixed,
+        &[&named[0], &named[1]],
+        output.reads_base().then_some(&base),
+        &weights[..2],
+        &mut support,
+    );
+    let rollout = Rollout {
+        context: Context {
+            tokens: vec![1],
+            shares,
+            statistics: Vec::new(),
+        },
+        tokens: vec![token as u32],
+        log_probs: vec![named[0][token], named[1][token], 0.0],
+        base: if output.reads_base() {
+            vec![base[token]]
+        } else {
+            Vec::new()
+        },
+        support,
+        behaviour: vec![mixed[token]],
+        ..Rollout::default()
+    };
+    (rollout, rows)
+}
+
+/// By the formula, over the whole vocabulary; the last row is the base.
+fn distribution(output: Output, rows: &[Vec<f64>], logits: &[f32], shares: &[f32]) -> Vec<f64> {
+    let weights = output.weights(logits, shares);
+    let score = |v: usize| {
+        let base = if output.reads_base() { rows[2][v] } else { 0.0 };
+        base + (0..2)
+            .map(|i| weights[i] * (rows[i][v] - base))
+            .sum::<f64>()
+    };
+    let scores: Vec<f64> = (0..rows[0].len()).map(score).collect();
+    let total = scores.iter().map(|s| s.exp()).sum::<f64>().ln();
+    scores.iter().map(|s| s - total).collect()
+}
+
+proptest! {
+    #[test]
+    fn products_follow_from_their_records(
+        z in prop::collection::vec(-2.0f32..2.0, 2),
+        moved in prop::collection::vec(-0.3f32..0.3, 2),
+        token in 0usize..12,
+        gates in any::<bool>(),
+    ) {
+        let output = if gates { Output::Gates { limit: 2.0 } } else { Output::Logs };
+        let at = |d: &[f32]| vec![z[0] + d[0], z[1] + d[1], f32::NEG_INFINITY];
+        let here = at(&[0.0, 0.0]);
+        // Everything is recorded: equal wherever the weights go.
+        let (rollout, rows) = product(output, 12, &here, token);
+        rollout.check(3, output).unwrap();
+        let there = at(&moved);
+        let exact = distribution(output, &rows, &there, &rollout.context.shares)[token];
+        let got = f64::from(rollout.mixed(&there, output)[0]);
+        prop_assert!((got - exact).abs() < 1e-5, "{got} {exact}");
+        // Five of twelve are: equal where it was sampled, in value and slope, and never too small elsewhere.
+        let (rollout, rows) = product(output, 5, &here, token);
+        let shares = rollout.context.shares.clone();
+        let value = |d: &[f32]| f64::from(rollout.mixed(&at(d), output)[0]);
+        let exact = |d: &[f32]| distribution(output, &rows, &at(d), &shares)[token];
+        prop_assert!((value(&[0.0, 0.0]) - exact(&[0.0, 0.0])).abs() < 1e-5);
+        prop_assert!(value(&moved) > exact(&moved) - 1e-5);
+        let slope = rollout.slope(0, &here, output);
+        for i in 0..2 {
+            let h = 1.0 / 64.0;
+            let (mut up, mut down) = ([0.0; 2], [0.0; 2]);
+            (up[i], down[i]) = (h, -h);
+            let numeric = (exact(&up) - exact(&down)) / f64::from(2.0 * h);
+            prop_assert!((slope[i] - numeric).abs() < 1e-3, "{} {numeric}", slope[i]);
         }
     }
 }
@@ -359,8 +454,14 @@ fn models_and_rollouts_come_back_as_they_were() {
     let mut rollouts = Halves::pair(&mut runner, 1);
     rollouts[1].rewards = vec![0.5, -1.0];
     rollouts[1].context.statistics = vec![0.25];
+    rollouts[0].base = vec![-0.5; 16];
+    rollouts[0].support = vec![0.25; 96];
     let path = folder.path().join("rollouts.parquet");
     write_rollouts(&path, &rollouts).unwrap();
     assert_eq!(read_rollouts(&path).unwrap(), rollouts);
-    assert!(rollouts[0].check(3).is_err());
+    let gates = Output::Gates { limit: 2.0 };
+    assert!(rollouts[0].check(3, gates).is_err());
+    assert!(rollouts[0].check(2, gates).is_ok());
+    let error = rollouts[1].check(2, gates).unwrap_err().to_string();
+    assert!(error.contains("another output"), "{error}");
 }

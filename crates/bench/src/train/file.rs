@@ -13,7 +13,7 @@ use lm::Weights;
 use lm::save::Precision;
 use lm::tuning::LoraConfig;
 use mixing::Named;
-use pcm::{PcmConfig, PreferenceInput, TrainerConfig};
+use pcm::{Output, PcmConfig, PreferenceInput, TrainerConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, model_path, plain, resolve_expert};
@@ -176,6 +176,9 @@ pub struct PcmTraining {
     /// How it reads preference, context and statistics.
     #[serde(default)]
     pub input: PcmInput,
+    /// What its outputs do. Default `Probabilities` (paper).
+    #[serde(default)]
+    pub output: Output,
     /// How.
     #[serde(default)]
     pub settings: PcmSettings,
@@ -254,6 +257,12 @@ pub struct PcmSettings {
     pub max_new_tokens: usize,
     /// Temperature of every expert. Default 0.7 (REBEL's code: 0.5 to 0.7).
     pub temperature: f32,
+    /// What a response loses in utility for each nat per token that the mixture is away from the base. Default 0
+    /// (paper).
+    pub kl: f64,
+    /// Likeliest tokens of each step that are recorded where experts are multiplied. Default 32 (ours: at
+    /// temperature 0.7 all others together hold about 1 % of the mass).
+    pub keep: usize,
     /// How rollouts are fitted.
     pub fit: TrainerConfig,
 }
@@ -266,6 +275,8 @@ impl Default for PcmSettings {
             prompts: 4,
             max_new_tokens: 64,
             temperature: 0.7,
+            kl: 0.0,
+            keep: 32,
             fit: TrainerConfig::default(),
         }
     }
@@ -286,12 +297,23 @@ impl PcmTraining {
             ("preferences", s.preferences),
             ("prompts", s.prompts),
             ("max_new_tokens", s.max_new_tokens),
+            ("keep", s.keep),
         ];
         if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
             return Err(format!("settings: {name} is 0"));
         }
         if !(s.temperature > 0.0 && s.temperature.is_finite()) {
             return Err("settings: temperature is a number above 0".into());
+        }
+        if !(s.kl >= 0.0 && s.kl.is_finite()) {
+            return Err(format!("settings: kl is {}, not a number from 0 on", s.kl));
+        }
+        self.output.validate().map_err(|e| format!("output: {e}"))?;
+        if self.output.reads_base() && (s.fit.entropy > 0.0 || s.fit.uniform > 0.0) {
+            return Err(
+                "settings: fit: entropy and uniform are for weights that sum to 1, not for Gates"
+                    .into(),
+            );
         }
         if let Preferences::Dirichlet { alpha } = self.preferences
             && !(alpha > 0.0 && alpha.is_finite())

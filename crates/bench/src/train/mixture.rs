@@ -14,7 +14,7 @@ use experts::training::Checkpoint;
 use experts::{Expert, ExpertPool};
 use lm::sampling::{Draws, Sampling, permutation};
 use lm::{DeviceSpec, LanguageModel};
-use mixing::strategies::{Choice, Space};
+use mixing::strategies::Choice;
 use mixing::{Generation, Generator, Plan, Preference, Request, Response, Strategy, TemperatureOf};
 use pcm::{Context, Fit, Pcm, PcmTrainer, PreferenceInput, Rollout, write_rollouts};
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,8 @@ struct Wordings {
 struct Round {
     iteration: u64,
     utility: f64,
+    /// Divergence from the base in nats per token; 0 where it is not measured.
+    kl: f64,
     length: f64,
     ended: f64,
     #[serde(flatten)]
@@ -72,6 +74,7 @@ pub fn train(
     config.preference = recipe.input.preference;
     config.context = recipe.input.context;
     config.statistics = recipe.input.statistics;
+    config.output = recipe.output;
     let mut pcm = Pcm::new(&config, training.seed).map_err(|e| usage(e.to_string()))?;
     let file = out.join("checkpoint.safetensors");
     let mut values = pcm.values().to_vec();
@@ -102,8 +105,8 @@ pub fn train(
         let (records, round) = mixture.iterate(number, &mut trainer)?;
         write_rollouts(&rollouts.join(format!("{number:05}.parquet")), &records)?;
         progress.message(format!(
-            "utility {:.3} entropy {:.2} length {:.0}",
-            round.utility, round.fit.entropy, round.length
+            "utility {:.3} KL {:.2} entropy {:.2} length {:.0}",
+            round.utility, round.kl, round.fit.entropy, round.length
         ));
         standing.note(&round)?;
         progress.advance(1);
@@ -191,7 +194,7 @@ impl<'a> Mixture<'a> {
     /// Samples, scores and fits once.
     fn iterate(&self, number: u64, trainer: &mut PcmTrainer) -> Result<(Vec<Rollout>, Round)> {
         let mut rollouts = Vec::new();
-        let (mut ended, mut tokens) = (0.0, 0.0);
+        let (mut ended, mut tokens, mut kl, mut utility) = (0.0, 0.0, 0.0, 0.0);
         for wish in self.wishes(number)? {
             let (plan, shares) = self.plan(&trainer.pcm, &wish.preference)?;
             let responses = self.respond(plan, &wish.prompts, wish.draws, 2)?;
@@ -199,7 +202,13 @@ impl<'a> Mixture<'a> {
                 ended += f64::from(u8::from(response.ended));
                 tokens += response.tokens.len() as f64;
                 let prompt = wish.prompts[i / 2];
-                rollouts.push(self.record(prompt, &wish.preference, &shares, response, trainer)?);
+                let divergence = divergence(response);
+                kl += divergence;
+                let mut rollout =
+                    self.record(prompt, &wish.preference, &shares, response, trainer)?;
+                utility += rollout.utility;
+                rollout.utility -= self.recipe.settings.kl * divergence;
+                rollouts.push(rollout);
             }
         }
         let base = &self.base;
@@ -215,7 +224,8 @@ impl<'a> Mixture<'a> {
         let n = rollouts.len() as f64;
         let round = Round {
             iteration: number,
-            utility: rollouts.iter().map(|r| r.utility).sum::<f64>() / n,
+            utility: utility / n,
+            kl: kl / n,
             length: tokens / n,
             ended: ended / n,
             fit,
@@ -294,13 +304,14 @@ impl<'a> Mixture<'a> {
             model: Default::default(),
             choice: Choice::Soft,
             hold: 1,
-            space: Space::Probability,
+            space: None,
             strength: 1.0,
         };
         let stated: BTreeMap<String, f64> = preference.shares()?.into_iter().collect();
         let share = |name: &String| stated.get(name).map_or(0.0, |s| *s as f32);
         let shares = pcm.config().experts.iter().map(share).collect();
-        Ok((strategy.plan_with(pcm.clone(), preference)?, shares))
+        let keep = self.recipe.settings.keep;
+        Ok((strategy.plan_with(pcm.clone(), preference, keep)?, shares))
     }
 
     fn respond(
@@ -320,7 +331,11 @@ impl<'a> Mixture<'a> {
                 top_k: None,
             },
         };
-        let pool = ExpertPool::new(plan.experts.iter().map(expert).collect())?;
+        let experts = plan.experts.iter().map(expert).collect();
+        let pool = match self.recipe.settings.kl > 0.0 {
+            true => ExpertPool::with_reference(experts, expert(&mixing::BASE.to_string()), false)?,
+            false => ExpertPool::new(experts)?,
+        };
         let mut generator = Generator::new(&pool, plan, &self.base.end_tokens)?;
         let seed = self.training.seed.to_le_bytes();
         let mut requests = Vec::new();
@@ -403,19 +418,27 @@ impl<'a> Mixture<'a> {
             });
         }
         // From the experts that ran, in their order, to all of the PCM's.
-        let ran: Vec<usize> = preference
+        let mut ran: Vec<Option<usize>> = preference
             .shares()?
             .iter()
-            .filter_map(|(name, _)| config.experts.iter().position(|e| e == name))
+            .map(|(name, _)| config.experts.iter().position(|e| e == name))
             .collect();
+        if config.output.reads_base() {
+            let before = |(name, _): &(String, f64)| name.as_str() < mixing::BASE;
+            ran.insert(preference.shares()?.partition_point(before), None);
+        }
         let n = config.experts.len();
         let mut log_probs = vec![0.0; response.tokens.len() * n];
+        let mut base = Vec::new();
         for (to, from) in log_probs
             .chunks_mut(n)
             .zip(response.expert_log_probs.chunks(ran.len()))
         {
             for (place, value) in ran.iter().zip(from) {
-                to[*place] = *value;
+                match place {
+                    Some(place) => to[*place] = *value,
+                    None => base.push(*value),
+                }
             }
         }
         let question = &self.prompts[prompt];
@@ -433,6 +456,8 @@ impl<'a> Mixture<'a> {
             },
             tokens: response.tokens.clone(),
             log_probs,
+            base,
+            support: response.records.clone(),
             behaviour: response.log_probs.clone(),
             utility: self.recipe.utility.of(&stated),
             rewards,
@@ -440,6 +465,12 @@ impl<'a> Mixture<'a> {
             seed: self.training.seed,
         })
     }
+}
+
+/// Mean divergence of a response's tokens from the base in nats; 0 where it was not measured.
+fn divergence(response: &Response) -> f64 {
+    let sum: f64 = response.kl.iter().map(|kl| f64::from(*kl)).sum();
+    sum / response.kl.len().max(1) as f64
 }
 
 /// A Gamma-distributed number of scale 1 (Marsaglia and Tsang 2000; below 1 by the power of a uniform one).

@@ -7,15 +7,16 @@
 //! 2. the PCM reads the importances as a vector, too, and so serves degrees of a preference
 //! 3. weights may be made hard, held for some tokens, or applied to log-probabilities, as ablations
 //! 4. in log space they may go beyond the experts, as in DeRa: `p ∝ p_0 Π_i (p_i / p_0)^(s α_i)`
+//! 5. a PCM with gates (`pcm::Output::Gates`) is trained for that form, each expert's gate on its own
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use experts::NextTokens;
 use kernels::{Isa, Shared, Team, math};
 use lm::LanguageModel;
-use pcm::{PcmConfig, Runner, Sequence};
+use pcm::{Output, PcmConfig, Runner, Sequence, Support};
 use serde::{Deserialize, Serialize};
 
 use super::{Method, Space};
@@ -46,10 +47,10 @@ pub struct Pcm {
     /// Tokens that weights are kept for. Default 1 (paper).
     #[serde(default = "one")]
     pub hold: usize,
-    /// Where distributions are averaged. Default: probabilities (paper).
+    /// Where distributions are averaged. Default `None`: as the PCM was trained (paper: probabilities).
     #[serde(default)]
-    pub space: Space,
-    /// How far to go from the base in log space, 1 being the experts. Default 1 (paper).
+    pub space: Option<Space>,
+    /// How far to go from the base in log space, 1 being the experts or a PCM's own gates. Default 1 (paper).
     #[serde(default = "whole")]
     pub strength: f64,
 }
@@ -65,17 +66,19 @@ fn whole() -> f64 {
 impl Method for Pcm {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         preference.directions(experts)?;
-        if self.beyond() && !experts.contains(&BASE) {
-            return refuse(format!("strength needs an expert called '{BASE}'"));
+        let config = PcmConfig::load(&self.model)?;
+        if (self.beyond() || config.output.reads_base()) && !experts.contains(&BASE) {
+            return refuse(format!("gates and strength need an expert called '{BASE}'"));
         }
-        let known = PcmConfig::load(&self.model)?.experts;
-        self.plan_over(&known, Model::Folder, preference)
+        self.plan_over(&config, Model::Folder, preference)
     }
 
     fn needs(&self) -> Needs {
+        // A folder that cannot be read is told of when it is planned with.
+        let output = PcmConfig::load(&self.model).map_or(Output::default(), |c| c.output);
         match self.beyond() {
             true => Needs::FULL,
-            false => self.space.needs(),
+            false => self.space_of(output).needs(),
         }
     }
 
@@ -85,29 +88,43 @@ impl Method for Pcm {
 }
 
 impl Pcm {
-    /// The base takes part.
+    /// The weights of a PCM that was not trained to go beyond the experts shall do so.
     fn beyond(&self) -> bool {
         self.strength != 1.0
     }
 
-    /// How a PCM in memory serves a preference; a training's own, for instance.
+    fn space_of(&self, output: Output) -> Space {
+        self.space.unwrap_or(match output {
+            Output::Probabilities => Space::Probability,
+            Output::Logs | Output::Gates { .. } => Space::Log,
+        })
+    }
+
+    /// How a PCM in memory serves a preference; a training's own, for instance. Where experts are multiplied,
+    /// `keep` likeliest tokens of each step are recorded ([`Response::records`](crate::Response::records)).
     ///
     /// # Errors
     /// A preference that names an expert which the PCM does not know.
-    pub fn plan_with(&self, model: pcm::Pcm, preference: &Preference) -> Result<Plan> {
-        let known = model.config().experts.clone();
-        self.plan_over(&known, Model::Loaded(Box::new(model)), preference)
+    pub fn plan_with(&self, model: pcm::Pcm, preference: &Preference, keep: usize) -> Result<Plan> {
+        let config = model.config().clone();
+        let keep = if config.output.is_product() { keep } else { 0 };
+        let model = Model::Loaded(Box::new(model), keep);
+        self.plan_over(&config, model, preference)
     }
 
-    fn plan_over(&self, known: &[String], model: Model, preference: &Preference) -> Result<Plan> {
+    fn plan_over(&self, config: &PcmConfig, model: Model, preference: &Preference) -> Result<Plan> {
+        let (known, space) = (&config.experts, self.space_of(config.output));
         if self.hold == 0 {
             return refuse("hold is 0; weights are kept for at least one token");
         }
-        if self.beyond() && (self.space != Space::Log || !self.strength.is_finite()) {
+        if self.beyond() && (space != Space::Log || !self.strength.is_finite()) {
             let strength = self.strength;
             return refuse(format!(
                 "strength is {strength}; other than 1 it needs space: Log, and must be a number"
             ));
+        }
+        if config.output.reads_base() && space != Space::Log {
+            return refuse("this PCM's gates multiply experts; leave space out");
         }
         let (mut names, shares): (Vec<String>, Vec<f64>) = preference.shares()?.into_iter().unzip();
         let place = |name: &String| {
@@ -127,13 +144,16 @@ impl Pcm {
         for (place, share) in places.iter().zip(&shares) {
             all[*place] = *share as f32;
         }
-        let base_at = self.beyond().then(|| {
+        let with_base = self.beyond() || config.output.reads_base();
+        let base_at = with_base.then(|| {
             let at = names.partition_point(|name| name.as_str() < BASE);
             names.insert(at, BASE.into());
             at
         });
         let mixer = PcmMixer {
             base_at,
+            output: config.output,
+            space,
             strategy: self.clone(),
             text: preference.text.clone(),
             model,
@@ -151,8 +171,8 @@ impl Pcm {
 enum Model {
     /// In the strategy's folder.
     Folder,
-    /// Here.
-    Loaded(Box<pcm::Pcm>),
+    /// Here, with the tokens of each step to record.
+    Loaded(Box<pcm::Pcm>, usize),
 }
 
 /// What decoding needs.
@@ -163,6 +183,8 @@ struct Open {
 
 struct PcmMixer {
     strategy: Pcm,
+    output: Output,
+    space: Space,
     /// The preference in words.
     text: String,
     model: Model,
@@ -238,7 +260,7 @@ impl Mixer for PcmMixer {
     fn open(&mut self, model: &Arc<LanguageModel>) -> Result<()> {
         let pcm = match &self.model {
             Model::Folder => pcm::Pcm::load(&self.strategy.model)?,
-            Model::Loaded(pcm) => pcm.as_ref().clone(),
+            Model::Loaded(pcm, _) => pcm.as_ref().clone(),
         };
         let (width, reads) = (model.config().hidden_size, pcm.config().embedding);
         if width != reads {
@@ -267,6 +289,7 @@ impl Mixer for PcmMixer {
         )?;
         let own = (0..next.experts).filter(|e| Some(*e) != self.base_at);
         let own: Vec<usize> = own.collect();
+        let with_gates = self.output.reads_base();
         let Some(Open { base, runner }) = &mut self.open else {
             return refuse("the PCM was not opened with a model");
         };
@@ -305,16 +328,14 @@ impl Mixer for PcmMixer {
         let n = self.shares.len();
         let mut weights = Vec::with_capacity(next.sequences * self.places.len());
         for (logits, history) in logits.chunks(n).zip(step.history) {
-            let mut own: Vec<f32> = self.places.iter().map(|p| logits[*p]).collect();
-            match self.strategy.choice {
-                Choice::Soft => math::softmax(Isa::best(), &mut own),
-                Choice::Hard => {
-                    let best = own.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-                    let best = best.map_or(0, |(i, _)| i);
-                    own.iter_mut()
-                        .enumerate()
-                        .for_each(|(i, w)| *w = f32::from(u8::from(i == best)));
-                }
+            let all = self.output.weights(logits, &self.shares);
+            let mut own: Vec<f32> = self.places.iter().map(|p| all[*p] as f32).collect();
+            if self.strategy.choice == Choice::Hard {
+                let best = own.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+                let best = best.map_or(0, |(i, _)| i);
+                let whole = if with_gates { own[best] } else { 1.0 };
+                own.fill(0.0);
+                own[best] = whole;
             }
             if self.strategy.hold > 1 {
                 if history.tokens.len().is_multiple_of(self.strategy.hold) {
@@ -327,23 +348,44 @@ impl Mixer for PcmMixer {
         }
         mixed.features = features;
         let (experts, strength) = (self.places.len(), self.strategy.strength as f32);
-        let base_at = self.base_at;
+        let (base_at, space) = (self.base_at, self.space);
+        let of = |sequence: usize| &weights[sequence * experts..(sequence + 1) * experts];
         mixed.each(step, |sequence, out, used| {
-            let weights = &weights[sequence * experts..(sequence + 1) * experts];
+            let weights = of(sequence);
+            let moved = own.iter().zip(weights);
             match base_at {
                 None => used.copy_from_slice(weights),
                 Some(base) => {
-                    used[base] = 1.0 - strength;
-                    let places = own.iter().zip(weights);
-                    places.for_each(|(&place, w)| used[place] = strength * w);
+                    moved.for_each(|(&place, w)| used[place] = strength * w);
+                    let sum: f32 = if with_gates {
+                        weights.iter().sum()
+                    } else {
+                        1.0
+                    };
+                    used[base] = 1.0 - strength * sum;
                 }
             }
             let rows: Vec<&[f32]> = (0..next.experts).map(|e| next.row(e, sequence)).collect();
-            match self.strategy.space {
+            match space {
                 Space::Probability => mix_probabilities(&rows, used, out),
                 Space::Log => mix_logs(&rows, used, out),
             }
         });
+        if let Model::Loaded(_, keep @ 1..) = self.model {
+            let all: Vec<Mutex<Vec<f32>>> = (0..next.sequences).map(|_| Mutex::default()).collect();
+            Team::global().for_each(next.sequences, |sequence| {
+                let rows: Vec<&[f32]> = own.iter().map(|&e| next.row(e, sequence)).collect();
+                let weights: Vec<f64> = of(sequence).iter().map(|w| f64::from(*w)).collect();
+                let base = base_at.map(|base| next.row(base, sequence));
+                let width = mixed.log_probs.len() / next.sequences;
+                let out = &mixed.log_probs[sequence * width..(sequence + 1) * width];
+                let mut record = all[sequence].lock().unwrap_or_else(|e| e.into_inner());
+                Support::record(keep, out, &rows, base, &weights, &mut record);
+            });
+            let all = all.into_iter();
+            let all = all.map(|own| own.into_inner().unwrap_or_else(|e| e.into_inner()));
+            mixed.records = all.flatten().collect();
+        }
         Ok(())
     }
 }
