@@ -46,7 +46,7 @@ pub struct Experiment {
     /// `prompts`, and near duplicates are reported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub training: Vec<PathBuf>,
-    /// Another prompt set, on which `BestSingle` chooses; none of its prompts may be in `prompts`.
+    /// Another prompt set, on which `BestSingle`, `BestWeights` and `Best` choose; none of its prompts may be in `prompts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
     /// What is checked not to be forgotten. Default: nothing.
@@ -205,7 +205,7 @@ impl Experiment {
             for (preference, _) in self.preferences.iter() {
                 let plan = self.plan(strategy, preference)?;
                 anyhow::ensure!(
-                    !plan.choose || self.validation.is_some(),
+                    plan.candidates.is_empty() || self.validation.is_some(),
                     "strategy '{strategy}' chooses on a validation set; name its file: \
                      validation: \"prompts.jsonl\", with other prompts than those of the comparison"
                 );
@@ -262,6 +262,21 @@ impl Experiment {
         })?;
         self.plan_for(strategy, found)
             .with_context(|| format!("strategy '{strategy}' for preference '{preference}'"))
+    }
+
+    /// The same; where a strategy is still to be chosen, how each of those would serve.
+    ///
+    /// # Errors
+    /// Those of [`Self::plan`].
+    pub fn plans(&self, strategy: &str, preference: &str) -> Result<Vec<Plan>> {
+        let plan = self.plan(strategy, preference)?;
+        if plan.candidates.is_empty() {
+            return Ok(vec![plan]);
+        }
+        let stated = self.preferences.get(preference).context("it has a plan")?;
+        let names = self.expert_names();
+        let each = plan.candidates.iter();
+        each.map(|c| Ok(c.strategy.plan(stated, &names)?)).collect()
     }
 
     /// How a strategy of this file serves any preference.

@@ -90,7 +90,67 @@ fn the_best_single_expert_is_chosen_on_other_prompts() {
         &[&ask[..], &["--preference", "short", "--prompt", "x"]].concat(),
         1,
     );
-    assert!(error.contains("name it with Single"), "{error}");
+    assert!(error.contains("name the strategy itself"), "{error}");
+}
+
+#[test]
+fn weights_and_settings_are_chosen_for_each_preference() {
+    let folder = experiment();
+    let here = folder.path();
+    let of = "Mod()";
+    let strategies = format!(
+        "\"base\": Base(), \"weights\": BestWeights(steps: 2), \"mod\": BestWeights(of: {of}, steps: 2), \
+         \"any\": Best(of: {{\"near\": DeRa(lambda: 0.5), \"far\": DeRa(lambda: 3), \"mean\": Uniform()}})"
+    );
+    choosing(here, &strategies, "validation: \"others.txt\",");
+    let text = std::fs::read_to_string(here.join("choosing.ron")).unwrap();
+    let two = "\"both\": (text: \"be good\", weights: {\"informative\": 2.0, \"friendly\": 1.0}),";
+    let text = text.replace("preferences: {", &format!("preferences: {{ {two}"));
+    std::fs::write(here.join("choosing.ron"), text).unwrap();
+    let (_, said) = run(here, "one");
+    let manifest = std::fs::read_to_string(here.join("one/manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    let chosen = &manifest["sessions"][0]["chosen"];
+    for strategy in ["weights", "mod", "any"] {
+        for preference in ["both", "short"] {
+            let place = format!("{strategy} {preference}: ");
+            let found: Vec<(f64, &str)> = said
+                .lines()
+                .filter_map(|line| {
+                    let (name, rest) = line.strip_prefix(&place)?.split_once(" has utility ")?;
+                    Some((rest.split(' ').next()?.parse().ok()?, name))
+                })
+                .collect();
+            let chosen = &chosen[strategy][preference];
+            assert_eq!(found.len(), 3, "{place} {said}");
+            let most = found.iter().map(|f| f.0).fold(f64::MIN, f64::max);
+            assert!(
+                found.contains(&(most, chosen.as_str().unwrap())),
+                "{chosen} {said}"
+            );
+        }
+    }
+    let before = contents(&here.join("one"));
+    run(here, "one");
+    same(&before, &contents(&here.join("one")));
+
+    for (strategy, expected) in [
+        ("BestWeights(of: Uniform())", "takes no weights"),
+        ("BestWeights(steps: 0)", "steps is 0"),
+        ("Best(of: {})", "nothing to choose from"),
+        (
+            "Best(of: {\"a\": BestSingle()})",
+            "itself still to be chosen",
+        ),
+    ] {
+        choosing(
+            here,
+            &format!("\"x\": {strategy}"),
+            "validation: \"others.txt\",",
+        );
+        let error = fails(here, &["check", "choosing.ron"], 2);
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

@@ -88,17 +88,19 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// When it holds others.
     pub fn new(pool: &'a ExpertPool, mut plan: Plan, end_tokens: &[u32]) -> Result<Self> {
+        if !plan.candidates.is_empty() {
+            let names = plan.candidates.iter().map(|c| c.name.as_str());
+            let names: Vec<&str> = names.collect();
+            return refuse(format!(
+                "one of {} is to be chosen on a validation set, as `mope run` does; name the strategy itself",
+                names.join(", ")
+            ));
+        }
         let names: Vec<&str> = pool.experts().iter().map(|e| e.name.as_str()).collect();
         if names != plan.experts {
             return refuse(format!(
                 "the plan mixes {:?}, the pool has {names:?}",
                 plan.experts
-            ));
-        }
-        if plan.choose {
-            return refuse(format!(
-                "one of {} is to be chosen on a validation set, as `mope run` does; name it with Single",
-                plan.experts.join(", ")
             ));
         }
         plan.mixer.open(&pool.experts()[0].model)?;

@@ -12,7 +12,9 @@ mod preference;
 pub mod strategies;
 
 pub use generator::{Generation, Generator, Request, Response, TemperatureOf};
-pub use mixer::{History, Mixed, Mixer, Plan, Step, mix_logs, mix_probabilities, normalise};
+pub use mixer::{
+    Candidate, History, Mixed, Mixer, Plan, Step, mix_logs, mix_probabilities, normalise,
+};
 pub use named::Named;
 pub use needs::{Distribution, Needs};
 pub use preference::Preference;

@@ -7,7 +7,7 @@ use lm::chat::{Message, Prompt};
 use lm::sampling::log_softmax;
 
 use crate::merging::Recipe;
-use crate::{Result, refuse};
+use crate::{Result, Strategy, refuse};
 
 /// What a mixer sees at one token. A mixer's answer for a sequence depends on that sequence's rows and
 /// history alone, so results do not depend on who else is in the batch.
@@ -100,6 +100,15 @@ pub trait Mixer: Send + Sync {
     }
 }
 
+/// What may serve a preference.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// What it is called in tables.
+    pub name: String,
+    /// What it is.
+    pub strategy: Strategy,
+}
+
 /// How a strategy serves one preference.
 pub struct Plan {
     /// Experts to run, in the order of the mixer's weights. Sorted by name where there are several,
@@ -113,8 +122,9 @@ pub struct Plan {
     pub mixer: Box<dyn Mixer>,
     /// Responses that are made for each one that is kept, by utility.
     pub samples: usize,
-    /// Only one of the experts is to run; which, is still to be found out.
-    pub choose: bool,
+    /// One of these is to serve the preference; which, is still to be found out. The plan's experts are all of
+    /// theirs. Empty where nothing is to be chosen.
+    pub candidates: Vec<Candidate>,
     /// How the one expert is merged out of others.
     pub merge: Option<Recipe>,
 }
@@ -128,7 +138,7 @@ impl Plan {
             examples: Vec::new(),
             mixer: Box::new(mixer),
             samples: 1,
-            choose: false,
+            candidates: Vec::new(),
             merge: None,
         }
     }
@@ -164,7 +174,7 @@ impl std::fmt::Debug for Plan {
             instruction,
             examples,
             samples,
-            choose,
+            candidates,
             merge,
             mixer: _,
         } = self;
@@ -173,7 +183,7 @@ impl std::fmt::Debug for Plan {
             .field("instruction", instruction)
             .field("examples", examples)
             .field("samples", samples)
-            .field("choose", choose)
+            .field("candidates", candidates)
             .field("merge", merge)
             .finish_non_exhaustive()
     }

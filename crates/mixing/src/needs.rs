@@ -36,6 +36,22 @@ impl Needs {
         ..Self::LIKELIEST
     };
 
+    /// All that two strategies need.
+    pub fn and(self, other: Self) -> Self {
+        let full = [self, other]
+            .iter()
+            .any(|n| n.distribution == Distribution::Full);
+        Self {
+            distribution: if full {
+                Distribution::Full
+            } else {
+                Distribution::Likeliest
+            },
+            prompt: self.prompt || other.prompt,
+            weights: self.weights || other.weights,
+        }
+    }
+
     /// Compares with what an expert gives.
     ///
     /// # Errors

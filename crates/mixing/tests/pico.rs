@@ -612,7 +612,7 @@ fn what_is_still_to_be_chosen_does_not_run() {
     let pool = ExpertPool::new(all[1..].to_vec()).unwrap();
     let error = Generator::new(&pool, plan, &[2]).unwrap_err().to_string();
     assert!(error.contains("chosen on a validation set"), "{error}");
-    assert!(!best(Some(&["plain"])).unwrap().choose);
+    assert!(best(Some(&["plain"])).unwrap().candidates.is_empty());
     for outer in [
         Strategy::TopK(TopK {
             k: 3,

@@ -22,11 +22,12 @@ pub struct Context {
 /// A Preference Control Model.
 ///
 /// ```text
-/// x_t = E(token_t) P + s W + f_t S        z_t = H · blocks(x)_t
+/// x_t = E(token_t) P + s W + f_t S        z_t = H · blocks(x)_t + 10 D [s, 1]
 /// ```
 ///
 /// with the base's frozen embedding `E`, each row brought to mean square 1, importances `s`, statistics
-/// `f_t`. [`Output`](crate::Output) says what the logits `z_t` do; experts that the preference does not name are at
+/// `f_t`. What the preference alone decides has a way of its own, `D`: it is the larger part of what there is to
+/// learn, and ten times as quick as its weights. [`Output`](crate::Output) says what the logits `z_t` do; experts that the preference does not name are at
 /// −∞.
 #[derive(Debug, Clone)]
 pub struct Pcm {
@@ -48,6 +49,8 @@ struct Places {
     statistics: Range<usize>,
     /// `[experts, hidden]`.
     head: Range<usize>,
+    /// `[experts, experts + 1]`.
+    direct: Range<usize>,
 }
 
 impl Places {
@@ -59,12 +62,14 @@ impl Places {
         let preference = after(&projection, n * d);
         let statistics = after(&preference, config.statistics_width() * d);
         let head = after(&statistics, n * d);
+        let direct = after(&head, n * (n + 1));
         Self {
             blocks,
             projection,
             preference,
             statistics,
             head,
+            direct,
         }
     }
 }
@@ -77,7 +82,7 @@ pub struct PcmGradient {
 }
 
 impl Pcm {
-    /// A fresh PCM that gives all named experts equal weights: its head is zero.
+    /// A fresh PCM that gives all named experts equal weights: its head and its direct way are zero.
     ///
     /// # Errors
     /// A config that makes no sense.
@@ -108,7 +113,7 @@ impl Pcm {
         Self {
             config: config.clone(),
             blocks,
-            values: vec![0.0; places.head.end],
+            values: vec![0.0; places.direct.end],
             places,
         }
     }
@@ -140,6 +145,23 @@ impl Pcm {
     /// `[experts, hidden]`.
     pub(crate) fn head(&self) -> &[f32] {
         &self.values[self.places.head.clone()]
+    }
+
+    /// Adds what the preference alone decides to logits `[rows, experts]`, and masks experts that it does not name.
+    pub(crate) fn direct(&self, logits: &mut [f32], shares: &[f32]) {
+        let n = self.config.experts.len();
+        if self.config.preference != PreferenceInput::Text {
+            let direct = &self.values[self.places.direct.clone()];
+            let way = |row: &[f32]| {
+                let pairs = row.iter().zip(shares.iter().chain([&1.0]));
+                DIRECT * pairs.map(|(d, s)| d * s).sum::<f32>()
+            };
+            let own: Vec<f32> = direct.chunks(n + 1).map(way).collect();
+            for row in logits.chunks_mut(n) {
+                row.iter_mut().zip(&own).for_each(|(z, o)| *z += o);
+            }
+        }
+        logits.chunks_mut(n).for_each(|row| mask(row, shares));
     }
 
     /// Inputs of consecutive rows, `[rows, hidden]`, for embedded tokens `[rows, embedding]`. `statistics`
@@ -239,7 +261,7 @@ impl Pcm {
         let (n, d) = (self.config.experts.len(), self.config.hidden);
         let inputs = self.all_inputs(items, embed);
         let slices: Vec<&[f32]> = inputs.iter().map(|(x, _)| x.as_slice()).collect();
-        let heads = std::sync::Mutex::new(vec![Vec::new(); items.len()]);
+        let heads = std::sync::Mutex::new(vec![(Vec::new(), Vec::new()); items.len()]);
         let blocks = self.blocks.gradient(&slices, |i, hidden| {
             let d_logits = loss(i, &self.read_out(items[i], hidden));
             let steps = items[i].1.len();
@@ -256,6 +278,12 @@ impl Pcm {
                 false,
                 1.0,
             );
+            let mut sums = vec![0.0; n];
+            for row in d_logits.chunks(n) {
+                sums.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, d)| *sum += DIRECT * d);
+            }
             let mut d_head = vec![0.0; n * d];
             let last = View::rows(&hidden[first..], d);
             product(
@@ -267,14 +295,22 @@ impl Pcm {
                 false,
                 1.0,
             );
-            heads.lock().unwrap_or_else(|e| e.into_inner())[i] = d_head;
+            heads.lock().unwrap_or_else(|e| e.into_inner())[i] = (d_head, sums);
             d_hidden
         });
         let mut values = vec![0.0; self.values.len()];
         values[self.places.blocks.clone()].copy_from_slice(&blocks.weights);
-        for d_head in heads.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        let heads = heads.into_inner().unwrap_or_else(|e| e.into_inner());
+        for ((d_head, sums), (context, _)) in heads.into_iter().zip(items) {
             let own = values[self.places.head.clone()].iter_mut().zip(d_head);
             own.for_each(|(sum, v)| *sum += v);
+            if self.config.preference != PreferenceInput::Text {
+                let direct = values[self.places.direct.clone()].chunks_mut(n + 1);
+                for (row, sum) in direct.zip(sums) {
+                    let shares = context.shares.iter().chain([&1.0]);
+                    row.iter_mut().zip(shares).for_each(|(d, s)| *d += sum * s);
+                }
+            }
         }
         for (((x, embedded), item), d_x) in inputs.iter().zip(items).zip(&blocks.inputs) {
             self.input_gradient(
@@ -403,9 +439,7 @@ impl Pcm {
         let mut logits = vec![0.0; steps * n];
         let head = View::rows(self.head(), d).transposed();
         product([steps, d, n], last, head, &mut logits, n, false, 1.0);
-        for row in logits.chunks_mut(n) {
-            mask(row, &context.shares);
-        }
+        self.direct(&mut logits, &context.shares);
         logits
     }
 
@@ -470,8 +504,11 @@ impl Pcm {
 /// Writes the base's embedding of a token, `[embedding]`.
 pub type Embed<'a> = dyn Fn(u32, &mut [f32]) + Sync + 'a;
 
+/// How much quicker the direct way is than its weights (ours).
+const DIRECT: f32 = 10.0;
+
 /// Takes experts that the preference does not name out of the softmax.
-pub(crate) fn mask(logits: &mut [f32], shares: &[f32]) {
+fn mask(logits: &mut [f32], shares: &[f32]) {
     for (logit, share) in logits.iter_mut().zip(shares) {
         if *share == 0.0 {
             *logit = f32::NEG_INFINITY;

@@ -1,6 +1,6 @@
 use lm::packed::{PackedCache, PackedDecoder, Scratch};
 
-use crate::model::{Embed, mask};
+use crate::model::Embed;
 use crate::{Error, Pcm, Result};
 
 /// Tokens of room that a sequence gets at a time.
@@ -77,7 +77,7 @@ impl Runner {
             }
         }
         for (row, sequence) in logits.chunks_mut(n).zip(sequences) {
-            mask(row, sequence.shares);
+            self.pcm.direct(row, sequence.shares);
         }
         Ok(logits)
     }

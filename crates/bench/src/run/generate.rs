@@ -14,7 +14,7 @@ use experts::{Expert, ExpertPool};
 use lm::LanguageModel;
 use lm::sampling::Draws;
 use mixing::merging::Source;
-use mixing::{Generator, Request, Response};
+use mixing::{Candidate, Generator, Plan, Request, Response};
 use serde_json::{Value, json};
 
 use super::folder::RunFolder;
@@ -34,8 +34,8 @@ pub struct Generate<'a> {
     pub(super) experiment: &'a Experiment,
     pub(super) prompts: &'a [NamedPrompt],
     pub(super) validation: &'a [NamedPrompt],
-    /// The expert that was chosen, by strategy and preference.
-    pub(super) chosen: BTreeMap<(String, String), String>,
+    /// What was chosen, by strategy and preference.
+    pub(super) chosen: BTreeMap<(String, String), Candidate>,
     pub(super) base: Arc<LanguageModel>,
     models: Models,
     pub(super) experts: BTreeMap<String, Expert>,
@@ -81,10 +81,11 @@ impl<'a> Generate<'a> {
         let (mut used, mut merged) = (BTreeSet::new(), BTreeSet::new());
         for (strategy, _) in experiment.strategies.iter() {
             for (preference, _) in experiment.preferences.iter() {
-                let plan = experiment.plan(strategy, preference)?;
-                match plan.merge {
-                    Some(recipe) => merged.extend(recipe.experts),
-                    None => used.extend(plan.experts),
+                for plan in experiment.plans(strategy, preference)? {
+                    match plan.merge {
+                        Some(recipe) => merged.extend(recipe.experts),
+                        None => used.extend(plan.experts),
+                    }
                 }
             }
         }
@@ -130,11 +131,11 @@ impl<'a> Generate<'a> {
             }
         }
         for (name, strategy) in experiment.strategies.iter() {
-            if let Some(pcm) = strategy.pcm() {
+            for (i, pcm) in strategy.pcms().into_iter().enumerate() {
                 // Found out now, not after hours.
                 pcm::Pcm::load(&pcm.model).with_context(|| format!("strategy '{name}'"))?;
                 let files = hashes(&pcm.model)?;
-                generate.inputs.insert(format!("strategy {name}"), files);
+                generate.inputs.insert(pcm_input(name, i), files);
             }
         }
         for (name, dimension) in experiment.dimensions.iter() {
@@ -151,31 +152,41 @@ impl<'a> Generate<'a> {
         let new = self.experiment.generation.max_new_tokens;
         for (strategy, _) in self.experiment.strategies.iter() {
             for (preference, _) in self.experiment.preferences.iter() {
-                let plan = self.experiment.plan(strategy, preference)?;
-                for NamedPrompt { id, prompt } in self.prompts.iter().chain(self.validation) {
-                    let prompt = plan.prompt(prompt)?;
-                    // What is merged reads and remembers as the base does.
-                    let base = [mixing::BASE.to_string()];
-                    let names = match &plan.merge {
-                        Some(_) => &base[..],
-                        None => &plan.experts,
-                    };
-                    for name in names {
-                        let expert = &self.experts[name];
-                        let limit = expert.model.config().context_length;
-                        let tokens = expert
-                            .tokens(&prompt)
-                            .with_context(|| format!("prompt '{id}'"))?
-                            .len();
-                        if tokens + new > limit {
-                            return Err(usage(format!(
-                                "{}: prompt '{id}' has {tokens} tokens for expert '{name}'; with \
-                                 {new} new ones it does not fit into the context of {limit}; \
-                                 shorten the prompt or lower max_new_tokens",
-                                self.experiment.prompts.display()
-                            )));
-                        }
+                // Candidates differ in how they mix, seldom in what they read: of those that read alike, one.
+                let mut seen = BTreeSet::new();
+                for plan in self.experiment.plans(strategy, preference)? {
+                    let what = json!([plan.experts, plan.instruction, plan.examples]);
+                    if seen.insert(what.to_string()) {
+                        self.check_plan(&plan, new)?;
                     }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_plan(&self, plan: &Plan, new: usize) -> Result<()> {
+        for NamedPrompt { id, prompt } in self.prompts.iter().chain(self.validation) {
+            let prompt = plan.prompt(prompt)?;
+            // What is merged reads and remembers as the base does.
+            let base = [mixing::BASE.to_string()];
+            let names = match &plan.merge {
+                Some(_) => &base[..],
+                None => &plan.experts,
+            };
+            for name in names {
+                let expert = &self.experts[name];
+                let limit = expert.model.config().context_length;
+                let tokens = expert
+                    .tokens(&prompt)
+                    .with_context(|| format!("prompt '{id}'"))?
+                    .len();
+                if tokens + new > limit {
+                    return Err(usage(format!(
+                        "{}: prompt '{id}' has {tokens} tokens for expert '{name}'; with {new} new ones it does \
+                         not fit into the context of {limit}; shorten the prompt or lower max_new_tokens",
+                        self.experiment.prompts.display()
+                    )));
                 }
             }
         }
@@ -191,10 +202,12 @@ impl<'a> Generate<'a> {
         let preferences = self.experiment.preferences.names();
         for (strategy, _) in self.experiment.strategies.iter() {
             for preference in &preferences {
-                let plan = self.experiment.plan(strategy, preference)?;
-                let one = plan.choose || plan.merge.is_some();
-                let experts = if one { 1 } else { plan.experts.len() };
-                let passes = (experts * plan.samples) as f64;
+                let place = (strategy.to_string(), preference.to_string());
+                let plan = match self.chosen.get(&place) {
+                    Some(chosen) => self.candidate(chosen, preference)?,
+                    None => self.experiment.plans(strategy, preference)?.remove(0),
+                };
+                let passes = (plan.experts.len() * plan.samples) as f64;
                 *out.entry(strategy.into()).or_default() += passes / preferences.len() as f64;
             }
         }
@@ -207,9 +220,9 @@ impl<'a> Generate<'a> {
     /// A model that fails, a folder that cannot be written. What is done stays.
     pub fn run(&mut self, folder: &RunFolder, session: &mut Session) -> Result<Rows> {
         self.chosen = validation::choose(self, self.experiment, self.validation, folder, session)?;
-        for ((strategy, preference), expert) in &self.chosen {
+        for ((strategy, preference), chosen) in &self.chosen {
             let own = session.chosen.entry(strategy.clone()).or_default();
-            own.insert(preference.clone(), expert.clone());
+            own.insert(preference.clone(), chosen.name.clone());
         }
         let mut rows = Rows {
             references: Vec::new(),
@@ -235,7 +248,7 @@ impl<'a> Generate<'a> {
             }
             Made::Attempt(job, prompt, text) => {
                 let own = scorer.reward(&prompt.prompt, text)?;
-                scorer.utility(job.preference, &prompt.id, &own)
+                scorer.utility(&job.preference, &prompt.id, &own)
             }
         })?;
         Ok(rows)
@@ -350,7 +363,7 @@ impl<'a> Generate<'a> {
         let mut generator = Generator::new(pool, plan, &self.base.end_tokens)?;
         let identity = |(prompt, sample): &(&NamedPrompt, u32)| Identity {
             strategy: batch.job.strategy.into(),
-            preference: batch.job.preference.into(),
+            preference: batch.job.preference.clone(),
             prompt: prompt.id.clone(),
             sample: *sample,
         };
@@ -387,6 +400,14 @@ impl<'a> Generate<'a> {
             )
         });
         rows.collect()
+    }
+}
+
+/// What the files of a strategy's PCM are called among the inputs.
+pub(super) fn pcm_input(strategy: &str, number: usize) -> String {
+    match number {
+        0 => format!("strategy {strategy}"),
+        n => format!("strategy {strategy} {}", n + 1),
     }
 }
 

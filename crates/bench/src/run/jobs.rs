@@ -1,14 +1,14 @@
 //! What a run has to generate, cut into batches by content.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use eval::rewards::Scorer;
-use mixing::{Plan, Strategy};
+use mixing::{Candidate, Plan, Strategy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::generate::Generate;
+use super::generate::{Generate, pcm_input};
 use crate::prompts::NamedPrompt;
 
 /// Name that stands for a strategy in the rows of the reference responses.
@@ -21,11 +21,25 @@ pub const VALIDATION: &str = "validation";
 /// room for the next; a kill loses one file's work at most.
 const BATCHES_PER_FILE: usize = 4;
 
+/// What stands for the preference in a candidate's rows and files: the expert's name where it is one alone.
+pub(super) fn label(preference: &str, candidate: &Strategy) -> String {
+    match candidate {
+        Strategy::Single(single) => single.expert.clone(),
+        other => {
+            let key = Sha256::digest(json!(other).to_string().as_bytes());
+            format!("{preference}.{}", lm::source::hex(&key[..4]))
+        }
+    }
+}
+
 /// One strategy for one preference, or the references.
 pub(super) struct Job<'a> {
     pub part: &'static str,
     pub strategy: &'a str,
-    pub preference: &'a str,
+    /// Of a candidate's responses to validation prompts: [`label`].
+    pub preference: String,
+    /// A candidate, and whom it is to serve.
+    served: Option<(&'a str, Strategy)>,
     prompts: &'a [NamedPrompt],
     samples: u32,
     definition: Value,
@@ -40,26 +54,34 @@ pub(super) struct Batch<'a> {
 }
 
 impl Generate<'_> {
-    /// Each candidate and the base over the validation prompts: nobody's preference matters yet.
+    /// Each candidate and the base over the validation prompts. A single expert serves nobody in particular and
+    /// answers once for all preferences.
     pub(super) fn validation_jobs(&self) -> Result<Vec<Job<'_>>> {
-        let mut names = BTreeSet::new();
+        let mut jobs = BTreeMap::new();
         for (strategy, _) in self.experiment.strategies.iter() {
-            for (preference, _) in self.experiment.preferences.iter() {
-                let plan = self.experiment.plan(strategy, preference)?;
-                names.extend(plan.experts.into_iter().filter(|_| plan.choose));
+            for (preference, stated) in self.experiment.preferences.iter() {
+                for candidate in self.experiment.plan(strategy, preference)?.candidates {
+                    let label = label(preference, &candidate.strategy);
+                    let definition = match candidate.strategy {
+                        Strategy::Single(_) => json!(null),
+                        ref other => json!([self.strategy_definition(strategy, other), stated]),
+                    };
+                    let served = Some((preference, candidate.strategy));
+                    jobs.entry(label).or_insert((definition, served));
+                }
             }
         }
-        if !names.is_empty() {
-            names.insert(mixing::BASE.into());
+        if !jobs.is_empty() {
+            jobs.insert(mixing::BASE.into(), (json!(null), None));
         }
-        let known = self.experts.keys().filter(|name| names.contains(*name));
-        let jobs = known.map(|name| Job {
+        let jobs = jobs.into_iter().map(|(label, (definition, served))| Job {
             part: "validation",
             strategy: VALIDATION,
-            preference: name,
+            preference: label,
+            served,
             prompts: self.validation,
             samples: 1,
-            definition: json!(null),
+            definition,
         });
         Ok(jobs.collect())
     }
@@ -68,7 +90,8 @@ impl Generate<'_> {
         let mut jobs = vec![Job {
             part: "references",
             strategy: REFERENCE,
-            preference: "",
+            preference: String::new(),
+            served: None,
             prompts: self.prompts,
             samples: 1,
             definition: json!(null),
@@ -76,7 +99,14 @@ impl Generate<'_> {
         for (strategy, spec) in self.experiment.strategies.iter() {
             for (preference, stated) in self.experiment.preferences.iter() {
                 let plan = self.experiment.plan(strategy, preference)?;
-                let mut definition = vec![self.strategy_definition(strategy, spec), json!(stated)];
+                let place = (strategy.to_string(), preference.to_string());
+                let mut definition = match self.chosen.get(&place) {
+                    Some(chosen) => {
+                        let own = self.strategy_definition(strategy, &chosen.strategy);
+                        vec![self.strategy_definition(strategy, spec), json!(stated), own]
+                    }
+                    None => vec![self.strategy_definition(strategy, spec), json!(stated)],
+                };
                 if plan.samples > 1 {
                     // What is kept follows from the rewards, too.
                     definition.push(self.rewards_definition());
@@ -84,7 +114,8 @@ impl Generate<'_> {
                 jobs.push(Job {
                     part: "generations",
                     strategy,
-                    preference,
+                    preference: preference.into(),
+                    served: None,
                     prompts: self.prompts,
                     samples: self.experiment.samples,
                     definition: json!(definition),
@@ -97,11 +128,14 @@ impl Generate<'_> {
     /// What a strategy does: files count by content; where they lie does not.
     fn strategy_definition(&self, name: &str, strategy: &Strategy) -> Value {
         let mut strategy = strategy.clone();
-        let Some(pcm) = strategy.pcm_mut() else {
+        let pcms = strategy.pcms_mut();
+        if pcms.is_empty() {
             return json!(strategy);
-        };
-        pcm.model.clear();
-        json!([strategy, self.inputs.get(&format!("strategy {name}"))])
+        }
+        let files = (0..pcms.len()).map(|i| self.inputs.get(&pcm_input(name, i)));
+        let files: Vec<_> = files.collect();
+        pcms.into_iter().for_each(|pcm| pcm.model.clear());
+        json!([strategy, files])
     }
 
     /// What utility follows from, in the same way.
@@ -120,15 +154,29 @@ impl Generate<'_> {
     pub(super) fn plan(&self, job: &Job<'_>) -> Result<Plan> {
         match job.part {
             "references" => self.single(mixing::BASE),
-            "validation" => self.single(job.preference),
+            "validation" => match &job.served {
+                None => self.single(mixing::BASE),
+                Some((preference, strategy)) => self.serving(strategy, preference),
+            },
             _ => {
-                let place = (job.strategy.to_string(), job.preference.to_string());
+                let place = (job.strategy.to_string(), job.preference.clone());
                 match self.chosen.get(&place) {
-                    Some(expert) => self.single(expert),
-                    None => self.experiment.plan(job.strategy, job.preference),
+                    Some(chosen) => self.candidate(chosen, &job.preference),
+                    None => self.experiment.plan(job.strategy, &job.preference),
                 }
             }
         }
+    }
+
+    /// How a candidate serves a preference of the experiment.
+    pub(super) fn candidate(&self, candidate: &Candidate, preference: &str) -> Result<Plan> {
+        self.serving(&candidate.strategy, preference)
+    }
+
+    fn serving(&self, strategy: &Strategy, preference: &str) -> Result<Plan> {
+        let stated = self.experiment.preferences.get(preference);
+        let stated = stated.context("the preference is known")?;
+        Ok(strategy.plan(stated, &self.experiment.expert_names())?)
     }
 
     /// One expert alone, which serves nobody in particular: whose preference it is does not matter.

@@ -52,7 +52,7 @@ pub struct Session {
     pub tokens: BTreeMap<String, u64>,
     /// Seconds that took, by strategy, prompts' reading included.
     pub generating: BTreeMap<String, f64>,
-    /// The expert that was chosen on the validation set, by strategy and preference.
+    /// What was chosen on the validation set, by strategy and preference.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub chosen: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -78,6 +78,12 @@ impl Manifest {
             warnings: vec![],
             sessions: vec![],
         }
+    }
+
+    /// What was chosen on the validation set, by strategy and preference: the same in every session.
+    pub fn chosen(&self) -> Option<&BTreeMap<String, BTreeMap<String, String>>> {
+        let each = self.sessions.iter().rev().map(|s| &s.chosen);
+        each.into_iter().find(|c| !c.is_empty())
     }
 
     /// Seconds per token of a strategy over all sessions that generated for it, the sequences of a batch

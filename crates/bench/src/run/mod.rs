@@ -114,7 +114,7 @@ pub fn shard(experiment: &Experiment, out: &Path, shard: Shard) -> Result<usize>
     for (name, _) in experiment.strategies.iter() {
         for preference in experiment.preferences.names() {
             let plan = experiment.plan(name, preference)?;
-            if plan.choose || plan.samples > 1 {
+            if !plan.candidates.is_empty() || plan.samples > 1 {
                 return Err(usage(format!(
                     "--shard: strategy '{name}' chooses by rewards, for which it needs every reference; run it \
                      without --shard, in an experiment of its own if it is large"

@@ -136,7 +136,7 @@ impl Generate<'_> {
         };
         let jobs = jobs
             .iter()
-            .filter(|j| j.part == "generations" && wanted(j.preference));
+            .filter(|j| j.part == "generations" && wanted(&j.preference));
         let jobs: Vec<_> = jobs.collect();
         let mut progress = Progress::new("retain", "texts", (jobs.len() * items.len()) as u64);
         let mut files = std::collections::BTreeSet::new();

@@ -1,12 +1,13 @@
-//! Which single expert serves a preference best on the validation set.
+//! Which candidate serves a preference best on the validation set.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use mixing::BASE;
+use mixing::{BASE, Candidate};
 
 use super::folder::RunFolder;
 use super::generate::{Generate, Made};
+use super::jobs::label;
 use super::manifest::Session;
 use super::score::Scorer;
 use crate::experiment::Experiment;
@@ -23,7 +24,7 @@ pub(super) fn choose(
     prompts: &[NamedPrompt],
     folder: &RunFolder,
     session: &mut Session,
-) -> Result<BTreeMap<(String, String), String>> {
+) -> Result<BTreeMap<(String, String), Candidate>> {
     let jobs = generate.validation_jobs()?;
     if jobs.is_empty() {
         folder.keep_only("validation", &Default::default())?;
@@ -32,7 +33,7 @@ pub(super) fn choose(
     let mut rows = BTreeMap::new();
     generate.make(&["validation"], &jobs, folder, session, |made| {
         if let Made::Rows(job, found) = made {
-            let own: &mut Vec<_> = rows.entry(job.preference.to_string()).or_default();
+            let own: &mut Vec<_> = rows.entry(job.preference.clone()).or_default();
             own.extend(found);
         }
         Ok(0.0)
@@ -48,12 +49,10 @@ pub(super) fn choose(
     for (strategy, _) in experiment.strategies.iter() {
         for (preference, _) in experiment.preferences.iter() {
             let plan = experiment.plan(strategy, preference)?;
-            if !plan.choose {
-                continue;
-            }
-            let mut best: Option<(f64, String)> = None;
-            for expert in plan.experts {
-                let own = rows.get(&expert).context("every candidate answered")?;
+            let mut best: Option<(f64, Candidate)> = None;
+            for candidate in plan.candidates {
+                let own = rows.get(&label(preference, &candidate.strategy));
+                let own = own.context("every candidate answered")?;
                 let mut total = 0.0;
                 for row in own {
                     let id = row.identity.prompt.as_str();
@@ -62,14 +61,17 @@ pub(super) fn choose(
                 }
                 let mean = total / own.len().max(1) as f64;
                 eprintln!(
-                    "{strategy} {preference}: {expert} has utility {mean:.4} on the validation set"
+                    "{strategy} {preference}: {} has utility {mean:.4} on the validation set",
+                    candidate.name
                 );
                 if best.as_ref().is_none_or(|(found, _)| mean > *found) {
-                    best = Some((mean, expert));
+                    best = Some((mean, candidate));
                 }
             }
-            let (_, expert) = best.context("there is a candidate")?;
-            chosen.insert((strategy.to_string(), preference.to_string()), expert);
+            if let Some((_, candidate)) = best {
+                let place = (strategy.to_string(), preference.to_string());
+                chosen.insert(place, candidate);
+            }
         }
     }
     Ok(chosen)

@@ -33,8 +33,8 @@ impl Method for BestOfN {
             return refuse("n is 0: at least 1 response must be made");
         }
         let inner = self.of.plan(preference, experts)?;
-        if inner.choose {
-            return refuse("the inner strategy is still to be chosen; take Single");
+        if !inner.candidates.is_empty() {
+            return refuse("the inner strategy is still to be chosen; name what it is to be");
         }
         Ok(Plan {
             samples: inner.samples * self.n,

@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
-use super::single::Copy;
-use crate::{BASE, Needs, Plan, Preference, Result, refuse};
+use super::best::among;
+use super::{Method, Single, Strategy};
+use crate::{BASE, Candidate, Needs, Plan, Preference, Result, refuse};
 
 /// One expert, chosen for each preference by utility.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -18,29 +18,26 @@ pub struct BestSingle {
 }
 
 impl Method for BestSingle {
-    fn plan(&self, _: &Preference, experts: &[&str]) -> Result<Plan> {
+    fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         let others = || {
             experts
                 .iter()
                 .filter(|e| **e != BASE)
                 .map(|e| e.to_string())
         };
-        let mut among = self.among.clone().unwrap_or_else(|| others().collect());
-        among.sort();
-        among.dedup();
-        if let Some(name) = among.iter().find(|n| !experts.contains(&n.as_str())) {
-            let known = experts.join(", ");
-            return refuse(format!(
-                "there is no expert '{name}'; the experts are: {known}"
-            ));
-        }
-        if among.is_empty() {
+        let mut names = self.among.clone().unwrap_or_else(|| others().collect());
+        names.sort();
+        names.dedup();
+        if names.is_empty() {
             return refuse("there is no expert to choose; name some, or take Base()");
         }
-        Ok(Plan {
-            choose: among.len() > 1,
-            ..Plan::new(among, Copy)
-        })
+        let single = |name: String| Candidate {
+            strategy: Strategy::Single(Single {
+                expert: name.clone(),
+            }),
+            name,
+        };
+        among(names.into_iter().map(single).collect(), preference, experts)
     }
 
     fn needs(&self) -> Needs {

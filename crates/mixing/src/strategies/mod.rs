@@ -2,8 +2,10 @@
 //! line and a variant.
 
 mod base;
+mod best;
 mod best_of_n;
 mod best_single;
+mod best_weights;
 mod dera;
 mod dexperts;
 mod few_shot;
@@ -19,13 +21,16 @@ mod single;
 mod top_k;
 mod uniform;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 pub use base::Base;
+pub use best::Best;
 pub use best_of_n::BestOfN;
 pub use best_single::BestSingle;
+pub use best_weights::BestWeights;
 pub use dera::DeRa;
 pub use dexperts::DExperts;
 pub use few_shot::{Example, FewShot};
@@ -52,6 +57,10 @@ pub enum Strategy {
     Single(Single),
     /// The expert that is best on a validation set.
     BestSingle(BestSingle),
+    /// The constant weights that are best on a validation set.
+    BestWeights(BestWeights),
+    /// The strategy that is best on a validation set.
+    Best(Best),
     /// The base model with the preference in its prompt.
     Prompting(Prompting),
     /// The base model with examples of the preference in its prompt.
@@ -100,6 +109,8 @@ impl Strategy {
             Self::Base(s) => s,
             Self::Single(s) => s,
             Self::BestSingle(s) => s,
+            Self::BestWeights(s) => s,
+            Self::Best(s) => s,
             Self::Prompting(s) => s,
             Self::FewShot(s) => s,
             Self::Uniform(s) => s,
@@ -127,25 +138,43 @@ impl Strategy {
 
     /// Takes the paths that it names as relative to `folder`.
     pub fn resolve(&mut self, folder: &Path) {
-        if let Some(pcm) = self.pcm_mut() {
+        for pcm in self.pcms_mut() {
             pcm.model = folder.join(&pcm.model);
         }
     }
 
-    /// The PCM that it or a strategy in it uses.
-    pub fn pcm(&self) -> Option<&Pcm> {
+    /// The PCMs that it or strategies in it use.
+    pub fn pcms(&self) -> Vec<&Pcm> {
         match self {
-            Self::Pcm(pcm) => Some(pcm),
-            Self::TopK(TopK { of, .. }) | Self::BestOfN(BestOfN { of, .. }) => of.pcm(),
-            _ => None,
+            Self::Pcm(pcm) => vec![pcm],
+            Self::TopK(TopK { of, .. })
+            | Self::BestOfN(BestOfN { of, .. })
+            | Self::BestWeights(BestWeights { of, .. }) => of.pcms(),
+            Self::Best(Best { of }) => of.iter().flat_map(|(_, s)| s.pcms()).collect(),
+            _ => Vec::new(),
         }
     }
 
-    /// The same, to change it.
-    pub fn pcm_mut(&mut self) -> Option<&mut Pcm> {
+    /// The same, to change them.
+    pub fn pcms_mut(&mut self) -> Vec<&mut Pcm> {
         match self {
-            Self::Pcm(pcm) => Some(pcm),
-            Self::TopK(TopK { of, .. }) | Self::BestOfN(BestOfN { of, .. }) => of.pcm_mut(),
+            Self::Pcm(pcm) => vec![pcm],
+            Self::TopK(TopK { of, .. })
+            | Self::BestOfN(BestOfN { of, .. })
+            | Self::BestWeights(BestWeights { of, .. }) => of.pcms_mut(),
+            Self::Best(Best { of }) => of.iter_mut().flat_map(|(_, s)| s.pcms_mut()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The same strategy with constant weights by expert; `None` where it takes none.
+    pub fn weighted(&self, weights: BTreeMap<String, f64>) -> Option<Self> {
+        let weights = Some(weights);
+        match self.clone() {
+            Self::Fixed(s) => Some(Self::Fixed(Fixed { weights, ..s })),
+            Self::Mod(s) => Some(Self::Mod(Mod { weights, ..s })),
+            Self::DeRa(s) => Some(Self::DeRa(DeRa { weights, ..s })),
+            Self::Merge(s) => Some(Self::Merge(Merge { weights, ..s })),
             _ => None,
         }
     }

@@ -39,8 +39,8 @@ impl Method for TopK {
             ));
         }
         let inner = self.of.plan(preference, experts)?;
-        if inner.choose {
-            return refuse("the inner strategy is still to be chosen; take Single");
+        if !inner.candidates.is_empty() {
+            return refuse("the inner strategy is still to be chosen; name what it is to be");
         }
         let mixer = Truncated {
             k: self.k,

@@ -107,6 +107,12 @@ pub(super) fn tables(
             eval::weights::table(weights)?,
         ),
     ];
+    let chosen = chosen(manifest)?;
+    if chosen.height() > 0 {
+        let hint =
+            "What each strategy that chooses on the validation prompts took for each preference.";
+        tables.push(table("chosen", "Chosen", hint.into(), chosen));
+    }
     if let Some(retention) = retention {
         tables.push(table(
             "retention",
@@ -118,6 +124,29 @@ pub(super) fn tables(
         ));
     }
     Ok(tables)
+}
+
+/// What was chosen on the validation set, by strategy and preference.
+fn chosen(manifest: &Manifest) -> Result<DataFrame> {
+    let (experiment, chosen) = (&manifest.experiment, manifest.chosen());
+    let mut rows = [Vec::new(), Vec::new(), Vec::new()];
+    for strategy in experiment.strategies.names() {
+        for preference in experiment.preferences.names() {
+            let found = chosen.and_then(|c| c.get(strategy)?.get(preference));
+            if let Some(name) = found {
+                let row = [strategy, preference, name.as_str()];
+                rows.iter_mut()
+                    .zip(row)
+                    .for_each(|(all, one)| all.push(one));
+            }
+        }
+    }
+    let [strategies, preferences, names] = rows;
+    Ok(DataFrame::new_infer_height(vec![
+        Column::new("strategy".into(), strategies),
+        Column::new("preference".into(), preferences),
+        Column::new("chosen".into(), names),
+    ])?)
 }
 
 fn cost_hint(kl: bool) -> String {
