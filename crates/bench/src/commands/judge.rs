@@ -13,8 +13,8 @@ use eval::rewards::Scorer;
 use eval::rows::{GenerationRow, Identity};
 use eval::statistics::{Estimate, clustered, win};
 use eval::table::{markdown, write_all};
-use lm::Weights;
 use lm::chat::Prompt;
+use lm::sampling::permutation;
 use mixing::Named;
 use polars::prelude::{Column, DataFrame};
 use serde::Deserialize;
@@ -27,7 +27,7 @@ use crate::config;
 use crate::failure::{nearest, usage};
 use crate::models::{Models, hashes};
 use crate::progress::Progress;
-use crate::prompts;
+use crate::prompts::{self, NamedPrompt};
 use crate::run::folder::lock;
 use crate::run::folder::read_only;
 use crate::run::manifest::Manifest;
@@ -47,9 +47,12 @@ struct Judges {
     /// Whom they are judged against. Default: the run's first strategy.
     #[serde(default)]
     against: Option<String>,
-    /// Prompts at most, the first ones. Default: all.
+    /// Prompts at most. Default: all.
     #[serde(default)]
     prompts: Option<usize>,
+    /// Draws these prompts instead of taking the first ones; `--seed` replaces it. Default: the first.
+    #[serde(default)]
+    seed: Option<u64>,
 }
 
 /// Two responses to the same prompt, for the same preference.
@@ -80,12 +83,19 @@ pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
     let mut spec: Judges = config::load(file)?;
     let beside = file.parent().unwrap_or(Path::new("."));
     for (name, judge) in spec.judges.iter_mut() {
+        let wrong = |e: String| usage(format!("{}: judge '{name}': {e}", file.display()));
         config::plain("judge", name).map_err(|e| usage(format!("{}: {e}", file.display())))?;
+        judge.validate().map_err(wrong)?;
+        if name == UTILITY {
+            let message =
+                "the table of agreement calls the run's own utility so; choose another name";
+            return Err(wrong(message.into()));
+        }
         judge.resolve(beside);
     }
     let manifest = Manifest::load(folder)?;
     let (generations, scores) = read_rows(&read_only(folder))?;
-    let prompts = prompts::load(&manifest.experiment.prompts)?;
+    let prompts = answered_prompts(&manifest)?;
     let known = manifest.experiment.strategies.names();
     let against = spec.against.clone().unwrap_or(known[0].to_string());
     for name in spec.strategies.iter().chain([&against]) {
@@ -98,10 +108,23 @@ pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
             )));
         }
     }
-    let asked: HashMap<&str, &Prompt> = prompts
-        .iter()
+    for (what, none) in [
+        ("judges", spec.judges.is_empty()),
+        ("criteria", spec.criteria.is_empty()),
+    ] {
+        if none {
+            let file = file.display();
+            return Err(usage(format!("{file}: {what}: at least one is needed")));
+        }
+    }
+    let order = match global.seed.or(spec.seed) {
+        Some(seed) => permutation(prompts.len(), &[b"judged prompts", &seed.to_le_bytes()]),
+        None => (0..prompts.len()).collect(),
+    };
+    let asked: HashMap<&str, &Prompt> = order
+        .into_iter()
         .take(spec.prompts.unwrap_or(usize::MAX))
-        .map(|p| (p.id.as_str(), &p.prompt))
+        .map(|i| (prompts[i].id.as_str(), &prompts[i].prompt))
         .collect();
     let place = |i: &Identity| (i.preference.clone(), i.prompt.clone(), i.sample);
     let others = generations
@@ -135,6 +158,7 @@ pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
     for (name, judge) in spec.judges.iter() {
         let path = out.join(format!("{name}.jsonl"));
         let all = Asking {
+            global,
             name,
             spec: judge,
             criteria: &spec.criteria,
@@ -152,8 +176,32 @@ pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
     global.print(document, || text)
 }
 
+/// What the table of agreement calls the run's own utility.
+const UTILITY: &str = "utility";
+
+/// The prompts that a run answered.
+///
+/// # Errors
+/// A file that is gone or has changed since.
+fn answered_prompts(manifest: &Manifest) -> Result<Vec<NamedPrompt>> {
+    let path = &manifest.experiment.prompts;
+    let prompts = prompts::load(path)?;
+    let then = manifest
+        .inputs
+        .get("prompts")
+        .and_then(|i| i.get("prompts"));
+    if then.is_some_and(|then| lm::source::sha256(path).ok().as_ref() != Some(then)) {
+        return Err(usage(format!(
+            "{}: not the prompts that the run answered; restore the file, or run the experiment again",
+            path.display()
+        )));
+    }
+    Ok(prompts)
+}
+
 /// One judge over all pairs.
 struct Asking<'a> {
+    global: &'a Global,
     name: &'a str,
     spec: &'a JudgeSpec,
     criteria: &'a Named<String>,
@@ -168,19 +216,23 @@ impl Asking<'_> {
             JudgeSpec::Endpoint(e) => json!([e.url, e.model, e.max_tokens]),
             JudgeSpec::RewardModel(folder) => json!(hashes(folder)?),
             JudgeSpec::Local(model) => {
+                let device = self.global.device.clone().unwrap_or_default();
+                let weights = self.global.format.unwrap_or_default();
                 let models = match models {
                     Some(models) => models,
-                    None => models.insert(Models::on(&lm::DeviceSpec::default(), Weights::F32)?),
+                    None => models.insert(Models::on(&device, weights)?),
                 };
                 let path: PathBuf = models.path(model)?;
-                json!(hashes(&path)?)
+                json!([hashes(&path)?, device.to_string(), weights])
             }
         })
     }
 
     fn open(&self, models: &mut Option<Models>) -> Result<Box<dyn Judge>> {
         Ok(match self.spec {
-            JudgeSpec::Endpoint(spec) => Box::new(Endpoint::new(spec)?),
+            JudgeSpec::Endpoint(spec) => {
+                Box::new(Endpoint::new(spec).map_err(|e| usage(e.to_string()))?)
+            }
             JudgeSpec::RewardModel(folder) => {
                 Box::new(Rewarded(Scorer::Model(folder.clone()).open()?))
             }
@@ -209,7 +261,20 @@ impl Asking<'_> {
                         _ => [pair.other, pair.own],
                     };
                     let responses = shown.map(|r| r.response.as_str());
-                    let key = json!([fingerprint, text, pair.prompt, responses]).to_string();
+                    if responses[0] == responses[1] {
+                        // Nobody can tell them apart, and a judge who tries names a place.
+                        *verdict = Verdict::Tie;
+                        progress.skip(1);
+                        continue;
+                    }
+                    let question = Question {
+                        criterion: text,
+                        prompt: pair.prompt,
+                        responses,
+                    };
+                    // With the question as it is worded, so that another wording is asked again.
+                    let key = json!([fingerprint, question.text(), pair.prompt, responses]);
+                    let key = key.to_string();
                     let key = lm::source::hex(&Sha256::digest(key.as_bytes())[..12]);
                     if let Some(record) = store.get(&key) {
                         *verdict = record.verdict;
@@ -220,11 +285,6 @@ impl Asking<'_> {
                         judge = Some(self.open(&mut models).with_context(context)?);
                     }
                     let judge = judge.as_mut().context("the judge is open")?;
-                    let question = Question {
-                        criterion: text,
-                        prompt: pair.prompt,
-                        responses,
-                    };
                     let reply = judge.ask(&question).with_context(context)?;
                     *verdict = reply.verdict;
                     let i = &pair.own.identity;
@@ -331,7 +391,7 @@ fn agreement_table(judged: &[Judged]) -> Result<DataFrame> {
     let mut numbers: [Vec<Option<f64>>; 2] = Default::default();
     let mut counts: Vec<u32> = Vec::new();
     for criterion in criteria {
-        let mut judges: Vec<(&str, Verdicts<'_>)> = vec![("utility", HashMap::new())];
+        let mut judges: Vec<(&str, Verdicts<'_>)> = vec![(UTILITY, HashMap::new())];
         for j in judged.iter().filter(|j| j.criterion == criterion) {
             judges[0].1.insert(&j.identity, j.utility);
             if !judges.iter().any(|(name, _)| *name == j.judge) {
@@ -364,4 +424,25 @@ fn agreement_table(judged: &[Judged]) -> Result<DataFrame> {
         Column::new("pairs".into(), counts),
     ];
     Ok(DataFrame::new_infer_height(columns)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_files_of_the_book_and_of_the_experiments_are_read() {
+        let book = include_str!("../../../../docs/src/judges.md");
+        let example = book.split("```ron\n").nth(1).unwrap().split("```").next();
+        let shipped = include_str!("../../../../experiments/judges/judges.ron");
+        for text in [example.unwrap(), shipped] {
+            let judges: Judges = config::parse(Path::new("judges.ron"), text).unwrap();
+            assert!(!judges.judges.is_empty() && !judges.criteria.is_empty());
+            for (name, judge) in judges.judges.iter() {
+                judge.validate().unwrap();
+                config::plain("judge", name).unwrap();
+            }
+        }
+    }
 }

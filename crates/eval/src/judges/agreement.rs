@@ -27,7 +27,8 @@ const RIDGE: f64 = 1e-3;
 
 /// Length-controlled win rate (arXiv 2404.04475, without its term for the instruction's difficulty):
 /// `P(win) = σ(θ + φ tanh(Δ / sd Δ))` is fitted to verdicts and differences in length, and `σ(θ)` is the win
-/// rate at equal length. `None` without verdicts.
+/// rate at equal length. `None` without verdicts, and where all pairs differ by the same length, so that
+/// strategy and length cannot be told apart.
 pub fn length_controlled(verdicts: &[f64], differences: &[f64]) -> Option<f64> {
     if verdicts.is_empty() || verdicts.len() != differences.len() {
         return None;
@@ -35,6 +36,9 @@ pub fn length_controlled(verdicts: &[f64], differences: &[f64]) -> Option<f64> {
     let n = differences.len() as f64;
     let mean = differences.iter().sum::<f64>() / n;
     let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / n;
+    if variance == 0.0 && mean != 0.0 {
+        return None;
+    }
     let sd = variance.sqrt().max(1e-9);
     let x: Vec<f64> = differences.iter().map(|d| (d / sd).tanh()).collect();
     let (mut theta, mut phi) = (0.0f64, 0.0f64);
@@ -83,6 +87,34 @@ mod tests {
         assert_eq!(agreement(&pairs), Some(0.7));
         assert!((kappa(&pairs).unwrap() - 0.4).abs() < 1e-12);
         assert_eq!(kappa(&[(1.0, 1.0)]), None);
+        // With ties, by sklearn.metrics.cohen_kappa_score.
+        let a = [1.0, 1.0, 0.5, 0.0, 0.0, 1.0, 0.5, 0.5, 1.0, 0.0, 1.0, 0.0];
+        let b = [1.0, 0.5, 0.5, 0.0, 1.0, 1.0, 0.5, 0.0, 1.0, 0.0, 1.0, 0.5];
+        let pairs: Vec<(f64, f64)> = a.into_iter().zip(b).collect();
+        assert!((agreement(&pairs).unwrap() - 2.0 / 3.0).abs() < 1e-12);
+        assert!((kappa(&pairs).unwrap() - 0.494_736_842_105_263_14).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_fit_is_that_of_statsmodels_and_scipy() {
+        let differences = [12, -5, 30, 4, -18, 7, 0, 22, -9, 15, 3, -2].map(f64::from);
+        let wins = [1.0, 0.0, 1.0, 0.5, 0.0, 1.0, 0.5, 1.0, 0.5, 0.0, 1.0, 1.0];
+        let got = length_controlled(&wins, &differences).unwrap();
+        // sm.GLM(wins, [1, tanh(d / d.std())], Binomial()); the ridge costs little.
+        assert!((got - 0.564_493_045_851_650_3).abs() < 1e-4, "{got}");
+        // scipy.optimize.minimize of the same likelihood with the ridge.
+        assert!((got - 0.564_526_722_138_465_2).abs() < 1e-8, "{got}");
+        // Seen from the other side it is the rest.
+        let other = length_controlled(&wins.map(|w| 1.0 - w), &differences.map(|d| -d));
+        assert!((got + other.unwrap() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_cannot_be_told_apart_has_no_rate() {
+        assert_eq!(length_controlled(&[], &[]), None);
+        assert_eq!(length_controlled(&[1.0, 1.0, 0.0], &[4.0; 3]), None);
+        let even = length_controlled(&[1.0, 1.0, 0.0, 0.5], &[0.0; 4]).unwrap();
+        assert!((even - 0.625).abs() < 1e-3, "{even}");
     }
 
     #[test]

@@ -31,11 +31,21 @@ impl Judge for Local {
         let prompt = self.model.prompt_tokens(&prompt)?;
         let prompts = [prompt.as_slice(); 3];
         let letters = self.letters.each_ref().map(Vec::as_slice);
-        let scored = self.model.log_probs(&prompts, &letters, None)?;
+        let scored = match self.model.log_probs(&prompts, &letters, None) {
+            // It would be too long the next time as well.
+            Err(error @ lm::Error::TooLong { .. }) => {
+                return Ok(Reply {
+                    verdict: Verdict::Unreadable,
+                    raw: error.to_string(),
+                });
+            }
+            scored => scored?,
+        };
         let sums: Vec<f32> = scored.iter().map(|s| s.iter().sum()).collect();
         let verdict = match (sums[0], sums[1], sums[2]) {
             (a, b, c) if a > b && a > c => Verdict::First,
             (a, b, c) if b > a && b > c => Verdict::Second,
+            (a, b, c) if (a + b + c).is_nan() => Verdict::Unreadable,
             _ => Verdict::Tie,
         };
         let raw = format!(

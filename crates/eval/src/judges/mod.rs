@@ -6,12 +6,13 @@
 mod agreement;
 mod endpoint;
 mod local;
+mod retry_after;
 mod reward;
 mod store;
 
 use std::path::{Path, PathBuf};
 
-use lm::chat::Prompt;
+use lm::chat::{Message, Prompt, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -76,6 +77,17 @@ pub enum JudgeSpec {
 }
 
 impl JudgeSpec {
+    /// Checks what can be checked before anybody is asked.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        match self {
+            Self::Endpoint(spec) => spec.validate(),
+            Self::Local(_) | Self::RewardModel(_) => Ok(()),
+        }
+    }
+
     /// Takes the paths that it names as relative to `folder`.
     pub fn resolve(&mut self, folder: &Path) {
         match self {
@@ -89,35 +101,59 @@ impl JudgeSpec {
 }
 
 impl Question<'_> {
-    /// The question as a model reads it.
+    /// The question as a model reads it; a conversation with all of its turns.
     pub fn text(&self) -> String {
         let [first, second] = self.responses;
+        let turn = |m: &Message| match m.role {
+            Role::System => format!("System: {}", m.content),
+            Role::User => format!("User: {}", m.content),
+            Role::Assistant => format!("Assistant: {}", m.content),
+        };
+        let asked = match self.prompt {
+            Prompt::Chat(messages) if messages.len() > 1 => {
+                messages.iter().map(turn).collect::<Vec<_>>().join("\n\n")
+            }
+            prompt => prompt.question().to_string(),
+        };
         format!(
-            "{}\n\n[Question]\n{}\n\n[Response A]\n{first}\n\n[Response B]\n{second}\n\n\
+            "{}\n\n[Question]\n{asked}\n\n[Response A]\n{first}\n\n[Response B]\n{second}\n\n\
              Answer with one letter and nothing else: A, B, or C if neither is.",
             self.criterion,
-            self.prompt.question()
         )
     }
 }
 
 impl Verdict {
-    /// Reads a reply: its first letter that stands alone and is A, B or C.
+    /// Reads a reply: the one of the letters A, B and C that stands alone in it. A reply that names two is
+    /// unreadable, as is an "A" that reads like an article ("A tie").
     ///
     /// ```
     /// use eval::judges::Verdict;
     /// assert_eq!(Verdict::read("B."), Verdict::Second);
+    /// assert_eq!(Verdict::read("A is better"), Verdict::First);
+    /// assert_eq!(Verdict::read("A better one is B"), Verdict::Second);
     /// assert_eq!(Verdict::read("I cannot say"), Verdict::Unreadable);
     /// ```
     pub fn read(reply: &str) -> Self {
         let words = reply.split(|c: char| !c.is_alphanumeric());
-        let mut verdicts = words.filter_map(|word| match word {
-            "A" => Some(Self::First),
-            "B" => Some(Self::Second),
-            "C" => Some(Self::Tie),
-            _ => None,
-        });
-        verdicts.next().unwrap_or(Self::Unreadable)
+        let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+        let mut found = Self::Unreadable;
+        for (i, word) in words.iter().enumerate() {
+            let next = words.get(i + 1).copied().unwrap_or_default();
+            let article =
+                next.starts_with(char::is_lowercase) && !["is", "or", "and", "but"].contains(&next);
+            let named = match *word {
+                "A" if !article => Self::First,
+                "B" => Self::Second,
+                "C" => Self::Tie,
+                _ => continue,
+            };
+            if found != Self::Unreadable && found != named {
+                return Self::Unreadable;
+            }
+            found = named;
+        }
+        found
     }
 
     /// The share of a win that both orders together give to the response that was first in the first order;
@@ -145,7 +181,9 @@ mod tests {
     fn verdicts_are_read_and_combined() {
         assert_eq!(Verdict::read("The answer is: A"), Verdict::First);
         assert_eq!(Verdict::read("**C**"), Verdict::Tie);
-        assert_eq!(Verdict::read("About"), Verdict::Unreadable);
+        for reply in ["About", "", "A tie", "A or B", "Not A but B", "a"] {
+            assert_eq!(Verdict::read(reply), Verdict::Unreadable, "{reply}");
+        }
         let (a, b) = (Verdict::First, Verdict::Second);
         assert_eq!(Verdict::of_both(a, b), Some(1.0));
         assert_eq!(Verdict::of_both(b, a), Some(0.0));
@@ -155,5 +193,23 @@ mod tests {
         );
         assert_eq!(Verdict::of_both(a, Verdict::Unreadable), None);
         assert!(!Verdict::flips(Verdict::Tie, Verdict::Tie));
+    }
+
+    #[test]
+    fn judges_read_whole_conversations() {
+        let text = |prompt: &Prompt| {
+            let responses = ["x", "y"];
+            let criterion = "Which?";
+            Question {
+                criterion,
+                prompt,
+                responses,
+            }
+            .text()
+        };
+        let one = Prompt::Chat(vec![Message::user("Hum")]);
+        assert!(text(&one).starts_with("Which?\n\n[Question]\nHum\n\n[Response A]\nx\n"));
+        let two = Prompt::Chat(vec![Message::system("Sing."), Message::user("Hum")]);
+        assert!(text(&two).contains("[Question]\nSystem: Sing.\n\nUser: Hum\n\n[Response A]"));
     }
 }

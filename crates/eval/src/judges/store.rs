@@ -74,6 +74,10 @@ impl Store {
             store.known.insert(record.key.clone(), record);
         }
         store.cut().map_err(io)?;
+        // A new file outlives a power cut only when its folder knows of it.
+        let folder = path.parent().filter(|f| !f.as_os_str().is_empty());
+        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(io)?;
+        folder.sync_all().map_err(io)?;
         Ok(store)
     }
 
