@@ -34,15 +34,21 @@ cat > "$folder/tiny.ron" <<EOF
     },
     prompts: "prompts.txt",
     samples: 2,
+    retention: (text: "prose.txt", questions: "questions.jsonl", preferences: ["even", "kind"]),
     generation: (max_new_tokens: 12, sampling: (temperature: 0.9)),
 )
+EOF
+printf '%s\n\n' "A weir is low." "Rain falls on the sea." "Ice floats." > "$folder/prose.txt"
+cat > "$folder/questions.jsonl" <<EOF
+{"question": "Which floats?", "options": ["Ice", "Lead", "Sand"], "answer": 0}
+{"question": "Which falls?", "options": ["The sky", "Rain"], "answer": 1}
 EOF
 printf '%s\n' "Why?" "How so?" "And </script> then?" "Who <b>asks</b>?" > "$folder/prompts.txt"
 "$target/release/mope" run "$folder/tiny.ron" --out "$folder/run"
 python3 scripts/check-report.py "$folder/run/report.html"
 
 venv="${MOPE_VENV:-$HOME/.cache/mope/recompute}"
-if ! "$venv/bin/python" -c "import pandas, pyarrow, pymoo, sacrebleu, scipy" 2>/dev/null; then
+if ! "$venv/bin/python" -c "import pandas, pyarrow, pymoo, sacrebleu, scipy, uniseg" 2>/dev/null; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install -q -r scripts/recompute/requirements.txt
 fi

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, xlogy
 from scipy.stats import norm
+from uniseg import wordbreak
 
 TOLERANCE = 1e-9
 PRIOR = 0.5  # wins that every pair is given each way
@@ -202,6 +203,12 @@ def repetition(tokens):
     return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
 
 
+def distinct(texts, n):
+    words = [[w for w in wordbreak.words(t.lower()) if any(c.isalnum() for c in w)] for t in texts]
+    grams = [tuple(w[i : i + n]) for w in words for i in range(len(w) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else np.nan
+
+
 def quality(run, bleu):
     place = ["strategy", "preference", "prompt", "sample"]
     # Per response from the per-token lists, not from the scores.
@@ -228,6 +235,8 @@ def quality(run, bleu):
         ended = run.mean(own, own.ended.to_numpy().astype(float))
         row.update(zip(["ended", "ended_low", "ended_high"], ended))
         row.update(worst_dimension=own.worst.mean(), tokens=length.mean(), repetition=own.repeated.mean())
+        for n in [1, 2]:
+            row[f"distinct_{n}"] = distinct(own.response, n)
         if bleu:
             import sacrebleu
 
@@ -257,6 +266,7 @@ def fronts(run):
     for directions, preferences in sweeps.items():
         if len(preferences) < 2:
             continue
+        found = []
         name = " ".join(("+" if sign > 0 else "−") + d for d, sign in directions)
         volume = HV(ref_point=np.full(len(directions), -float(reference)))
         for s in run.strategies:
@@ -272,8 +282,43 @@ def fronts(run):
 
             front = points(np.ones(len(run.prompts)))
             product = np.mean([np.dot(f, [abs(own[d]) for d, _ in directions]) for f, (_, own) in zip(front, preferences)])
-            rows.append((name, s, volume(-front), product))
-    return pd.DataFrame(rows, columns=["sweep", "strategy", "hypervolume", "inner_product"])
+            found.append((s, front, volume(-front), product))
+        every = np.concatenate([front for _, front, _, _ in found])
+        for s, front, own_volume, product in found:
+            beaten = [((every >= p).all(1) & (every > p).any(1)).any() for p in front]
+            rows.append((name, s, len(front), len(front) - sum(beaten), own_volume, product))
+    return pd.DataFrame(rows, columns=["sweep", "strategy", "points", "on_front", "hypervolume", "inner_product"])
+
+
+def retention(run):
+    """From what every strategy gave the passages and the options of the questions."""
+    stored = {
+        name: np.stack(pd.read_parquet(run.folder / "tables" / f"resamples_{name}.parquet").prompts.to_numpy())
+        for name in ["passages", "questions"]
+    }
+
+    def estimate(name, top, bottom):
+        if len(top) == 0:
+            return np.full(3, np.nan)
+        top, bottom = np.asarray(top, float), np.asarray(bottom, float)
+        drawn = top[stored[name]].sum(1) / bottom[stored[name]].sum(1)
+        return np.array([top.sum() / bottom.sum(), *np.percentile(drawn, [2.5, 97.5])])
+
+    rows = []
+    for s in run.strategies:
+        files = sorted((run.folder / "retention").glob(f"{s}.*.parquet"))
+        read = pd.concat([pd.read_parquet(p).assign(file=p.name) for p in files], ignore_index=True)
+        text, asked = read[read.right.isna()], read[read.right.notna()]
+        sums = text.groupby("item")[["log_prob", "tokens"]].sum()
+        best = asked.loc[asked.groupby(["file", "item"]).log_prob.idxmax()]
+        right = best.right.astype(bool).groupby(best.item)
+        row = {"strategy": s}
+        perplexity = np.exp(estimate("passages", -sums.log_prob, sums.tokens))
+        row.update(zip(["perplexity", "perplexity_low", "perplexity_high"], perplexity))
+        accuracy = estimate("questions", right.sum(), right.count())
+        row.update(zip(["accuracy", "accuracy_low", "accuracy_high"], accuracy))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def weights(run):
@@ -321,6 +366,8 @@ def main():
         "fronts": fronts(run),
         "weights": weights(run),
     }
+    if run.manifest["experiment"].get("retention"):
+        tables["retention"] = retention(run)
     worst = 0.0
     for name, own in tables.items():
         written = pd.read_parquet(run.folder / "tables" / f"{name}.parquet")

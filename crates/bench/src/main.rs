@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod experiment;
 mod failure;
+mod memory;
 mod models;
 mod progress;
 mod prompts;

@@ -107,14 +107,26 @@ fn settings_make_a_grid_and_compare_says_what_differs() {
 fn a_neighbours_batches_are_taken() {
     let folder = experiment();
     let here = folder.path();
-    done(here, &["run", "pico.ron", "--out", "runs/first"]);
+    let scored = |output: &std::process::Output| {
+        let said = common::stderr(output);
+        let line = said.lines().find_map(|l| l.strip_prefix("score: "));
+        line.unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
+    };
+    let first = scored(&done(here, &["run", "pico.ron", "--out", "runs/first"]));
+    assert_eq!(first % 6, 0);
     // One strategy more: only its responses are made.
     let more = common::EXPERIMENT.replace(
         "\"uniform\": Uniform(),",
         "\"uniform\": Uniform(),\n\"another\": Uniform(space: Log),",
     );
     write(here, "more.ron", &more);
-    done(here, &["run", "more.ron", "--out", "runs/second"]);
+    let output = done(here, &["run", "more.ron", "--out", "runs/second"]);
+    assert_eq!(scored(&output), first / 6);
     let manifest = std::fs::read_to_string(here.join("runs/second/manifest.json")).unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
     let tokens = manifest["sessions"][0]["tokens"].as_object().unwrap();

@@ -5,8 +5,6 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use eval::rows::{self, GenerationRow};
-use eval::table::read_parquet;
 
 use super::grid::Shard;
 use super::manifest::Session;
@@ -208,36 +206,35 @@ impl RunFolder {
         fs::rename(&from, to.join(name)).with_context(|| from.display().to_string())
     }
 
-    /// The rows of a batch that is there whole; a damaged file is moved away and counts as missing.
+    /// What a file holds that is there whole, as `read` finds it; a damaged file is moved away and counts as
+    /// missing. Its name ends in a hash of all that it follows from, so one that this run had before, or that a
+    /// neighbouring run has, is as good.
     ///
     /// # Errors
     /// What the file system reports.
-    pub fn batch(&self, part: &str, name: &str, rows: usize) -> Result<Option<Vec<GenerationRow>>> {
+    pub fn found<T>(
+        &self,
+        part: &str,
+        name: &str,
+        read: impl Fn(&Path) -> Option<T>,
+    ) -> Result<Option<T>> {
         let path = self.path(part).join(name);
-        if !path.exists() {
-            return self.elsewhere(part, name, rows);
-        }
-        let read = read_parquet(&path).and_then(|frame| rows::generations(&path, &frame));
-        match read {
-            Ok(found) if found.len() == rows => Ok(Some(found)),
-            _ => {
+        if path.exists() {
+            let found = read(&path);
+            if found.is_none() {
                 eprintln!("{}: damaged; made again", path.display());
                 self.supersede(part, name)?;
-                Ok(None)
             }
+            return Ok(found);
         }
-    }
-
-    /// A batch that this run had before or that a neighbouring run has: a name ends in a hash of all that the
-    /// rows follow from.
-    fn elsewhere(&self, part: &str, name: &str, rows: usize) -> Result<Option<Vec<GenerationRow>>> {
         let runs = self.neighbours.iter().chain([&self.root]);
         let places = runs.flat_map(|run| [run.clone(), run.join("superseded")]);
-        for path in places.map(|place| place.join(part).join(name)) {
-            let Ok(bytes) = fs::read(&path) else { continue };
-            let read = read_parquet(&path).and_then(|frame| rows::generations(&path, &frame));
-            if let Some(found) = read.ok().filter(|found| found.len() == rows) {
-                eval::write_atomic(&self.path(part).join(name), &bytes)?;
+        for elsewhere in places.map(|place| place.join(part).join(name)) {
+            let Ok(bytes) = fs::read(&elsewhere) else {
+                continue;
+            };
+            if let Some(found) = read(&elsewhere) {
+                eval::write_atomic(&path, &bytes)?;
                 return Ok(Some(found));
             }
         }

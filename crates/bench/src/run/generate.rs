@@ -4,12 +4,13 @@
 //! batch's file carries a key of all that its rows follow from: inputs, settings, seed, version.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use eval::rows::{GenerationRow, Identity, generations_frame};
-use eval::table::parquet;
+use eval::rows::{self, GenerationRow, Identity, generations_frame};
+use eval::table::{parquet, read_parquet};
 use experts::{Expert, ExpertPool};
 use lm::LanguageModel;
 use lm::sampling::Draws;
@@ -19,12 +20,13 @@ use serde_json::{Value, json};
 
 use super::folder::RunFolder;
 use super::grid::Shard;
-use super::jobs::{Batch, Job};
+use super::jobs::{Batch, Job, REFERENCE};
 use super::manifest::Session;
 use super::score::Scorer;
 use super::validation;
 use crate::experiment::Experiment;
 use crate::failure::usage;
+use crate::memory;
 use crate::models::{Models, hashes};
 use crate::progress::Progress;
 use crate::prompts::NamedPrompt;
@@ -55,12 +57,14 @@ pub struct Rows {
     pub references: Vec<GenerationRow>,
     /// Responses of the strategies.
     pub generations: Vec<GenerationRow>,
+    /// The files that they are in, by strategy and by [`REFERENCE`]; their names say what they follow from.
+    pub files: BTreeMap<String, Vec<String>>,
 }
 
 /// What [`Generate::make`] tells.
 pub(super) enum Made<'a> {
     /// A batch is there.
-    Rows(&'a Job<'a>, Vec<GenerationRow>),
+    Rows(&'a Batch<'a>, Vec<GenerationRow>),
     /// One of several responses to a prompt, as text.
     Attempt(&'a Job<'a>, &'a NamedPrompt, &'a str),
 }
@@ -227,13 +231,17 @@ impl<'a> Generate<'a> {
         let mut rows = Rows {
             references: Vec::new(),
             generations: Vec::new(),
+            files: BTreeMap::new(),
         };
+        let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let asked: BTreeMap<&str, &NamedPrompt> =
             self.prompts.iter().map(|p| (p.id.as_str(), p)).collect();
         let mut scorer = Scorer::new(self.experiment)?;
         let parts = ["references", "generations"];
         self.make(&parts, &self.jobs()?, folder, session, |made| match made {
-            Made::Rows(job, found) if job.part == "references" => {
+            Made::Rows(batch, found) if batch.job.part == "references" => {
+                let own = files.entry(REFERENCE.into()).or_default();
+                own.push(batch.file.clone());
                 for row in &found {
                     let id = row.identity.prompt.as_str();
                     let prompt = asked.get(id).with_context(|| format!("no prompt '{id}'"))?;
@@ -242,7 +250,9 @@ impl<'a> Generate<'a> {
                 rows.references.extend(found);
                 Ok(0.0)
             }
-            Made::Rows(_, found) => {
+            Made::Rows(batch, found) => {
+                let own = files.entry(batch.job.strategy.into()).or_default();
+                own.push(batch.file.clone());
                 rows.generations.extend(found);
                 Ok(0.0)
             }
@@ -251,6 +261,7 @@ impl<'a> Generate<'a> {
                 scorer.utility(&job.preference, &prompt.id, &own)
             }
         })?;
+        rows.files = files;
         Ok(rows)
     }
 
@@ -294,13 +305,19 @@ impl<'a> Generate<'a> {
             // Opened for the first batch that is not there yet.
             let mut pool = None;
             for batch in batches {
-                let found = match folder.batch(job.part, &batch.file, batch.requests.len())? {
+                let whole = |path: &Path| {
+                    let frame = read_parquet(path).ok()?;
+                    let found = rows::generations(path, &frame).ok()?;
+                    (found.len() == batch.requests.len()).then_some(found)
+                };
+                let found = match folder.found(job.part, &batch.file, whole)? {
                     Some(found) => {
                         progress.skip(batch.limit);
                         found
                     }
                     None => {
                         if pool.is_none() {
+                            memory::forget();
                             pool = Some(self.pool(job)?);
                         }
                         let pool = pool.as_ref().context("the pool is open")?;
@@ -312,13 +329,15 @@ impl<'a> Generate<'a> {
                         *session.tokens.entry(job.strategy.into()).or_default() += tokens as u64;
                         *spent.entry(job.strategy.into()).or_default() +=
                             start.elapsed().as_secs_f64();
+                        let peak = session.peak_bytes.entry(job.strategy.into()).or_default();
+                        *peak = memory::peak_bytes().max(*peak);
                         let path = folder.path(job.part).join(&batch.file);
                         let mut frame = generations_frame(&made)?;
                         eval::write_atomic(&path, &parquet(&path, &mut frame)?)?;
                         made
                     }
                 };
-                hear(Made::Rows(job, found))?;
+                hear(Made::Rows(batch, found))?;
             }
         }
         session.generating.extend(spent);

@@ -139,7 +139,7 @@ impl Generate<'_> {
     }
 
     /// What utility follows from, in the same way.
-    fn rewards_definition(&self) -> Value {
+    pub(super) fn rewards_definition(&self) -> Value {
         let each = self.experiment.dimensions.iter().map(|(name, dimension)| {
             let mut dimension = dimension.clone();
             if let Scorer::Model(folder) = &mut dimension.scorer {

@@ -52,6 +52,9 @@ pub struct Session {
     pub tokens: BTreeMap<String, u64>,
     /// Seconds that took, by strategy, prompts' reading included.
     pub generating: BTreeMap<String, f64>,
+    /// Largest resident memory of the process in bytes while it did, by strategy: all experts that are open, too.
+    #[serde(default)]
+    pub peak_bytes: BTreeMap<String, u64>,
     /// What was chosen on the validation set, by strategy and preference.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub chosen: BTreeMap<String, BTreeMap<String, String>>,
@@ -96,6 +99,15 @@ impl Manifest {
         let all = self.sessions.iter().filter_map(sum);
         let (seconds, tokens) = all.fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
         (tokens > 0.0).then(|| seconds / tokens)
+    }
+
+    /// Largest resident memory in bytes while any session generated for a strategy.
+    pub fn peak_bytes(&self, strategy: &str) -> Option<u64> {
+        let each = self
+            .sessions
+            .iter()
+            .filter_map(|s| s.peak_bytes.get(strategy));
+        each.copied().max().filter(|bytes| *bytes > 0)
     }
 
     /// Reads the manifest of a run folder.

@@ -11,6 +11,7 @@ mod score;
 pub mod splits;
 mod validation;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -77,30 +78,30 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     }
     warnings.iter().for_each(|w| eprintln!("warning: {w}"));
     let mut manifest = Manifest::new(experiment, text, beside, &prompts, inputs);
-    manifest.passes = generate.passes()?;
     manifest.warnings = warnings;
     if let Ok(before) = Manifest::load(out) {
         manifest.sessions = before.sessions;
     }
     manifest.sessions.extend(folder.sessions()?);
     let earlier = manifest.sessions.clone();
-    let mut save = |session: &Session| {
+    let mut save = |session: &Session, passes: BTreeMap<String, f64>| {
+        manifest.passes = passes;
         manifest.sessions = earlier.clone();
         manifest.sessions.push(session.clone());
         manifest.save(out).map(|()| manifest.clone())
     };
 
-    save(&session)?;
+    save(&session, generate.passes()?)?;
     // The manifest has them now.
     folder.clear_sessions()?;
     let rows = generate.run(&folder, &mut session)?;
     lap(&mut session, "generate");
-    score::score(experiment, &prompts, &rows, &folder)?;
+    score::score(&generate, &prompts, &rows, &folder)?;
     lap(&mut session, "score");
     let retention = generate.retain(&folder)?;
     lap(&mut session, "retain");
     session.finished = Some(now());
-    let manifest = save(&session)?;
+    let manifest = save(&session, generate.passes()?)?;
     let (generations, scores) = report::read_rows(&folder)?;
     report::report(&manifest, &generations, &scores, retention, &folder)
 }

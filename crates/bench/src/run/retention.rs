@@ -148,10 +148,11 @@ impl Generate<'_> {
             let key = lm::source::hex(&Sha256::digest(key.as_bytes())[..6]);
             let name = format!("{}.{}.{key}.parquet", job.strategy, job.preference);
             let path = folder.path("retention").join(&name);
-            let found = read_parquet(&path)
-                .ok()
-                .filter(|f| f.height() == items.len());
-            let frame = match found {
+            let whole = |path: &std::path::Path| {
+                let frame = read_parquet(path).ok();
+                frame.filter(|f| f.height() == items.len())
+            };
+            let frame = match folder.found("retention", &name, whole)? {
                 Some(frame) => {
                     progress.skip(items.len() as u64);
                     frame
@@ -167,6 +168,18 @@ impl Generate<'_> {
         }
         progress.finish();
         folder.keep_only("retention", &files)?;
+        // What intervals are over, for whoever computes them again.
+        let count = |passages: bool| {
+            let places = items.iter().filter(|i| i.right.is_none() == passages);
+            let places: std::collections::BTreeSet<usize> = places.map(|i| i.place).collect();
+            places.len()
+        };
+        for (name, n) in [("passages", count(true)), ("questions", count(false))] {
+            let path = folder
+                .path("tables")
+                .join(format!("resamples_{name}.parquet"));
+            eval::write_atomic(&path, &parquet(&path, &mut Bootstrap::new(n).frame()?)?)?;
+        }
         let names = self.experiment.strategies.names();
         let of = |get: &dyn Fn(&Sums) -> Option<Estimate>| -> Vec<Option<Estimate>> {
             names.iter().map(|name| get(sums.get(name)?)).collect()

@@ -1,19 +1,23 @@
 //! Stage "score": what every response is worth in every dimension, and to its preference.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use eval::dimension::locate;
 use eval::metrics::repetition;
 use eval::rewards::{Normaliser, Reward};
 use eval::rows::{DimensionScore, GenerationRow, ScoreRow, scores_frame};
-use eval::table::parquet;
+use eval::table::{parquet, read_parquet};
 use eval::utility::Stated;
 use lm::chat::Prompt;
 use mixing::Named;
+use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::folder::RunFolder;
-use super::generate::Rows;
+use super::generate::{Generate, Rows};
+use super::jobs::REFERENCE;
 use crate::experiment::Experiment;
 use crate::progress::Progress;
 use crate::prompts::NamedPrompt;
@@ -124,16 +128,18 @@ impl<'a> Scorer<'a> {
     }
 }
 
-/// Scores all responses and writes `scores/<strategy>.parquet`.
+/// Scores all responses and writes `scores/<strategy>.<key>.parquet`; the key is one of all that the scores
+/// follow from, so what has been scored is found again, in a neighbouring run, too.
 ///
 /// # Errors
 /// A response without reference, a folder that cannot be written.
 pub fn score(
-    experiment: &Experiment,
+    generate: &Generate<'_>,
     prompts: &[NamedPrompt],
     rows: &Rows,
     folder: &RunFolder,
 ) -> Result<()> {
+    let experiment = generate.experiment;
     let asked: HashMap<&str, &Prompt> =
         prompts.iter().map(|p| (p.id.as_str(), &p.prompt)).collect();
     let prompt = |row: &GenerationRow| -> Result<&Prompt> {
@@ -141,34 +147,53 @@ pub fn score(
         let found = asked.get(id).copied();
         found.with_context(|| format!("no prompt '{id}'"))
     };
-    let total = rows.references.len() + rows.generations.len();
-    let mut progress = Progress::new("score", "responses", total as u64);
-    let mut scorer = Scorer::new(experiment)?;
-    for row in &rows.references {
-        scorer.refer(&row.identity.prompt, prompt(row)?, &row.response)?;
-        progress.advance(1);
-    }
-    let mut scores = Vec::with_capacity(rows.generations.len());
-    for rows in rows.generations.chunks(TOGETHER) {
-        let items = rows
-            .iter()
-            .map(|row| Ok((prompt(row)?, row.response.as_str())));
-        let rewards = scorer.rewards(&items.collect::<Result<Vec<_>>>()?)?;
-        for (row, own) in rows.iter().zip(rewards) {
-            scores.push(score_row(&scorer, row, own)?);
-        }
-        progress.advance(rows.len() as u64);
-    }
-    progress.finish();
+    let mut progress = Progress::new("score", "responses", rows.generations.len() as u64);
+    let mut open: Option<Scorer<'_>> = None;
     let mut files = BTreeSet::new();
     for (strategy, _) in experiment.strategies.iter() {
-        let own = scores.iter().filter(|s| s.identity.strategy == strategy);
-        let own: Vec<ScoreRow> = own.cloned().collect();
-        let name = format!("{strategy}.parquet");
+        let own = rows.generations.iter();
+        let own: Vec<&GenerationRow> = own.filter(|r| r.identity.strategy == strategy).collect();
+        let from = [strategy, REFERENCE].map(|name| rows.files.get(name));
+        let key = json!([
+            env!("CARGO_PKG_VERSION"),
+            generate.rewards_definition(),
+            from
+        ]);
+        let key = lm::source::hex(&Sha256::digest(key.to_string().as_bytes())[..6]);
+        let name = format!("{strategy}.{key}.parquet");
         let path = folder.path("scores").join(&name);
-        eval::write_atomic(&path, &parquet(&path, &mut scores_frame(&own)?)?)?;
+        let whole = |path: &Path| {
+            let frame = read_parquet(path).ok()?;
+            let found = eval::rows::scores(path, &frame).ok()?;
+            (found.len() == own.len()).then_some(())
+        };
+        if folder.found("scores", &name, whole)?.is_some() {
+            progress.skip(own.len() as u64);
+        } else {
+            if open.is_none() {
+                let mut scorer = Scorer::new(experiment)?;
+                for row in &rows.references {
+                    scorer.refer(&row.identity.prompt, prompt(row)?, &row.response)?;
+                }
+                open = Some(scorer);
+            }
+            let scorer = open.as_ref().context("the scorer is open")?;
+            let mut scores = Vec::with_capacity(own.len());
+            for rows in own.chunks(TOGETHER) {
+                let items = rows
+                    .iter()
+                    .map(|row| Ok((prompt(row)?, row.response.as_str())));
+                let rewards = scorer.rewards(&items.collect::<Result<Vec<_>>>()?)?;
+                for (row, own) in rows.iter().zip(rewards) {
+                    scores.push(score_row(scorer, row, own)?);
+                }
+                progress.advance(rows.len() as u64);
+            }
+            eval::write_atomic(&path, &parquet(&path, &mut scores_frame(&scores)?)?)?;
+        }
         files.insert(name);
     }
+    progress.finish();
     folder.keep_only("scores", &files)?;
     Ok(())
 }

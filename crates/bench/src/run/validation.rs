@@ -32,8 +32,8 @@ pub(super) fn choose(
     }
     let mut rows = BTreeMap::new();
     generate.make(&["validation"], &jobs, folder, session, |made| {
-        if let Made::Rows(job, found) = made {
-            let own: &mut Vec<_> = rows.entry(job.preference.clone()).or_default();
+        if let Made::Rows(batch, found) = made {
+            let own: &mut Vec<_> = rows.entry(batch.job.preference.clone()).or_default();
             own.extend(found);
         }
         Ok(0.0)

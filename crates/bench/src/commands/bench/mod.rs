@@ -182,7 +182,7 @@ impl Setting<'_> {
             prompt_tokens: prompt_tokens / self.sequences,
             decode_steps_per_s: median(decode),
             prefill_tokens_per_s: median(prefill),
-            peak_bytes: peak_bytes(),
+            peak_bytes: crate::memory::peak_bytes(),
         })
     }
 }
@@ -213,14 +213,6 @@ fn adapter(config: &DecoderConfig, rank: usize, seed: u64) -> Adapter {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
-}
-
-/// Largest resident memory of this process, as Linux reports it; 0 elsewhere.
-fn peak_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 fn frame(rows: &[Measured]) -> Result<DataFrame> {

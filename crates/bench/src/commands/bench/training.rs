@@ -11,8 +11,9 @@ use lm::{Tokenizer, Weights};
 use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 
-use super::{PASSAGE, median, peak_bytes};
+use super::{PASSAGE, median};
 use crate::cli::BenchArgs;
+use crate::memory::peak_bytes;
 use crate::models::resolve;
 
 /// One measurement; the median of the repetitions.

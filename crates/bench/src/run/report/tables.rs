@@ -155,7 +155,8 @@ fn cost_hint(kl: bool) -> String {
         false => "",
     };
     format!(
-        "Forward passes of experts per token that is kept; time over all sequences of a batch{beside}."
+        "Forward passes of experts per token that is kept; time over all sequences of a batch{beside}; largest \
+         resident memory of the process meanwhile, all open experts included."
     )
 }
 
@@ -171,11 +172,13 @@ fn cost(manifest: &Manifest) -> Result<DataFrame> {
         .map(|s| manifest.seconds_per_token(s))
         .collect();
     let rates: Vec<Option<f64>> = seconds.iter().map(|s| s.map(|s| 1.0 / s)).collect();
+    let memory: Vec<Option<u64>> = names.iter().map(|s| manifest.peak_bytes(s)).collect();
     let columns = vec![
         Column::new("strategy".into(), names),
         Column::new("passes_per_token".into(), passes),
         Column::new("seconds_per_token".into(), seconds),
         Column::new("tokens_per_second".into(), rates),
+        Column::new("peak_bytes".into(), memory),
     ];
     Ok(DataFrame::new_infer_height(columns)?)
 }
