@@ -274,9 +274,8 @@ impl Experiment {
             return Ok(vec![plan]);
         }
         let stated = self.preferences.get(preference).context("it has a plan")?;
-        let names = self.expert_names();
         let each = plan.candidates.iter();
-        each.map(|c| Ok(c.strategy.plan(stated, &names)?)).collect()
+        each.map(|c| self.serve(&c.strategy, stated)).collect()
     }
 
     /// How a strategy of this file serves any preference.
@@ -290,10 +289,37 @@ impl Experiment {
             let known = names.join(", ");
             anyhow::anyhow!("no strategy '{strategy}'{hint}; there are: {known}")
         })?;
-        let plan = found.plan(preference, &self.expert_names())?;
-        let needs = found.needs();
-        for name in plan.sources() {
-            needs.check(name, &self.expert(name).gives())?;
+        self.serve(found, preference)
+    }
+
+    /// How any strategy serves any preference with the experts of this file.
+    ///
+    /// # Errors
+    /// What the strategy says, and experts that cannot give what it needs.
+    pub fn serve(&self, strategy: &Strategy, preference: &Preference) -> Result<Plan> {
+        let plan = strategy.plan(preference, &self.expert_names())?;
+        let needs = strategy.needs();
+        let parameters = mixing::Needs {
+            weights: true,
+            ..mixing::Needs::LIKELIEST
+        };
+        for name in &plan.experts {
+            match plan.merged.get(name) {
+                // What is merged runs here and can tell everything.
+                Some(recipe) => {
+                    for source in &recipe.experts {
+                        parameters.check(source, &self.expert(source).gives())?;
+                    }
+                }
+                None if plan.candidates.is_empty() => {
+                    needs.check(name, &self.expert(name).gives())?;
+                }
+                None => {}
+            }
+        }
+        for candidate in &plan.candidates {
+            self.serve(&candidate.strategy, preference)
+                .with_context(|| format!("'{}'", candidate.name))?;
         }
         Ok(plan)
     }

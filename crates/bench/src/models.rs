@@ -166,12 +166,13 @@ impl Models {
         opened.with_context(|| format!("expert '{name}'"))
     }
 
-    /// The one expert that a recipe makes out of `sources`, over the model at `path`.
+    /// The expert `name` that a recipe makes out of `sources`, over the model at `path`.
     ///
     /// # Errors
     /// Those of [`Recipe::merge`] and [`LanguageModel::load`].
     pub fn merged(
         &self,
+        name: &str,
         recipe: &Recipe,
         sources: Vec<Source>,
         path: &Path,
@@ -185,7 +186,7 @@ impl Models {
             }
         };
         Ok(Expert {
-            name: "merged".into(),
+            name: name.into(),
             model,
             adapter,
             instruction: None,

@@ -101,6 +101,97 @@ fn merged_experts_run_and_resume_like_others() {
 }
 
 #[test]
+fn strategies_run_over_merged_experts() {
+    let folder = experiment();
+    let here = folder.path();
+    let soup =
+        "\"calm\": Merge(method: Soup(), weights: {\"informative\": 0.25, \"friendly\": 0.75})";
+    let of = "Mod(weights: {\"calm\": 0.5, \"concise\": 0.5})";
+    let further =
+        "\"friendly\": Merge(method: TaskArithmetic(scale: 2), weights: {\"friendly\": 1.0})";
+    let strategies = format!(
+        "\"over\": Over(experts: {{{soup}}}, of: {of}), \
+         \"instead\": Over(experts: {{{further}}}, of: Uniform()), \
+         \"unused\": Over(experts: {{{soup}}}, of: Uniform()), \"uniform\": Uniform(), \
+         \"soup\": Merge(method: Soup(), weights: {{\"informative\": 0.25, \"friendly\": 0.75}})"
+    );
+    mergeable(here, &strategies);
+    let ask = |config: &str, strategy: &str| {
+        let arguments = [
+            "generate",
+            "--config",
+            config,
+            "--strategy",
+            strategy,
+            "--preference",
+            "both",
+            "--prompt",
+            "Why is it so?",
+            "--max-new-tokens",
+            "8",
+            "--temperature",
+            "0",
+        ];
+        json(here, &arguments)
+    };
+    let over = ask("merge.ron", "over");
+    assert_eq!(over["experts"], serde_json::json!(["calm", "concise"]));
+    // As with an expert that was written before.
+    let place = [
+        "--config",
+        "merge.ron",
+        "--strategy",
+        "soup",
+        "--preference",
+        "both",
+    ];
+    done(here, &[&["merge"], &place[..], &["--out", "calm"]].concat());
+    let text = std::fs::read_to_string(here.join("merge.ron")).unwrap();
+    let expert = "experts: {\n        \"calm\": Adapter(\"calm\"),";
+    let text = text.replacen("experts: {", expert, 1);
+    let written = text.replace(&format!("Over(experts: {{{soup}}}, of: {of})"), of);
+    assert_ne!(written, text);
+    write(here, "written.ron", &written);
+    assert_eq!(over["tokens"], ask("written.ron", "over")["tokens"]);
+    assert_eq!(over["log_probs"], ask("written.ron", "over")["log_probs"]);
+    let (unused, uniform) = (ask("merge.ron", "unused"), ask("merge.ron", "uniform"));
+    assert_eq!(unused["tokens"], uniform["tokens"]);
+    assert_ne!(
+        ask("merge.ron", "instead")["log_probs"],
+        uniform["log_probs"]
+    );
+    // A run goes the same way, and again finds all of it.
+    done(here, &["run", "merge.ron", "--out", "one"]);
+    let before = contents(&here.join("one"));
+    done(here, &["run", "merge.ron", "--out", "one"]);
+    same(&before, &contents(&here.join("one")));
+    for (strategy, message) in [
+        (
+            format!("Over(experts: {{{soup}}}, of: BestSingle())"),
+            "still to be chosen",
+        ),
+        (
+            format!(
+                "Over(experts: {{{soup}}}, of: Merge(method: Soup(), weights: {{\"calm\": 1.0}}))"
+            ),
+            "merged itself",
+        ),
+        (
+            "Over(experts: {\"x\": Merge(method: Ties(density: 0.0))}, of: Uniform())".into(),
+            "density is 0",
+        ),
+    ] {
+        mergeable(here, &format!("\"m\": {strategy}"));
+        let text = std::fs::read_to_string(here.join("merge.ron")).unwrap();
+        let text = text.replace("prompts: \"", "validation: \"others.txt\", prompts: \"");
+        std::fs::write(here.join("others.txt"), "How so?\n").unwrap();
+        std::fs::write(here.join("merge.ron"), text).unwrap();
+        let error = fails(here, &["check", "merge.ron"], 2);
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
 fn adapters_are_merged_on_the_command_line() {
     let folder = experiment();
     let here = folder.path();

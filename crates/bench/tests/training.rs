@@ -262,4 +262,36 @@ fn a_preference_control_model_trains_resumes_and_mixes() {
         std::fs::remove_dir_all(here.join("whole")).unwrap();
         std::fs::remove_dir_all(here.join("cut")).unwrap();
     }
+    // Records are enough: nothing is sampled again.
+    let gates = "output: Gates(limit: 2.0),";
+    preference_model(here, gates);
+    let settings = std::fs::read_to_string(here.join("pcm.ron")).unwrap();
+    done(here, &["train", "pcm.ron", "--out", "first"]);
+    let replay = settings
+        .replace(gates, &format!("{gates} records: [\"first/rollouts\"],"))
+        .replace("iterations: 3,", "iterations: ITERATIONS, replay: true,");
+    for (iterations, done_after) in [("0", 1), ("2", 2)] {
+        write(here, "again.ron", &replay.replace("ITERATIONS", iterations));
+        let again = json(here, &["train", "again.ron", "--out", iterations]);
+        assert_eq!(
+            (&again["done"], &again["finished"]),
+            (&done_after.into(), &true.into())
+        );
+        assert!(again["last"]["explained"].as_f64().unwrap() >= 0.0);
+        assert!(here.join(iterations).join("pcm/config.json").is_file());
+    }
+    for (from, to, message) in [
+        ("first/rollouts", "nowhere", "records: "),
+        ("replay: true", "replay: false", "replay: true"),
+        (
+            "iterations: ITERATIONS",
+            "fit: (algorithm: Ppo(clip: 0.2))",
+            "REBEL",
+        ),
+    ] {
+        let wrong = replay.replace(from, to).replace("ITERATIONS", "1");
+        write(here, "wrong.ron", &wrong);
+        let error = fails(here, &["train", "wrong.ron", "--out", "wrong"], 2);
+        assert!(error.contains(message), "{error}");
+    }
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use experts::NextTokens;
@@ -125,8 +126,8 @@ pub struct Plan {
     /// One of these is to serve the preference; which, is still to be found out. The plan's experts are all of
     /// theirs. Empty where nothing is to be chosen.
     pub candidates: Vec<Candidate>,
-    /// How the one expert is merged out of others.
-    pub merge: Option<Recipe>,
+    /// How experts that run are merged out of others, by name.
+    pub merged: BTreeMap<String, Recipe>,
 }
 
 impl Plan {
@@ -139,16 +140,22 @@ impl Plan {
             mixer: Box::new(mixer),
             samples: 1,
             candidates: Vec::new(),
-            merge: None,
+            merged: BTreeMap::new(),
         }
     }
 
-    /// The experts that must be there: those that run, or those that are merged into the one that runs.
-    pub fn sources(&self) -> &[String] {
-        match &self.merge {
-            Some(recipe) => &recipe.experts,
-            None => &self.experts,
+    /// The experts that must be there, each once: those that run, or those that are merged into one that runs.
+    pub fn sources(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in &self.experts {
+            match self.merged.get(name) {
+                Some(recipe) => names.extend(recipe.experts.iter().map(String::as_str)),
+                None => names.push(name),
+            }
         }
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// The prompt as the experts get it.
@@ -175,7 +182,7 @@ impl std::fmt::Debug for Plan {
             examples,
             samples,
             candidates,
-            merge,
+            merged,
             mixer: _,
         } = self;
         f.debug_struct("Plan")
@@ -184,7 +191,7 @@ impl std::fmt::Debug for Plan {
             .field("examples", examples)
             .field("samples", samples)
             .field("candidates", candidates)
-            .field("merge", merge)
+            .field("merged", merged)
             .finish_non_exhaustive()
     }
 }

@@ -22,12 +22,12 @@ pub struct Context {
 /// A Preference Control Model.
 ///
 /// ```text
-/// x_t = E(token_t) P + s W + f_t S        z_t = H · blocks(x)_t + 10 D [s, 1]
+/// x_t = E(token_t) P + s W + f_t S        z_t = H · blocks(x)_t + 60 D [s, 1]
 /// ```
 ///
 /// with the base's frozen embedding `E`, each row brought to mean square 1, importances `s`, statistics
 /// `f_t`. What the preference alone decides has a way of its own, `D`: it is the larger part of what there is to
-/// learn, and ten times as quick as its weights. [`Output`](crate::Output) says what the logits `z_t` do; experts that the preference does not name are at
+/// learn, and sixty times as quick as its weights. [`Output`](crate::Output) says what the logits `z_t` do; experts that the preference does not name are at
 /// −∞.
 #[derive(Debug, Clone)]
 pub struct Pcm {
@@ -505,7 +505,7 @@ impl Pcm {
 pub type Embed<'a> = dyn Fn(u32, &mut [f32]) + Sync + 'a;
 
 /// How much quicker the direct way is than its weights (ours).
-const DIRECT: f32 = 10.0;
+const DIRECT: f32 = 60.0;
 
 /// Takes experts that the preference does not name out of the softmax.
 fn mask(logits: &mut [f32], shares: &[f32]) {

@@ -1,5 +1,7 @@
 //! Fitting the PCM to recorded rollouts: REBEL (arXiv 2404.16767), and PPO (arXiv 1707.06347) as the ablation.
 
+use std::collections::BTreeSet;
+
 use lm::objectives::{Pair, rebel};
 use lm::sampling::permutation;
 use lm::tuning::{AdamW, AdamWState, Optimisation};
@@ -100,8 +102,10 @@ pub struct Fit {
     pub floor: f64,
     /// Entropy of the weights' shares in nats, in the last epoch.
     pub entropy: f64,
-    /// Length of the gradient before clipping.
+    /// Length of the gradient before clipping, in the last epoch.
     pub gradient: f64,
+    /// Replay: share of the squared targets of held-out pairs that the fit explains; 0 elsewhere.
+    pub explained: f64,
 }
 
 /// A PCM in training.
@@ -132,12 +136,105 @@ impl PcmTrainer {
         })
     }
 
-    /// Fits to rollouts that come in pairs of the same prompt and preference. Reads nothing but the records.
+    /// Fits to rollouts that come in pairs of the same prompt and preference, sampled from this PCM. Reads nothing
+    /// but the records.
     ///
     /// # Errors
     /// An odd number of rollouts, or records that do not fit the PCM.
     pub fn fit(&mut self, rollouts: &[Rollout], embed: &Embed<'_>, parts: &[&[u8]]) -> Result<Fit> {
-        let n = self.pcm.config().experts.len();
+        let pairs = self.pairs(rollouts)?;
+        let scale = spread(&pairs);
+        let mut out = Fit {
+            floor: self.floor(&pairs, scale),
+            ..Fit::default()
+        };
+        for epoch in 0..self.config.epochs {
+            self.epoch(
+                &pairs,
+                scale,
+                embed,
+                &[parts, &[&epoch.to_le_bytes()]].concat(),
+                &mut out,
+            )?;
+        }
+        Ok(out)
+    }
+
+    /// Starts anew from `reference` and fits to rollouts of any policies near it, by REBEL's regression:
+    /// `ln π(y)/π_ref(y) − ln π(y')/π_ref(y') ≈ η (u − u')`, whoever sampled `y` and `y'`. Pairs of a tenth of the
+    /// prompts are held out; the epoch that explains most of theirs is kept, none of them if none explains any.
+    ///
+    /// # Errors
+    /// Those of [`Self::fit`]; PPO, which needs its own samples.
+    pub fn replay(
+        &mut self,
+        rollouts: &[Rollout],
+        reference: &Pcm,
+        embed: &Embed<'_>,
+        parts: &[&[u8]],
+    ) -> Result<Fit> {
+        let Algorithm::Rebel { eta } = self.config.algorithm else {
+            return Err(Error::Argument(
+                "PPO needs samples of the PCM itself; replay is for REBEL".into(),
+            ));
+        };
+        let mut pairs = self.pairs(rollouts)?;
+        let scale = spread(&pairs);
+        for some in pairs.chunks_mut(self.config.minibatch) {
+            let known = log_probs(reference, some, embed)?;
+            for (pair, [a, b]) in some.iter_mut().zip(known) {
+                pair.old = [total(&a), total(&b)];
+            }
+        }
+        let prompts: BTreeSet<&str> = rollouts.iter().map(|r| r.prompt.as_str()).collect();
+        let prompts: Vec<&str> = prompts.into_iter().collect();
+        let order = permutation(prompts.len(), &[b"held out"]);
+        let apart = order.iter().take(prompts.len().div_ceil(10));
+        let apart: BTreeSet<&str> = apart.map(|&i| prompts[i]).collect();
+        let kept = |pair: &Known<'_>| !apart.contains(pair.rollouts[0].prompt.as_str());
+        let (pairs, held_out): (Vec<Known<'_>>, Vec<_>) = pairs.into_iter().partition(kept);
+        if pairs.is_empty() || held_out.is_empty() {
+            return Err(Error::Argument(
+                "all rollouts are of one prompt; there is nothing to hold out".into(),
+            ));
+        }
+        let targets = held_out
+            .iter()
+            .map(|p| (eta * p.difference() / scale).powi(2));
+        let all: f64 = targets.sum();
+        let mut out = Fit {
+            floor: self.floor(&pairs, scale),
+            ..Fit::default()
+        };
+        self.pcm = reference.clone();
+        self.adam = AdamW::new(self.config.optimisation.adamw, AdamWState::default());
+        self.steps = self.config.epochs * pairs.len().div_ceil(self.config.minibatch) as u64;
+        let mut best = (0.0, self.pcm.values().to_vec());
+        for epoch in 0..self.config.epochs {
+            self.epoch(
+                &pairs,
+                scale,
+                embed,
+                &[parts, &[&epoch.to_le_bytes()]].concat(),
+                &mut out,
+            )?;
+            let mut left = 0.0;
+            for some in held_out.chunks(self.config.minibatch) {
+                for (pair, [a, b]) in some.iter().zip(log_probs(&self.pcm, some, embed)?) {
+                    left += rebel([&a, &b], &pair.scaled(scale), eta).value;
+                }
+            }
+            let explained = 1.0 - left / all;
+            if explained > best.0 {
+                best = (explained, self.pcm.values().to_vec());
+            }
+        }
+        out.explained = best.0;
+        self.pcm.set_values(&best.1);
+        Ok(out)
+    }
+
+    fn pairs<'r>(&self, rollouts: &'r [Rollout]) -> Result<Vec<Known<'r>>> {
         let output = self.pcm.config().output;
         if output.reads_base() && (self.config.entropy > 0.0 || self.config.uniform > 0.0) {
             return Err(Error::Argument(
@@ -145,43 +242,51 @@ impl PcmTrainer {
             ));
         }
         for rollout in rollouts {
-            rollout.check(n, output)?;
+            rollout.check(self.pcm.config().experts.len(), output)?;
         }
         if rollouts.is_empty() || !rollouts.len().is_multiple_of(2) {
             return Err(Error::Argument("rollouts come in pairs".into()));
         }
-        let pairs: Vec<&[Rollout]> = rollouts.chunks(2).collect();
-        let scale = spread(&pairs);
-        let mut out = Fit {
-            floor: match self.config.algorithm {
-                Algorithm::Rebel { eta } if output == Output::Probabilities => {
-                    floor(&pairs, eta / scale, n)
-                }
-                _ => 0.0,
-            },
-            ..Fit::default()
-        };
-        let mut steps = 0.0;
-        for epoch in 0..self.config.epochs {
-            let number = epoch.to_le_bytes();
-            let named = [parts, &[&number]].concat();
-            let order = permutation(pairs.len(), &named);
-            (out.loss, out.entropy) = (0.0, 0.0);
-            for chosen in order.chunks(self.config.minibatch) {
-                let chosen: Vec<&[Rollout]> = chosen.iter().map(|&p| pairs[p]).collect();
-                let step = self.gradient(&chosen, scale, embed)?;
-                let share = chosen.len() as f64 / pairs.len() as f64;
-                out.loss += step.loss * share;
-                out.entropy += step.entropy * share;
-                out.gradient += self.step(step.gradient);
-                steps += 1.0;
+        let pairs = rollouts.chunks(2).map(|pair| Known {
+            rollouts: pair,
+            old: [pair[0].behaviour(), pair[1].behaviour()],
+        });
+        Ok(pairs.collect())
+    }
+
+    fn floor(&self, pairs: &[Known<'_>], scale: f64) -> f64 {
+        let config = self.pcm.config();
+        match self.config.algorithm {
+            Algorithm::Rebel { eta } if config.output == Output::Probabilities => {
+                floor(pairs, eta / scale, config.experts.len())
             }
+            _ => 0.0,
         }
-        out.gradient /= steps;
+    }
+
+    /// One pass over all pairs.
+    fn epoch(
+        &mut self,
+        pairs: &[Known<'_>],
+        scale: f64,
+        embed: &Embed<'_>,
+        parts: &[&[u8]],
+        out: &mut Fit,
+    ) -> Result<()> {
+        let order = permutation(pairs.len(), parts);
+        (out.loss, out.entropy, out.gradient) = (0.0, 0.0, 0.0);
+        for chosen in order.chunks(self.config.minibatch) {
+            let chosen: Vec<Known<'_>> = chosen.iter().map(|&p| pairs[p]).collect();
+            let step = self.gradient(&chosen, scale, embed)?;
+            let share = chosen.len() as f64 / pairs.len() as f64;
+            out.loss += step.loss * share;
+            out.entropy += step.entropy * share;
+            out.gradient += self.step(step.gradient) * share;
+        }
         if matches!(self.config.algorithm, Algorithm::Rebel { .. }) {
             out.residual = out.loss.max(0.0).sqrt();
         }
-        Ok(out)
+        Ok(())
     }
 
     /// One step; returns the gradient's length before clipping.
@@ -196,8 +301,8 @@ impl PcmTrainer {
     }
 
     /// Mean loss of some pairs and its gradient.
-    fn gradient(&self, pairs: &[&[Rollout]], scale: f64, embed: &Embed<'_>) -> Result<StepResult> {
-        let rollouts: Vec<&Rollout> = pairs.iter().copied().flatten().collect();
+    fn gradient(&self, pairs: &[Known<'_>], scale: f64, embed: &Embed<'_>) -> Result<StepResult> {
+        let rollouts: Vec<&Rollout> = pairs.iter().flat_map(|p| p.rollouts).collect();
         let items: Vec<(&Context, &[u32])> = rollouts
             .iter()
             .map(|r| (&r.context, r.tokens.as_slice()))
@@ -209,19 +314,9 @@ impl PcmTrainer {
         let mut factors = vec![0.0; rollouts.len()];
         let mut loss = 0.0;
         if let Algorithm::Rebel { eta } = self.config.algorithm {
-            let logits = self.pcm.logits(&items, embed)?;
-            let now: Vec<Vec<f32>> = rollouts
-                .iter()
-                .zip(&logits)
-                .map(|(r, z)| r.mixed(z, output))
-                .collect();
-            for (p, pair) in pairs.iter().enumerate() {
-                let known = Pair {
-                    old: [pair[0].behaviour(), pair[1].behaviour()],
-                    rewards: [pair[0].utility / scale, pair[1].utility / scale],
-                };
-                let both = [now[2 * p].as_slice(), now[2 * p + 1].as_slice()];
-                let own = rebel(both, &known, eta);
+            let now = log_probs(&self.pcm, pairs, embed)?;
+            for (p, (pair, [a, b])) in pairs.iter().zip(&now).enumerate() {
+                let own = rebel([a, b], &pair.scaled(scale), eta);
                 loss += own.value / count;
                 for (factor, gradient) in factors[2 * p..].iter_mut().zip(&own.gradient) {
                     *factor = gradient.first().map_or(0.0, |g| f64::from(*g) / count);
@@ -289,17 +384,53 @@ struct StepResult {
     gradient: PcmGradient,
 }
 
+/// Two responses to the same prompt, and their log-probabilities under the policy that is departed from, in nats.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    rollouts: &'a [Rollout],
+    old: [f64; 2],
+}
+
+impl Known<'_> {
+    /// First utility less the second.
+    fn difference(&self) -> f64 {
+        self.rollouts[0].utility - self.rollouts[1].utility
+    }
+
+    fn scaled(&self, scale: f64) -> Pair {
+        Pair {
+            old: self.old,
+            rewards: [0, 1].map(|i: usize| self.rollouts[i].utility / scale),
+        }
+    }
+}
+
+/// Log-probability of every token of each pair under a PCM, in nats.
+fn log_probs(pcm: &Pcm, pairs: &[Known<'_>], embed: &Embed<'_>) -> Result<Vec<[Vec<f32>; 2]>> {
+    let rollouts = || pairs.iter().flat_map(|p| p.rollouts);
+    let items: Vec<(&Context, &[u32])> = rollouts()
+        .map(|r| (&r.context, r.tokens.as_slice()))
+        .collect();
+    let logits = pcm.logits(&items, embed)?;
+    let output = pcm.config().output;
+    let mut each = rollouts().zip(&logits).map(|(r, z)| r.mixed(z, output));
+    let two = |_| [(); 2].map(|()| each.next().unwrap_or_default());
+    Ok((0..pairs.len()).map(two).collect())
+}
+
+fn total(log_probs: &[f32]) -> f64 {
+    log_probs.iter().map(|l| f64::from(*l)).sum()
+}
+
 /// Standard deviation of utility within pairs: differences divided by √2; 1 where there are none.
-fn spread(pairs: &[&[Rollout]]) -> f64 {
-    let squares = pairs
-        .iter()
-        .map(|p| (p[0].utility - p[1].utility).powi(2) / 2.0);
+fn spread(pairs: &[Known<'_>]) -> f64 {
+    let squares = pairs.iter().map(|p| p.difference().powi(2) / 2.0);
     let sd = (squares.sum::<f64>() / pairs.len() as f64).sqrt();
     if sd > 1e-9 { sd } else { 1.0 }
 }
 
 /// Root mean square of how far REBEL's targets lie outside of what any weights reach.
-fn floor(pairs: &[&[Rollout]], eta: f64, n: usize) -> f64 {
+fn floor(pairs: &[Known<'_>], eta: f64, n: usize) -> f64 {
     let bounds = |rollout: &Rollout| {
         let old = rollout.behaviour();
         let rows = rollout.log_probs.chunks(n);
@@ -316,8 +447,9 @@ fn floor(pairs: &[&[Rollout]], eta: f64, n: usize) -> f64 {
         (low - old, high - old)
     };
     let squares = pairs.iter().map(|pair| {
-        let target = eta * (pair[0].utility - pair[1].utility);
-        let ((low, high), (other_low, other_high)) = (bounds(&pair[0]), bounds(&pair[1]));
+        let target = eta * pair.difference();
+        let [first, second] = [0, 1].map(|i: usize| bounds(&pair.rollouts[i]));
+        let ((low, high), (other_low, other_high)) = (first, second);
         let reachable = target.clamp(low - other_high, high - other_low);
         (target - reachable).powi(2)
     });

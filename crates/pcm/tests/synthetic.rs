@@ -425,6 +425,61 @@ fn the_pcm_finds_optimal_weights_that_no_fixed_ones_reach() {
 }
 
 #[test]
+fn recorded_rollouts_of_another_policy_are_enough() {
+    let config = PcmConfig {
+        hidden: 32,
+        layers: 1,
+        heads: 2,
+        intermediate: 64,
+        preference: PreferenceInput::Weights,
+        ..PcmConfig::tiny(&["even", "odd"], WIDTH)
+    };
+    let fresh = Pcm::new(&config, 1).unwrap();
+    let mut rollouts = Vec::new();
+    for number in 0..1500u64 {
+        let pair = Halves::pair(&mut Runner::new(fresh.clone()), number);
+        rollouts.extend(pair.into_iter().map(|r| Rollout {
+            prompt: (number % 50).to_string(),
+            ..r
+        }));
+    }
+    let settings = |algorithm| TrainerConfig {
+        algorithm,
+        epochs: 6,
+        optimisation: Optimisation {
+            learning_rate: 3e-3,
+            ..Optimisation::default()
+        },
+        ..TrainerConfig::default()
+    };
+    let new = |config| PcmTrainer::new(fresh.clone(), config, AdamWState::default(), 0).unwrap();
+    let mut trainer = new(settings(Algorithm::Rebel { eta: 3.0 }));
+    let fit = trainer.replay(&rollouts, &fresh, &embed, &[]).unwrap();
+    let value = Halves::value(&trainer.pcm);
+    assert!(fit.explained > 0.3 && value > 0.7, "{fit:?} {value}");
+    // What says nothing changes nothing.
+    for rollout in &mut rollouts {
+        let mut draws = Draws::new(&[b"noise", &rollout.tokens[0].to_le_bytes()]);
+        rollout.utility = draws.uniform(rollout.tokens.iter().sum::<u32>() as usize);
+        draws.uniform(0);
+    }
+    let mut trainer = new(settings(Algorithm::Rebel { eta: 3.0 }));
+    let fit = trainer.replay(&rollouts, &fresh, &embed, &[]).unwrap();
+    assert!(fit.explained < 0.1, "{fit:?}");
+    let mut trainer = new(settings(Algorithm::Ppo { clip: 0.2 }));
+    let error = trainer.replay(&rollouts, &fresh, &embed, &[]).unwrap_err();
+    assert!(
+        error.to_string().contains("samples of the PCM itself"),
+        "{error}"
+    );
+    let mut trainer = new(settings(Algorithm::Rebel { eta: 3.0 }));
+    let error = trainer
+        .replay(&rollouts[..2], &fresh, &embed, &[])
+        .unwrap_err();
+    assert!(error.to_string().contains("one prompt"), "{error}");
+}
+
+#[test]
 fn models_and_rollouts_come_back_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
     let pcm = scrambled(&config(true));

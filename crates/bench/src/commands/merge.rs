@@ -103,11 +103,15 @@ fn of_config(models: &mut Models, file: &Path, args: &MergeArgs) -> Result<Ingre
     let plan = experiment
         .plan_for(strategy, &preference(&experiment, &args.stated)?)
         .map_err(|e| usage(format!("strategy '{strategy}': {e:#}")))?;
-    let recipe = plan.merge.ok_or_else(|| {
-        usage(format!(
-            "strategy '{strategy}' mixes outputs; only Merge(..) strategies can be written"
-        ))
-    })?;
+    let alone =
+        (plan.experts.len() == 1 && plan.merged.len() == 1).then(|| plan.merged.into_values());
+    let recipe = alone
+        .and_then(|mut recipes| recipes.next())
+        .ok_or_else(|| {
+            usage(format!(
+                "strategy '{strategy}' mixes outputs; only Merge(..) strategies can be written"
+            ))
+        })?;
     let base = Checkpoint::open(&models.path(&experiment.model)?)?;
     let sources = sources(models, &experiment, &recipe, base.config())?;
     Ok((experiment.model, recipe, sources))

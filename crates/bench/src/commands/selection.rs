@@ -82,18 +82,15 @@ impl Selected {
         let device: &DeviceSpec = global.device.as_ref().unwrap_or(&experiment.device);
         let mut models = Models::on(device, global.format.unwrap_or(experiment.weights))?;
         let base = models.open(&experiment.model)?;
-        let experts: Result<Vec<Expert>> = match &plan.merge {
-            Some(recipe) => {
-                let sources = sources(&mut models, &experiment, recipe, base.config())?;
-                let path = models.known(&experiment.model)?;
-                Ok(vec![models.merged(recipe, sources, path, &base)?])
-            }
-            None => plan
-                .experts
-                .iter()
-                .map(|name| models.expert(name, &experiment.expert(name), &base))
-                .collect(),
-        };
+        let each = plan.experts.iter().map(|name| {
+            let Some(recipe) = plan.merged.get(name) else {
+                return models.expert(name, &experiment.expert(name), &base);
+            };
+            let sources = sources(&mut models, &experiment, recipe, base.config())?;
+            let path = models.known(&experiment.model)?;
+            models.merged(name, recipe, sources, path, &base)
+        });
+        let experts: Result<Vec<Expert>> = each.collect();
         Ok(Self {
             base,
             pool: ExpertPool::new(experts?)?,

@@ -86,9 +86,11 @@ impl<'a> Generate<'a> {
         for (strategy, _) in experiment.strategies.iter() {
             for (preference, _) in experiment.preferences.iter() {
                 for plan in experiment.plans(strategy, preference)? {
-                    match plan.merge {
-                        Some(recipe) => merged.extend(recipe.experts),
-                        None => used.extend(plan.experts),
+                    for name in plan.experts {
+                        match plan.merged.get(&name) {
+                            Some(recipe) => merged.extend(recipe.experts.iter().cloned()),
+                            None => _ = used.insert(name),
+                        }
                     }
                 }
             }
@@ -172,14 +174,10 @@ impl<'a> Generate<'a> {
     fn check_plan(&self, plan: &Plan, new: usize) -> Result<()> {
         for NamedPrompt { id, prompt } in self.prompts.iter().chain(self.validation) {
             let prompt = plan.prompt(prompt)?;
-            // What is merged reads and remembers as the base does.
-            let base = [mixing::BASE.to_string()];
-            let names = match &plan.merge {
-                Some(_) => &base[..],
-                None => &plan.experts,
-            };
-            for name in names {
-                let expert = &self.experts[name];
+            for name in &plan.experts {
+                // What is merged reads and remembers as the base does.
+                let merged = plan.merged.contains_key(name);
+                let expert = &self.experts[if merged { mixing::BASE } else { name }];
                 let limit = expert.model.config().context_length;
                 let tokens = expert
                     .tokens(&prompt)
@@ -348,20 +346,18 @@ impl<'a> Generate<'a> {
     pub(super) fn pool(&self, job: &Job<'_>) -> Result<ExpertPool> {
         let plan = self.plan(job)?;
         let rephrased = plan.instruction.is_some() || !plan.examples.is_empty();
-        let experts = match &plan.merge {
-            Some(recipe) => {
-                let sources = recipe.experts.iter().map(|n| self.sources[n].clone());
-                let path = self.models.known(&self.experiment.model)?;
-                vec![
-                    self.models
-                        .merged(recipe, sources.collect(), path, &self.base)?,
-                ]
-            }
-            None => {
-                let names = plan.experts.iter();
-                names.map(|name| self.experts[name].clone()).collect()
-            }
-        };
+        let experts = plan.experts.iter().map(|name| {
+            let Some(recipe) = plan.merged.get(name) else {
+                return Ok(self.experts[name].clone());
+            };
+            let sources = recipe.experts.iter().map(|n| self.sources[n].clone());
+            let path = self.models.known(&self.experiment.model)?;
+            let merged = self
+                .models
+                .merged(name, recipe, sources.collect(), path, &self.base);
+            merged.with_context(|| format!("merging '{name}'"))
+        });
+        let experts = experts.collect::<Result<_>>()?;
         let base = self.experts[mixing::BASE].clone();
         Ok(match self.experiment.kl {
             true => ExpertPool::with_reference(experts, base, rephrased)?,

@@ -190,8 +190,8 @@ impl Generate<'_> {
 
     /// What a job's distributions follow from.
     pub(super) fn content(&self, job: &Job<'_>, plan: &Plan) -> Value {
-        let names = plan.sources().iter();
-        let experts: BTreeMap<&String, &Value> =
+        let names = plan.sources().into_iter();
+        let experts: BTreeMap<&str, &Value> =
             names.map(|name| (name, &self.fingerprints[name])).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),

@@ -13,7 +13,7 @@ use lm::Weights;
 use lm::save::Precision;
 use lm::tuning::LoraConfig;
 use mixing::Named;
-use pcm::{Output, PcmConfig, PreferenceInput, TrainerConfig};
+use pcm::{Algorithm, Output, PcmConfig, PreferenceInput, TrainerConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, model_path, plain, resolve_expert};
@@ -176,6 +176,10 @@ pub struct PcmTraining {
     /// How it reads preference, context and statistics.
     #[serde(default)]
     pub input: PcmInput,
+    /// Folders of rollouts of earlier trainings over the same experts, relative to this file, to learn from, too; with
+    /// `replay`, and with enough of them no iterations are needed. Default: none.
+    #[serde(default)]
+    pub records: Vec<PathBuf>,
     /// What its outputs do. Default `Probabilities` (paper).
     #[serde(default)]
     pub output: Output,
@@ -257,6 +261,10 @@ pub struct PcmSettings {
     pub max_new_tokens: usize,
     /// Temperature of every expert. Default 0.7 (REBEL's code: 0.5 to 0.7).
     pub temperature: f32,
+    /// Every fit goes over all that was recorded so far, records that were given included, and departs from a fresh
+    /// PCM; default false: it goes over what this iteration sampled and departs from there (paper). A whole
+    /// response's utility says little about each token: what one iteration says is mostly noise.
+    pub replay: bool,
     /// What a response loses in utility for each nat per token that the mixture is away from the base. Default 0
     /// (paper).
     pub kl: f64,
@@ -275,6 +283,7 @@ impl Default for PcmSettings {
             prompts: 4,
             max_new_tokens: 64,
             temperature: 0.7,
+            replay: false,
             kl: 0.0,
             keep: 32,
             fit: TrainerConfig::default(),
@@ -287,13 +296,24 @@ impl PcmTraining {
     pub fn total_steps(&self) -> u64 {
         let s = &self.settings;
         let pairs = s.preferences * s.prompts;
-        s.iterations * s.fit.epochs * pairs.div_ceil(s.fit.minibatch) as u64
+        let steps = s.fit.epochs * pairs.div_ceil(s.fit.minibatch) as u64;
+        // A replay has a schedule of its own, as long as its records ask for.
+        if s.replay { 0 } else { s.iterations * steps }
     }
 
     fn validate(&self) -> Result<(), String> {
         let s = &self.settings;
+        if !self.records.is_empty() && !s.replay {
+            return Err("records are read where settings have replay: true".into());
+        }
+        if s.replay && !matches!(s.fit.algorithm, Algorithm::Rebel { .. }) {
+            return Err(
+                "settings: replay is for REBEL; PPO needs samples of the PCM itself".into(),
+            );
+        }
+        let iterations = s.iterations as usize + self.records.len();
         let counts = [
-            ("iterations", s.iterations as usize),
+            ("iterations", iterations),
             ("preferences", s.preferences),
             ("prompts", s.prompts),
             ("max_new_tokens", s.max_new_tokens),
@@ -365,6 +385,7 @@ impl Training {
             Recipe::Pcm(t) => {
                 t.prompts = folder.join(&t.prompts);
                 t.texts = folder.join(&t.texts);
+                t.records.iter_mut().for_each(|r| *r = folder.join(&*r));
                 for (_, expert) in t.experts.iter_mut() {
                     resolve_expert(folder, expert);
                 }

@@ -16,7 +16,7 @@ use lm::sampling::{Draws, Sampling, permutation};
 use lm::{DeviceSpec, LanguageModel};
 use mixing::strategies::Choice;
 use mixing::{Generation, Generator, Plan, Preference, Request, Response, Strategy, TemperatureOf};
-use pcm::{Context, Fit, Pcm, PcmTrainer, PreferenceInput, Rollout, write_rollouts};
+use pcm::{Context, Fit, Pcm, PcmTrainer, PreferenceInput, Rollout, read_rollouts, write_rollouts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -49,6 +49,12 @@ struct Round {
     ended: f64,
     #[serde(flatten)]
     fit: Fit,
+}
+
+/// What an iteration sampled, and what it was like.
+struct Sampled {
+    rollouts: Vec<Rollout>,
+    round: Round,
 }
 
 /// Whom an iteration serves.
@@ -100,10 +106,41 @@ pub fn train(
         };
         checkpoint.save(&file)
     };
+    let given = mixture.given()?;
+    if standing.done == 0 && !given.is_empty() {
+        let round = mixture.replay(&given, &mut trainer, 0)?;
+        eprintln!(
+            "{} recorded responses explain {:.1} % of held-out pairs",
+            given.len(),
+            100.0 * round.fit.explained
+        );
+        if total == 0 {
+            standing.note(&round)?;
+        }
+    }
     while standing.done < end {
         let number = standing.done;
-        let (records, round) = mixture.iterate(number, &mut trainer)?;
-        write_rollouts(&rollouts.join(format!("{number:05}.parquet")), &records)?;
+        let records = mixture.sample(number, &trainer)?;
+        write_rollouts(
+            &rollouts.join(format!("{number:05}.parquet")),
+            &records.rollouts,
+        )?;
+        let fit = match recipe.settings.replay {
+            true => {
+                let mut all = given.clone();
+                for before in 0..=number {
+                    all.extend(read_rollouts(
+                        &rollouts.join(format!("{before:05}.parquet")),
+                    )?);
+                }
+                mixture.replay(&all, &mut trainer, number)?.fit
+            }
+            false => mixture.fit(&records.rollouts, &mut trainer, number)?,
+        };
+        let round = Round {
+            fit,
+            ..records.round
+        };
         progress.message(format!(
             "utility {:.3} KL {:.2} entropy {:.2} length {:.0}",
             round.utility, round.kl, round.fit.entropy, round.length
@@ -118,7 +155,7 @@ pub fn train(
     let folder = out.join("pcm");
     trainer.pcm.save(&folder)?;
     write(training, out, &standing, &args.file, inputs)?;
-    let finished = standing.done == total;
+    let finished = standing.done >= total;
     let document = json!({
         "training": training.name,
         "finished": finished,
@@ -191,8 +228,63 @@ impl<'a> Mixture<'a> {
         })
     }
 
-    /// Samples, scores and fits once.
-    fn iterate(&self, number: u64, trainer: &mut PcmTrainer) -> Result<(Vec<Rollout>, Round)> {
+    /// Rollouts of earlier trainings.
+    fn given(&self) -> Result<Vec<Rollout>> {
+        let mut all = Vec::new();
+        for folder in &self.recipe.records {
+            let fail = |e: std::io::Error| usage(format!("records: {}: {e}", folder.display()));
+            let entries = std::fs::read_dir(folder).map_err(fail)?;
+            let paths: Result<Vec<_>, _> = entries.map(|e| e.map(|e| e.path())).collect();
+            let mut paths = paths.map_err(fail)?;
+            paths.retain(|p| p.extension().is_some_and(|e| e == "parquet"));
+            paths.sort();
+            for path in &paths {
+                all.extend(read_rollouts(path)?);
+            }
+            if all.is_empty() {
+                return Err(usage(format!(
+                    "records: {}: there are no rollouts (*.parquet)",
+                    folder.display()
+                )));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Fits to what was just sampled.
+    fn fit(&self, rollouts: &[Rollout], trainer: &mut PcmTrainer, number: u64) -> Result<Fit> {
+        let seed = self.training.seed.to_le_bytes();
+        let parts: [&[u8]; 3] = [&seed, b"fit", &number.to_le_bytes()];
+        Ok(trainer.fit(rollouts, &|token, out| self.embed(token, out), &parts)?)
+    }
+
+    /// Fits to everything.
+    fn replay(&self, all: &[Rollout], trainer: &mut PcmTrainer, number: u64) -> Result<Round> {
+        let seed = self.training.seed.to_le_bytes();
+        let parts: [&[u8]; 3] = [&seed, b"replay", &number.to_le_bytes()];
+        let fresh = Pcm::new(trainer.pcm.config(), self.training.seed)?;
+        let fit = trainer.replay(all, &fresh, &|token, out| self.embed(token, out), &parts)?;
+        let n = all.len() as f64;
+        let tokens: usize = all.iter().map(|r| r.tokens.len()).sum();
+        Ok(Round {
+            iteration: number,
+            utility: all.iter().map(|r| r.utility).sum::<f64>() / n,
+            kl: 0.0,
+            length: tokens as f64 / n,
+            ended: 0.0,
+            fit,
+        })
+    }
+
+    fn embed(&self, token: u32, out: &mut [f32]) {
+        // Tokens come from this model; one from elsewhere would read as nothing.
+        if self.base.engine.embedding(token, out).is_err() {
+            out.fill(0.0);
+        }
+    }
+
+    /// Samples and scores once.
+    fn sample(&self, number: u64, trainer: &PcmTrainer) -> Result<Sampled> {
         let mut rollouts = Vec::new();
         let (mut ended, mut tokens, mut kl, mut utility) = (0.0, 0.0, 0.0, 0.0);
         for wish in self.wishes(number)? {
@@ -211,16 +303,6 @@ impl<'a> Mixture<'a> {
                 rollouts.push(rollout);
             }
         }
-        let base = &self.base;
-        let embed = |token: u32, out: &mut [f32]| {
-            // Tokens come from this model; one from elsewhere would read as nothing.
-            if base.engine.embedding(token, out).is_err() {
-                out.fill(0.0);
-            }
-        };
-        let seed = self.training.seed.to_le_bytes();
-        let parts: [&[u8]; 3] = [&seed, b"fit", &number.to_le_bytes()];
-        let fit = trainer.fit(&rollouts, &embed, &parts)?;
         let n = rollouts.len() as f64;
         let round = Round {
             iteration: number,
@@ -228,9 +310,9 @@ impl<'a> Mixture<'a> {
             kl: kl / n,
             length: tokens / n,
             ended: ended / n,
-            fit,
+            fit: Fit::default(),
         };
-        Ok((rollouts, round))
+        Ok(Sampled { rollouts, round })
     }
 
     /// Preferences of an iteration, each with its prompts: a walk through permutations of all prompts.

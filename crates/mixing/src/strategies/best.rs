@@ -56,7 +56,7 @@ pub(super) fn among(
         0 => refuse("there is nothing to choose from; name some"),
         1 => Ok(plans.remove(0)),
         _ => {
-            let names = plans.iter().flat_map(|p| p.sources().iter().cloned());
+            let names = plans.iter().flat_map(|p| p.sources()).map(String::from);
             let names: std::collections::BTreeSet<String> = names.collect();
             Ok(Plan {
                 candidates,

@@ -43,7 +43,7 @@ impl Method for Merge {
             seed: self.seed,
         };
         Ok(Plan {
-            merge: Some(recipe),
+            merged: [(MERGED.to_string(), recipe)].into(),
             ..Plan::new(vec![MERGED.into()], Copy)
         })
     }

@@ -14,6 +14,7 @@ mod mato;
 mod merge;
 mod model_arithmetic;
 mod multi_objective;
+mod over;
 mod pack;
 mod pcm;
 mod prompting;
@@ -39,6 +40,7 @@ pub use mato::Mato;
 pub use merge::Merge;
 pub use model_arithmetic::{ModelArithmetic, Operand, Term};
 pub use multi_objective::{Divergence, Mod};
+pub use over::Over;
 pub use pack::Pack;
 pub use pcm::{Choice, Pcm, statistics};
 pub use prompting::Prompting;
@@ -85,6 +87,8 @@ pub enum Strategy {
     Pcm(Pcm),
     /// One expert merged out of several, before decoding.
     Merge(Merge),
+    /// Another strategy over merged experts.
+    Over(Over),
     /// The best of several responses of another strategy.
     BestOfN(BestOfN),
     /// Another strategy over experts of which only the likeliest tokens are seen.
@@ -123,6 +127,7 @@ impl Strategy {
             Self::Pack(s) => s,
             Self::Pcm(s) => s,
             Self::Merge(s) => s,
+            Self::Over(s) => s,
             Self::BestOfN(s) => s,
             Self::TopK(s) => s,
         }
@@ -149,6 +154,7 @@ impl Strategy {
             Self::Pcm(pcm) => vec![pcm],
             Self::TopK(TopK { of, .. })
             | Self::BestOfN(BestOfN { of, .. })
+            | Self::Over(Over { of, .. })
             | Self::BestWeights(BestWeights { of, .. }) => of.pcms(),
             Self::Best(Best { of }) => of.iter().flat_map(|(_, s)| s.pcms()).collect(),
             _ => Vec::new(),
@@ -161,6 +167,7 @@ impl Strategy {
             Self::Pcm(pcm) => vec![pcm],
             Self::TopK(TopK { of, .. })
             | Self::BestOfN(BestOfN { of, .. })
+            | Self::Over(Over { of, .. })
             | Self::BestWeights(BestWeights { of, .. }) => of.pcms_mut(),
             Self::Best(Best { of }) => of.iter_mut().flat_map(|(_, s)| s.pcms_mut()).collect(),
             _ => Vec::new(),
