@@ -14,8 +14,9 @@ use lm::adapter::{Adapter, LowRank, Target};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use lm::{DecoderConfig, DeviceSpec, LanguageModel, Weights};
-use mixing::strategies::{Base, Fixed, Space};
-use mixing::{BASE, Generation, Generator, Preference, Request, Strategy};
+use mixing::strategies::{self, DeRa, Divergence, Fixed, Mato, Mod, Pack, Space};
+use mixing::{BASE, Generation, Generator, Plan, Preference, Request, Strategy};
+use pcm::{Output, Pcm, PcmConfig};
 use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 use serde_json::json;
@@ -27,6 +28,18 @@ use crate::models::Models;
 
 /// What prompts are cut from; one is as long as the others.
 const PASSAGE: &str = include_str!("../../../../../scripts/fixtures/passage.txt");
+
+/// What `--strategy` knows; a PCM is a fresh one of shape `tiny`.
+const STRATEGIES: [&str; 8] = [
+    "fixed",
+    "fixed_log",
+    "mod_forward",
+    "dera",
+    "mato",
+    "pack",
+    "pcm",
+    "gates",
+];
 
 /// One measurement; the median of the repetitions.
 #[derive(Debug, Clone, Serialize)]
@@ -97,39 +110,64 @@ struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    fn strategy(&self) -> Result<Strategy> {
-        Ok(match (self.strategy, self.experts) {
-            (_, 1) => Strategy::Base(Base {}),
+    /// How the strategy serves somebody who wants all of the experts alike.
+    fn plan(&self, model: &LanguageModel, names: &[String], seed: u64) -> Result<Plan> {
+        let preference = Preference {
+            text: "all of it".into(),
+            weights: names.iter().map(|n| (n.clone(), 1.0)).collect(),
+        };
+        let known = names.iter().map(String::as_str);
+        let known: Vec<&str> = known.chain([BASE]).collect();
+        let pcm = |output| -> Result<Plan> {
+            let config = PcmConfig {
+                output,
+                ..PcmConfig::tiny(&known[..names.len()], model.config().hidden_size)
+            };
+            let strategy = strategies::Pcm {
+                model: Default::default(),
+                choice: Default::default(),
+                hold: 1,
+                space: None,
+                strength: 1.0,
+            };
+            Ok(strategy.plan_with(Pcm::new(&config, seed)?, &preference, 0)?)
+        };
+        let log = Space::Log;
+        let strategy = match (self.strategy, names.len()) {
+            (_, 1) => Strategy::Fixed(Fixed::default()),
             ("fixed", _) => Strategy::Fixed(Fixed::default()),
             ("fixed_log", _) => Strategy::Fixed(Fixed {
                 weights: None,
-                space: Space::Log,
+                space: log,
             }),
+            ("mod_forward", _) => Strategy::Mod(Mod {
+                divergence: Divergence::ForwardKl,
+                ..Mod::default()
+            }),
+            ("dera", _) => Strategy::DeRa(DeRa::default()),
+            ("mato", _) => Strategy::Mato(Mato::default()),
+            ("pack", _) => Strategy::Pack(Pack::default()),
+            ("pcm", _) => return pcm(Output::Probabilities),
+            ("gates", _) => return pcm(Output::Gates { limit: 2.0 }),
             (other, _) => {
-                let message = format!("--strategy {other}: known are fixed, fixed_log");
-                return Err(usage(message));
+                let known = STRATEGIES.join(", ");
+                return Err(usage(format!("--strategy {other}: known are {known}")));
             }
-        })
+        };
+        Ok(strategy.plan(&preference, &known)?)
     }
 
     fn measure(&self, model: &Arc<LanguageModel>, args: &BenchArgs, seed: u64) -> Result<Measured> {
-        let names: Vec<String> = match self.experts {
-            1 => vec![BASE.into()],
-            n => (0..n).map(|i| format!("expert{i:02}")).collect(),
-        };
-        let experts = names.iter().enumerate().map(|(i, name)| Expert {
+        let names: Vec<String> = (0..self.experts).map(|i| format!("expert{i:02}")).collect();
+        let ran = self.plan(model, &names, seed)?.experts;
+        let experts = ran.iter().enumerate().map(|(i, name)| Expert {
             name: name.clone(),
             model: model.clone(),
-            adapter: Some(Arc::new(adapter(model.config(), args.rank, i as u64))),
+            adapter: (name != BASE).then(|| Arc::new(adapter(model.config(), args.rank, i as u64))),
             instruction: None,
             top_k: None,
         });
         let pool = ExpertPool::new(experts.collect())?;
-        let preference = Preference {
-            text: String::new(),
-            weights: names.iter().map(|n| (n.clone(), 1.0)).collect(),
-        };
-        let known: Vec<&str> = names.iter().map(String::as_str).collect();
         let ids = model.tokenizer.encode(PASSAGE, false)?;
         // Each sequence begins elsewhere: common beginnings would be read only once.
         let prompts: Vec<Prompt> = (0..self.sequences)
@@ -160,7 +198,7 @@ impl Setting<'_> {
                     draws: Draws::new(&[&seed.to_le_bytes(), &(repetition + i).to_le_bytes()]),
                 })
                 .collect();
-            let plan = self.strategy()?.plan(&preference, &known)?;
+            let plan = self.plan(model, &names, seed)?;
             let mut generator = Generator::new(&pool, plan, &[])?;
             let mut times: Vec<Duration> = Vec::new();
             let start = Instant::now();
@@ -170,7 +208,7 @@ impl Setting<'_> {
                 }
             })?;
             let (first, last) = (times[0], times.last().copied().context("a step")?);
-            prefill.push((prompt_tokens * self.experts) as f64 / first.as_secs_f64());
+            prefill.push((prompt_tokens * ran.len()) as f64 / first.as_secs_f64());
             decode.push((times.len() - 1) as f64 / (last - first).as_secs_f64());
         }
         Ok(Measured {
