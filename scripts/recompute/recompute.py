@@ -327,12 +327,21 @@ def weights(run):
     for s in run.strategies:
         own = run.generations[run.generations.strategy == s]
         experts = sorted({e for row in own.experts for e in row}, key=str.encode)
-        if len(experts) < 2 or any((np.array(w) < 0).any() for w in own.weights):
+        below = set()
+        for _, row in own.iterrows():
+            w = np.array(row.weights, float).reshape(-1, len(row.experts))
+            below |= {e for e, low in zip(row.experts, (w < 0).any(0)) if low}
+        # What is left for the base where gates go past the experts.
+        experts = [e for e in experts if e != "base" or e not in below]
+        if len(experts) < 2 or below - {"base"}:
             continue
         within, sums = [], {}
         for _, row in own.iterrows():
             w = np.zeros((len(row.tokens), len(experts)))
-            w[:, [experts.index(e) for e in row.experts]] = np.array(row.weights, float).reshape(len(row.tokens), -1)
+            columns = np.array(row.weights, float).reshape(len(row.tokens), -1).T
+            for e, column in zip(row.experts, columns):
+                if e in experts:
+                    w[:, experts.index(e)] = column
             each = w / w.sum(1, keepdims=True)
             mean = w.sum(0) / w.sum()
             within.append(entropy(mean) - np.mean([entropy(e) for e in each]))

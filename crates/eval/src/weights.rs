@@ -25,6 +25,9 @@ pub struct Weights {
     pub token_information: f64,
 }
 
+/// Name of the expert that strategies depart from.
+const BASE: &str = "base";
+
 fn entropy(weights: &[f64]) -> f64 {
     let each = weights.iter().filter(|w| **w > 0.0);
     -each.map(|w| w * w.ln()).sum::<f64>()
@@ -36,26 +39,33 @@ fn normalised(sums: &[f64]) -> Vec<f64> {
 }
 
 impl Weights {
-    /// Of one strategy; `None` where at most one expert runs, or weights are not a distribution.
+    /// Of one strategy; `None` where at most one expert runs, or experts have negative weights. The base's, which is
+    /// what is left where gates go past the experts, does not count then.
     pub fn of(strategy: &str, generations: &[GenerationRow]) -> Option<Self> {
         let own = generations
             .iter()
             .filter(|g| g.identity.strategy == strategy);
         let own: Vec<&GenerationRow> = own.collect();
         let experts: BTreeSet<&String> = own.iter().flat_map(|g| &g.experts).collect();
-        let experts: Vec<String> = experts.into_iter().cloned().collect();
-        if experts.len() < 2 || own.iter().any(|g| g.weights.iter().any(|w| *w < 0.0)) {
+        let mut experts: Vec<String> = experts.into_iter().cloned().collect();
+        let negative = |expert: &String| {
+            own.iter().any(|g| {
+                let place = g.experts.iter().position(|e| e == expert);
+                let own = place.map(|p| g.weights.iter().skip(p).step_by(g.experts.len()));
+                own.into_iter().flatten().any(|w| *w < 0.0)
+            })
+        };
+        experts.retain(|e| e != BASE || !negative(e));
+        if experts.len() < 2 || experts.iter().any(negative) {
             return None;
         }
         let mut by_preference: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let mut by_position: Vec<Vec<f64>> = Vec::new();
         let mut within = Vec::new();
         for row in &own {
-            let places: Vec<usize> = row
-                .experts
-                .iter()
-                .filter_map(|e| experts.iter().position(|n| n == e))
-                .collect();
+            let places = row.experts.iter();
+            let places = places.map(|e| experts.iter().position(|n| n == e));
+            let places: Vec<Option<usize>> = places.collect();
             let empty = || vec![0.0; experts.len()];
             let (mut sum, mut entropies) = (empty(), 0.0);
             for (t, weights) in row.weights.chunks(places.len().max(1)).enumerate() {
@@ -63,7 +73,8 @@ impl Weights {
                     by_position.push(empty());
                 }
                 let mut token = empty();
-                for (&place, &weight) in places.iter().zip(weights) {
+                let pairs = places.iter().zip(weights);
+                for (place, &weight) in pairs.filter_map(|(p, w)| Some(((*p)?, w))) {
                     token[place] += f64::from(weight);
                     by_position[t][place] += f64::from(weight);
                     sum[place] += f64::from(weight);
@@ -160,6 +171,25 @@ mod tests {
             weights,
             ended: true,
         }
+    }
+
+    #[test]
+    fn what_is_left_for_the_base_does_not_count() {
+        let gates = |base: f32| GenerationRow {
+            experts: vec!["a".into(), "b".into(), BASE.into()],
+            tokens: vec![0],
+            ..row("p", vec![1.0, 0.5, base])
+        };
+        let weights = Weights::of("s", &[gates(-0.5)]).unwrap();
+        assert_eq!(weights.experts, ["a", "b"]);
+        assert_eq!(weights.by_preference["p"], [1.0 / 1.5, 0.5 / 1.5]);
+        assert_eq!(
+            Weights::of("s", &[gates(0.5)]).unwrap().experts,
+            ["a", "b", BASE]
+        );
+        let mut other = gates(-0.5);
+        other.experts[2] = "c".into();
+        assert_eq!(Weights::of("s", &[other]), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct WeightPlot {
     pub title: String,
     /// Names of the experts.
     pub experts: Vec<String>,
-    /// `[tokens, experts]`, row-major, each row summing to 1.
+    /// `[tokens, experts]`, row-major, from 0 on; the axis ends at 1 or where the largest row does.
     pub weights: Vec<f32>,
 }
 
@@ -30,13 +30,16 @@ impl Plot for WeightPlot {
     {
         let experts = self.experts.len().max(1);
         let tokens = self.weights.len() / experts;
+        let sums = self.weights.chunks(experts);
+        let sums = sums.map(|row| row.iter().map(|w| f64::from(*w)).sum::<f64>());
+        let top = sums.fold(1.0, f64::max);
         let (plot, legend) = area.split_vertically(226 * scale);
         let mut chart = ChartBuilder::on(&plot)
             .caption(&self.title, text(13, scale, HPos::Center))
             .margin(6 * scale)
             .set_label_area_size(LabelAreaPosition::Left, 44 * scale)
             .set_label_area_size(LabelAreaPosition::Bottom, 40 * scale)
-            .build_cartesian_2d(0.0..tokens.max(1) as f64, 0.0..1.0)?;
+            .build_cartesian_2d(0.0..tokens.max(1) as f64, 0.0..top)?;
         chart
             .configure_mesh()
             .disable_mesh()

@@ -269,10 +269,13 @@ impl Plots<'_> {
         let Identity {
             preference, prompt, ..
         } = &row.identity;
+        let shown = |e: &usize| weights.experts.contains(&row.experts[*e]);
+        let shown: Vec<usize> = (0..row.experts.len()).filter(shown).collect();
+        let tokens = row.weights.chunks(row.experts.len().max(1));
         let trace = WeightPlot {
             title: format!("{strategy}: {preference}, prompt {prompt}"),
-            experts: row.experts.clone(),
-            weights: row.weights.clone(),
+            experts: shown.iter().map(|&e| row.experts[e].clone()).collect(),
+            weights: tokens.flat_map(|t| shown.iter().map(|&e| t[e])).collect(),
         };
         let caption = format!("Weights of the experts over one response of '{strategy}'.");
         self.add(&format!("weights_{strategy}"), caption, &trace)
