@@ -139,6 +139,10 @@ fn weights_and_settings_are_chosen_for_each_preference() {
         ("BestWeights(steps: 0)", "steps is 0"),
         ("Best(of: {})", "nothing to choose from"),
         (
+            "Best(of: {\"a\": BestOfN(n: 2), \"b\": Base()})",
+            "best of several responses",
+        ),
+        (
             "Best(of: {\"a\": BestSingle()})",
             "itself still to be chosen",
         ),

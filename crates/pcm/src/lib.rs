@@ -17,7 +17,7 @@ mod trainer;
 
 pub use config::{PcmConfig, PreferenceInput};
 pub use model::{Context, Pcm, PcmGradient};
-pub use output::{Output, Support, mixture, mixture_gradient};
+pub use output::{Output, Support, mixture};
 pub use rollout::{Rollout, read_rollouts, write_rollouts};
 pub use runner::{Runner, Sequence};
 pub use trainer::{Algorithm, Fit, PcmTrainer, TrainerConfig};

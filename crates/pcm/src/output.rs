@@ -69,7 +69,8 @@ impl Output {
         }
     }
 
-    /// From derivatives by the weights to derivatives by the logits.
+    /// From derivatives by the weights to derivatives by the logits: for a softmax `α_i (d_i − Σ_j α_j d_j)`, for a
+    /// gate `d g (1 − g / g_max)`.
     pub(crate) fn back(self, weights: &[f64], shares: &[f32], by_weight: &[f64]) -> Vec<f64> {
         let pairs = || weights.iter().zip(by_weight);
         match self {
@@ -95,7 +96,7 @@ fn largest(shares: &[f32]) -> f64 {
     f64::from(shares.iter().copied().fold(0.0, f32::max))
 }
 
-pub(crate) fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
+fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let max = values.clone().fold(f64::NEG_INFINITY, f64::max);
     if max == f64::NEG_INFINITY {
         return max;
@@ -118,16 +119,6 @@ pub fn mixture(logits: &[f32], log_probs: &[f32]) -> f64 {
             .map(|(z, l)| f64::from(*z) + f64::from(*l))
     };
     log_sum_exp(joint()) - log_sum_exp(logits.iter().map(|z| f64::from(*z)))
-}
-
-/// `∂ ln p(y) / ∂z_i = α_i (p_i(y)/p(y) − 1)` and `α`, `[experts]` each.
-pub fn mixture_gradient(logits: &[f32], log_probs: &[f32]) -> (Vec<f64>, Vec<f64>) {
-    let output = Output::Probabilities;
-    let alpha = output.weights(logits, &[]);
-    let log_p = mixture(logits, log_probs);
-    let ratios = log_probs.iter().map(|l| (f64::from(*l) - log_p).exp());
-    let slope = output.back(&alpha, &[], &ratios.collect::<Vec<_>>());
-    (slope, alpha)
 }
 
 /// What is left of the vocabulary where experts are multiplied: the `k` likeliest tokens of the distribution

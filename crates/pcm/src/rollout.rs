@@ -2,7 +2,7 @@ use std::path::Path;
 
 use polars::prelude::*;
 
-use crate::output::{Output, Support, log_sum_exp};
+use crate::output::{Output, Support, mixture};
 use crate::{Context, Error, Result};
 
 /// One sampled response and all that training needs to know of it.
@@ -48,7 +48,8 @@ impl Rollout {
             .collect()
     }
 
-    /// Derivatives of a token's log-probability by the logits of the weights, `[experts]`.
+    /// Derivatives of a token's log-probability by the logits of the weights, `[experts]`; where probabilities are
+    /// mixed, `∂ ln p(y) / ∂z_i = α_i (p_i(y)/p(y) − 1)`.
     pub fn slope(&self, token: usize, logits: &[f32], output: Output) -> Vec<f64> {
         self.chance(token, logits, output).slope
     }
@@ -62,8 +63,7 @@ impl Rollout {
         let mut by_weight = vec![0.0; n];
         let log_prob = match output {
             Output::Probabilities => {
-                let used = weights.iter().zip(log_probs).filter(|(w, _)| **w > 0.0);
-                let log_prob = log_sum_exp(used.map(|(w, l)| w.ln() + f64::from(*l)));
+                let log_prob = mixture(logits, log_probs);
                 for (by, l) in by_weight.iter_mut().zip(log_probs) {
                     *by = (f64::from(*l) - log_prob).exp();
                 }

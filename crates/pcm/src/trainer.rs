@@ -149,13 +149,9 @@ impl PcmTrainer {
             ..Fit::default()
         };
         for epoch in 0..self.config.epochs {
-            self.epoch(
-                &pairs,
-                scale,
-                embed,
-                &[parts, &[&epoch.to_le_bytes()]].concat(),
-                &mut out,
-            )?;
+            let number = epoch.to_le_bytes();
+            let named = [parts, &[&number]].concat();
+            self.epoch(&pairs, scale, embed, &named, &mut out)?;
         }
         Ok(out)
     }
@@ -211,13 +207,9 @@ impl PcmTrainer {
         self.steps = self.config.epochs * pairs.len().div_ceil(self.config.minibatch) as u64;
         let mut best = (0.0, self.pcm.values().to_vec());
         for epoch in 0..self.config.epochs {
-            self.epoch(
-                &pairs,
-                scale,
-                embed,
-                &[parts, &[&epoch.to_le_bytes()]].concat(),
-                &mut out,
-            )?;
+            let number = epoch.to_le_bytes();
+            let named = [parts, &[&number]].concat();
+            self.epoch(&pairs, scale, embed, &named, &mut out)?;
             let mut left = 0.0;
             for some in held_out.chunks(self.config.minibatch) {
                 for (pair, [a, b]) in some.iter().zip(log_probs(&self.pcm, some, embed)?) {

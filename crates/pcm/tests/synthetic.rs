@@ -5,7 +5,7 @@ use lm::sampling::Draws;
 use lm::tuning::{AdamWState, Optimisation};
 use pcm::{
     Algorithm, Context, Output, Pcm, PcmConfig, PcmTrainer, PreferenceInput, Rollout, Runner,
-    Sequence, Support, TrainerConfig, mixture, mixture_gradient, read_rollouts, write_rollouts,
+    Sequence, Support, TrainerConfig, mixture, read_rollouts, write_rollouts,
 };
 use proptest::prelude::*;
 
@@ -65,8 +65,16 @@ proptest! {
         logits in prop::collection::vec(-3.0f32..3.0, 4),
         log_probs in prop::collection::vec(-9.0f32..-0.01, 4),
     ) {
-        let (slope, alpha) = mixture_gradient(&logits, &log_probs);
-        prop_assert!((alpha.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        let rollout = Rollout {
+            context: Context {
+                shares: vec![0.25; 4],
+                ..Context::default()
+            },
+            tokens: vec![0],
+            log_probs: log_probs.clone(),
+            ..Rollout::default()
+        };
+        let slope = rollout.slope(0, &logits, Output::Probabilities);
         prop_assert!(slope.iter().sum::<f64>().abs() < 1e-12);
         for i in 0..4 {
             // In steps of a power of two, which f32 adds exactly enough.

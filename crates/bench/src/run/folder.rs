@@ -71,6 +71,17 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// The Parquet files of a folder, by name.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn parquet_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let paths = names(folder)?.into_iter().map(|name| folder.join(name));
+    Ok(paths
+        .filter(|p| p.extension().is_some_and(|e| e == "parquet"))
+        .collect())
+}
+
 /// Folders of a run.
 const PARTS: [&str; 7] = [
     "validation",

@@ -206,7 +206,7 @@ impl<'a> Generate<'a> {
             for preference in &preferences {
                 let place = (strategy.to_string(), preference.to_string());
                 let plan = match self.chosen.get(&place) {
-                    Some(chosen) => self.candidate(chosen, preference)?,
+                    Some(chosen) => self.serving(&chosen.strategy, preference)?,
                     None => self.experiment.plans(strategy, preference)?.remove(0),
                 };
                 let passes = (plan.experts.len() * plan.samples) as f64;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use eval::rewards::Scorer;
-use mixing::{Candidate, Plan, Strategy};
+use mixing::{Plan, Strategy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -161,22 +161,18 @@ impl Generate<'_> {
             _ => {
                 let place = (job.strategy.to_string(), job.preference.clone());
                 match self.chosen.get(&place) {
-                    Some(chosen) => self.candidate(chosen, &job.preference),
+                    Some(chosen) => self.serving(&chosen.strategy, &job.preference),
                     None => self.experiment.plan(job.strategy, &job.preference),
                 }
             }
         }
     }
 
-    /// How a candidate serves a preference of the experiment.
-    pub(super) fn candidate(&self, candidate: &Candidate, preference: &str) -> Result<Plan> {
-        self.serving(&candidate.strategy, preference)
-    }
-
-    fn serving(&self, strategy: &Strategy, preference: &str) -> Result<Plan> {
+    /// How any strategy serves a preference of the experiment.
+    pub(super) fn serving(&self, strategy: &Strategy, preference: &str) -> Result<Plan> {
         let stated = self.experiment.preferences.get(preference);
         let stated = stated.context("the preference is known")?;
-        Ok(strategy.plan(stated, &self.experiment.expert_names())?)
+        self.experiment.serve(strategy, stated)
     }
 
     /// One expert alone, which serves nobody in particular: whose preference it is does not matter.

@@ -68,8 +68,14 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
         let own = inputs.entry("retention".into()).or_default();
         own.insert(name.to_string_lossy().into_owned(), hash);
     }
-    for (name, strategy) in experiment.strategies.iter() {
-        if matches!(strategy, mixing::Strategy::BestOfN(_)) {
+    for name in experiment.strategies.names() {
+        let preferences = experiment.preferences.names();
+        let plans = preferences.into_iter().map(|p| experiment.plan(name, p));
+        if plans
+            .collect::<Result<Vec<_>>>()?
+            .iter()
+            .any(|p| p.samples > 1)
+        {
             warnings.push(format!(
                 "'{name}' keeps those of its responses that score best on the rewards that it is compared \
                  by, and on the very prompts."

@@ -28,6 +28,7 @@ use crate::failure::usage;
 use crate::models::Models;
 use crate::progress::Progress;
 use crate::prompts::{self, NamedPrompt};
+use crate::run::folder::parquet_files;
 
 /// Sequences decoded together (ours).
 const WIDTH: usize = 16;
@@ -43,8 +44,9 @@ struct Wordings {
 struct Round {
     iteration: u64,
     utility: f64,
-    /// Divergence from the base in nats per token; 0 where it is not measured.
-    kl: f64,
+    /// Divergence from the base in nats per token, where it is measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kl: Option<f64>,
     length: f64,
     ended: f64,
     #[serde(flatten)]
@@ -108,14 +110,14 @@ pub fn train(
     };
     let given = mixture.given()?;
     if standing.done == 0 && !given.is_empty() {
-        let round = mixture.replay(&given, &mut trainer, 0)?;
+        let fit = mixture.replay(&given, &mut trainer, 0)?;
         eprintln!(
             "{} recorded responses explain {:.1} % of held-out pairs",
             given.len(),
-            100.0 * round.fit.explained
+            100.0 * fit.explained
         );
         if total == 0 {
-            standing.note(&round)?;
+            standing.note(&mixture.recorded(&given, fit))?;
         }
     }
     while standing.done < end {
@@ -133,7 +135,7 @@ pub fn train(
                         &rollouts.join(format!("{before:05}.parquet")),
                     )?);
                 }
-                mixture.replay(&all, &mut trainer, number)?.fit
+                mixture.replay(&all, &mut trainer, number)?
             }
             false => mixture.fit(&records.rollouts, &mut trainer, number)?,
         };
@@ -142,8 +144,11 @@ pub fn train(
             ..records.round
         };
         progress.message(format!(
-            "utility {:.3} KL {:.2} entropy {:.2} length {:.0}",
-            round.utility, round.kl, round.fit.entropy, round.length
+            "utility {:.3}{} entropy {:.2} length {:.0}",
+            round.utility,
+            round.kl.map_or(String::new(), |kl| format!(" KL {kl:.2}")),
+            round.fit.entropy,
+            round.length
         ));
         standing.note(&round)?;
         progress.advance(1);
@@ -232,12 +237,7 @@ impl<'a> Mixture<'a> {
     fn given(&self) -> Result<Vec<Rollout>> {
         let mut all = Vec::new();
         for folder in &self.recipe.records {
-            let fail = |e: std::io::Error| usage(format!("records: {}: {e}", folder.display()));
-            let entries = std::fs::read_dir(folder).map_err(fail)?;
-            let paths: Result<Vec<_>, _> = entries.map(|e| e.map(|e| e.path())).collect();
-            let mut paths = paths.map_err(fail)?;
-            paths.retain(|p| p.extension().is_some_and(|e| e == "parquet"));
-            paths.sort();
+            let paths = parquet_files(folder).map_err(|e| usage(format!("records: {e:#}")))?;
             for path in &paths {
                 all.extend(read_rollouts(path)?);
             }
@@ -258,22 +258,31 @@ impl<'a> Mixture<'a> {
         Ok(trainer.fit(rollouts, &|token, out| self.embed(token, out), &parts)?)
     }
 
-    /// Fits to everything.
-    fn replay(&self, all: &[Rollout], trainer: &mut PcmTrainer, number: u64) -> Result<Round> {
+    /// Fits to everything, anew.
+    fn replay(&self, all: &[Rollout], trainer: &mut PcmTrainer, number: u64) -> Result<Fit> {
         let seed = self.training.seed.to_le_bytes();
         let parts: [&[u8]; 3] = [&seed, b"replay", &number.to_le_bytes()];
         let fresh = Pcm::new(trainer.pcm.config(), self.training.seed)?;
-        let fit = trainer.replay(all, &fresh, &|token, out| self.embed(token, out), &parts)?;
+        Ok(trainer.replay(all, &fresh, &|token, out| self.embed(token, out), &parts)?)
+    }
+
+    /// What a training that samples nothing has to tell of the records that it was given.
+    fn recorded(&self, all: &[Rollout], fit: Fit) -> Round {
         let n = all.len() as f64;
         let tokens: usize = all.iter().map(|r| r.tokens.len()).sum();
-        Ok(Round {
-            iteration: number,
+        let ended = |r: &&Rollout| {
+            r.tokens
+                .last()
+                .is_some_and(|t| self.base.end_tokens.contains(t))
+        };
+        Round {
+            iteration: 0,
             utility: all.iter().map(|r| r.utility).sum::<f64>() / n,
-            kl: 0.0,
+            kl: None,
             length: tokens as f64 / n,
-            ended: 0.0,
+            ended: all.iter().filter(ended).count() as f64 / n,
             fit,
-        })
+        }
     }
 
     fn embed(&self, token: u32, out: &mut [f32]) {
@@ -307,7 +316,7 @@ impl<'a> Mixture<'a> {
         let round = Round {
             iteration: number,
             utility: utility / n,
-            kl: kl / n,
+            kl: (self.recipe.settings.kl > 0.0).then_some(kl / n),
             length: tokens / n,
             ended: ended / n,
             fit: Fit::default(),

@@ -30,7 +30,7 @@ use crate::commands::Global;
 use crate::failure::usage;
 use crate::models::{hashes, resolve};
 use crate::progress::Progress;
-use crate::run::folder::lock;
+use crate::run::folder::{lock, parquet_files};
 use crate::run::manifest::{Session, commit, now};
 
 use file::{Recipe, RewardTraining, Training};
@@ -202,8 +202,14 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
     }
     let start = training.start.as_deref().map(hashes).transpose()?;
     let texts = texts.map(|t| hashes(t)).transpose()?;
+    let mut records = Vec::new();
     let mut experts = Map::new();
     if let Recipe::Pcm(t) = &training.recipe {
+        for folder in &t.records {
+            let files = parquet_files(folder).map_err(|e| usage(format!("records: {e:#}")))?;
+            let files = files.iter().map(|f| lm::source::sha256(f));
+            records.push(files.collect::<lm::Result<Vec<String>>>()?);
+        }
         for (name, expert) in t.experts.iter() {
             if let ExpertSpec::Adapter(folder) = expert.whole() {
                 experts.insert(name.to_string(), json!(hashes(folder)?));
@@ -216,6 +222,7 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
         "start": start,
         "texts": texts,
         "experts": experts,
+        "records": records,
     }))
 }
 

@@ -50,6 +50,13 @@ pub(super) fn among(
                 "'{name}' is itself still to be chosen; name what it is to be"
             ));
         }
+        if plan.samples > 1 {
+            let name = &candidate.name;
+            return refuse(format!(
+                "'{name}' keeps the best of several responses by the very rewards that would choose it; compare it \
+                 as a strategy of its own"
+            ));
+        }
         plans.push(plan);
     }
     match plans.len() {

@@ -4,9 +4,8 @@ mod plots;
 mod tables;
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use eval::comparison::Comparison;
 use eval::report::Report;
 use eval::rows::{self, GenerationRow, Identity, ScoreRow};
@@ -14,7 +13,7 @@ use eval::table::{parquet, read_parquet, write_all, write_csv};
 use eval::weights::Weights;
 use polars::prelude::{Column, DataFrame};
 
-use super::folder::RunFolder;
+use super::folder::{RunFolder, parquet_files};
 use super::manifest::Manifest;
 use plots::Plots;
 
@@ -40,15 +39,6 @@ pub fn read_rows(folder: &RunFolder) -> Result<(Vec<GenerationRow>, Vec<ScoreRow
         folder.root().display()
     );
     Ok((generations, scores))
-}
-
-fn parquet_files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
-    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    let paths: Result<Vec<_>, _> = entries.map(|e| e.map(|e| e.path())).collect();
-    let mut paths = paths?;
-    paths.retain(|p| p.extension().is_some_and(|e| e == "parquet"));
-    paths.sort();
-    Ok(paths)
 }
 
 /// Writes tables, plots and `report.html`; returns the ranking.
