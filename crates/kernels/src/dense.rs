@@ -2,13 +2,16 @@
 //!
 //! Decoding reads a weight once for a few rows ([`crate::multiply`]); training and scoring have
 //! hundreds of rows and are bounded by arithmetic. In 32 bits the products are the `gemm` crate's; in
-//! 16 bits those of the processor's matrix units where it has them, else of `gemm` on the rounded numbers.
+//! 16 bits those of the processor's matrix units or its 16-bit dot products where it has them, else of `gemm` on
+//! the rounded numbers.
 
 use gemm::Parallelism;
 
 use crate::isa::Isa;
 use crate::math;
-use crate::tiles::{self, DEPTH, SQUARE, Tiles};
+#[cfg(target_arch = "x86_64")]
+use crate::tiles::Unit;
+use crate::tiles::{DEPTH, SQUARE, Tiles};
 
 /// A matrix `[outputs, inputs]` that can be multiplied from both sides.
 #[derive(Debug, Clone)]
@@ -156,10 +159,9 @@ fn through(
         math::to_bf16(isa, x, to);
         zeros.fill(0);
     }
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if tiles::available() {
-        // SAFETY: just asked.
-        return unsafe { tiles.multiply(&s.rounded, n, y, add) };
+    #[cfg(target_arch = "x86_64")]
+    if let Some(unit) = Unit::best() {
+        return tiles.multiply(unit, &s.rounded, n, y, add);
     }
     emulated(tiles, n, y, add, s);
 }

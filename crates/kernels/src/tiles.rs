@@ -1,7 +1,8 @@
-//! Products of 16-bit floats on the matrix units of recent x86 processors (AMX).
+//! Products of 16-bit floats on the matrix units of recent x86 processors (AMX), or with the dot products of
+//! AVX-512 BF16.
 //!
 //! A weight matrix is packed in tiles of 16 outputs by 32 inputs, pairs of inputs side by side, as
-//! `TDPBF16PS` reads them. One call of the kernel makes a square of 32 rows by 32 outputs.
+//! `TDPBF16PS` and `VDPBF16PS` read them. One call of a kernel makes a square of 32 rows by 32 outputs.
 
 /// Inputs of a tile.
 pub(crate) const DEPTH: usize = 32;
@@ -53,14 +54,11 @@ impl Tiles {
         self.data.len() * 2
     }
 
-    /// `y[rows, outputs] (+)= x[rows, padded] · Wᵀ` on the matrix units.
+    /// `y[rows, outputs] (+)= x[rows, padded] · Wᵀ` with a unit that this process has.
     ///
     /// `x` has its rows in whole squares (their content beyond `rows` does not matter).
-    ///
-    /// # Safety
-    /// [`available`] has said yes.
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    pub unsafe fn multiply(&self, x: &[u16], rows: usize, y: &mut [f32], add: bool) {
+    #[cfg(target_arch = "x86_64")]
+    pub fn multiply(&self, unit: Unit, x: &[u16], rows: usize, y: &mut [f32], add: bool) {
         let depths = self.padded / DEPTH;
         assert!(x.len() >= rows.next_multiple_of(SQUARE) * self.padded);
         assert!(y.len() >= rows * self.outputs);
@@ -69,8 +67,16 @@ impl Tiles {
             let weights = &self.data[column * self.padded..(column + SQUARE) * self.padded];
             for row in (0..rows).step_by(SQUARE) {
                 let part = &x[row * self.padded..(row + SQUARE) * self.padded];
-                // SAFETY: both parts hold whole tiles; the caller knows that the unit is there.
-                unsafe { amx::square(part, weights, depths, &mut square) };
+                let many = SQUARE.min(rows - row);
+                match unit {
+                    #[cfg(target_os = "linux")]
+                    // SAFETY: both parts hold whole tiles; the unit is there, or it would not have been made.
+                    Unit::Amx => unsafe { amx::square(part, weights, depths, &mut square) },
+                    // SAFETY: as above.
+                    Unit::Avx512 => unsafe {
+                        avx512::square(part, weights, depths, many, &mut square)
+                    },
+                }
                 let width = SQUARE.min(self.outputs - column);
                 for (i, from) in square.chunks(SQUARE).take(rows - row).enumerate() {
                     let start = (row + i) * self.outputs + column;
@@ -86,17 +92,96 @@ impl Tiles {
     }
 }
 
-/// This process may use the matrix units: the processor has them, and the kernel was asked.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(crate) fn available() -> bool {
-    static ALLOWED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *ALLOWED.get_or_init(|| amx::detected() && amx::ask())
+/// What multiplies tiles.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// The matrix units.
+    #[cfg(target_os = "linux")]
+    Amx,
+    /// Dot products of pairs.
+    Avx512,
 }
 
-/// This process may use the matrix units.
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub(crate) fn available() -> bool {
-    false
+#[cfg(target_arch = "x86_64")]
+impl Unit {
+    /// The best one that this process may use: the processor has it and, for the matrix units, the kernel
+    /// was asked.
+    pub fn best() -> Option<Self> {
+        static BEST: std::sync::OnceLock<Option<Unit>> = std::sync::OnceLock::new();
+        *BEST.get_or_init(|| {
+            #[cfg(target_os = "linux")]
+            if amx::detected() && amx::ask() {
+                return Some(Self::Amx);
+            }
+            use std::arch::is_x86_feature_detected as has;
+            (has!("avx512f") && has!("avx512bf16")).then_some(Self::Avx512)
+        })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{DEPTH, SQUARE, TILE};
+
+    /// `out[many, 32] = x[many, 32 · depths] · w[32, 32 · depths]ᵀ`, `w` in tiles.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub fn square(
+        x: &[u16],
+        w: &[u16],
+        depths: usize,
+        many: usize,
+        out: &mut [f32; SQUARE * SQUARE],
+    ) {
+        let width = depths * DEPTH;
+        assert!(many <= SQUARE && x.len() >= many * width && w.len() >= 2 * depths * TILE);
+        let mut row = 0;
+        while row < many {
+            let (x, out) = (&x[row * width..], &mut out[row * SQUARE..]);
+            row += match many - row {
+                8.. => strip::<8>(x, w, depths, out),
+                4.. => strip::<4>(x, w, depths, out),
+                2.. => strip::<2>(x, w, depths, out),
+                _ => strip::<1>(x, w, depths, out),
+            };
+        }
+    }
+
+    /// Some rows of a square, both halves of its outputs at once; returns how many.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn strip<const M: usize>(x: &[u16], w: &[u16], depths: usize, out: &mut [f32]) -> usize {
+        let width = depths * DEPTH;
+        let (x, out) = (&x[..M * width], &mut out[..M * SQUARE]);
+        let mut sums = [[_mm512_setzero_ps(); 2]; M];
+        for pair in 0..width / 2 {
+            // SAFETY: 16 pairs of 16 outputs in each of `depths` tiles, twice.
+            let w = [0, depths * TILE].map(|half| unsafe {
+                let from = w.as_ptr().add(half + pair * 32);
+                std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast()))
+            });
+            for (row, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: a pair of a row of `width` numbers.
+                let x = unsafe {
+                    let from = x.as_ptr().add(row * width + pair * 2).cast::<i32>();
+                    std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(
+                        from.read_unaligned(),
+                    ))
+                };
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = _mm512_dpbf16_ps(*sum, w, x);
+                }
+            }
+        }
+        for (out, sums) in out.chunks_exact_mut(SQUARE).zip(sums) {
+            for (out, sum) in out.chunks_exact_mut(16).zip(sums) {
+                // SAFETY: 16 numbers.
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sum) };
+            }
+        }
+        M
+    }
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
