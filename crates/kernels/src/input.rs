@@ -6,6 +6,19 @@ use crate::shared::Shared;
 /// Inputs that share a scale in the 8- and 4-bit formats.
 pub const BLOCK: usize = 32;
 
+/// A block of inputs, rounded: `x ≈ s q`.
+#[derive(Debug, Default, Clone, Copy)]
+#[repr(C, align(16))]
+pub(crate) struct Rounded {
+    pub q: [i8; BLOCK],
+    /// `s = max |x| / 127`.
+    pub scale: f32,
+    /// `−128 Σ q`: takes back the offset of the weights' bytes.
+    pub offset: i32,
+    /// `s Σ q`: what a weight's minimum is multiplied with.
+    pub sum: f32,
+}
+
 /// Inputs of a multiplication, `[lanes, columns]`, prepared once for all matrices that read them.
 ///
 /// For 8- and 4-bit weights each block of 32 is rounded to 8-bit integers with its own scale,
@@ -16,14 +29,8 @@ pub struct Input {
     blocks: usize,
     /// `[lanes, columns]`.
     floats: Vec<f32>,
-    /// `[lanes, blocks · 32]`.
-    quantised: Vec<i8>,
-    /// `s`, `[lanes, blocks]`.
-    scales: Vec<f32>,
-    /// `−128 Σ q`, `[lanes, blocks]`: takes back the offset of the weights' bytes.
-    offsets: Vec<i32>,
-    /// `s Σ q`, `[lanes, blocks]`: what a weight's minimum is multiplied with.
-    sums: Vec<f32>,
+    /// `[lanes, blocks]`.
+    rounded: Vec<Rounded>,
 }
 
 /// One lane's part of an [`Input`].
@@ -31,10 +38,7 @@ pub struct Input {
 pub struct InputRow<'a> {
     /// `[columns]`; read by the float formats.
     pub floats: &'a mut [f32],
-    quantised: &'a mut [i8],
-    scales: &'a mut [f32],
-    offsets: &'a mut [i32],
-    sums: &'a mut [f32],
+    rounded: &'a mut [Rounded],
 }
 
 impl Input {
@@ -43,10 +47,7 @@ impl Input {
         let blocks = columns.div_ceil(BLOCK);
         (self.columns, self.blocks) = (columns, blocks);
         self.floats.resize(lanes * columns, 0.0);
-        self.quantised.resize(lanes * blocks * BLOCK, 0);
-        self.scales.resize(lanes * blocks, 0.0);
-        self.offsets.resize(lanes * blocks, 0);
-        self.sums.resize(lanes * blocks, 0.0);
+        self.rounded.resize(lanes * blocks, Rounded::default());
     }
 
     /// Number of lanes.
@@ -61,10 +62,7 @@ impl Input {
             blocks: self.blocks,
             first: 0,
             floats: Shared::new(&mut self.floats),
-            quantised: Shared::new(&mut self.quantised),
-            scales: Shared::new(&mut self.scales),
-            offsets: Shared::new(&mut self.offsets),
-            sums: Shared::new(&mut self.sums),
+            rounded: Shared::new(&mut self.rounded),
         }
     }
 }
@@ -77,20 +75,14 @@ pub struct InputView<'a> {
     /// Lane that counts as the first.
     first: usize,
     floats: Shared<'a, f32>,
-    quantised: Shared<'a, i8>,
-    scales: Shared<'a, f32>,
-    offsets: Shared<'a, i32>,
-    sums: Shared<'a, f32>,
+    rounded: Shared<'a, Rounded>,
 }
 
 /// What kernels read of one lane.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lane<'a> {
     pub floats: &'a [f32],
-    pub quantised: &'a [i8],
-    pub scales: &'a [f32],
-    pub offsets: &'a [i32],
-    pub sums: &'a [f32],
+    pub rounded: &'a [Rounded],
 }
 
 impl<'a> InputView<'a> {
@@ -104,15 +96,11 @@ impl<'a> InputView<'a> {
     pub unsafe fn row(&self, lane: usize) -> InputRow<'a> {
         let lane = self.first + lane;
         let part = |width: usize| lane * width..(lane + 1) * width;
-        let blocks = self.blocks;
         // SAFETY: the caller has the row alone.
         unsafe {
             InputRow {
                 floats: self.floats.write(part(self.columns)),
-                quantised: self.quantised.write(part(blocks * BLOCK)),
-                scales: self.scales.write(part(blocks)),
-                offsets: self.offsets.write(part(blocks)),
-                sums: self.sums.write(part(blocks)),
+                rounded: self.rounded.write(part(self.blocks)),
             }
         }
     }
@@ -149,15 +137,11 @@ impl<'a> InputView<'a> {
     pub(crate) unsafe fn lane(&self, lane: usize) -> Lane<'a> {
         let lane = self.first + lane;
         let part = |width: usize| lane * width..(lane + 1) * width;
-        let blocks = self.blocks;
         // SAFETY: the caller keeps writers away.
         unsafe {
             Lane {
                 floats: self.floats.read(part(self.columns)),
-                quantised: self.quantised.read(part(blocks * BLOCK)),
-                scales: self.scales.read(part(blocks)),
-                offsets: self.offsets.read(part(blocks)),
-                sums: self.sums.read(part(blocks)),
+                rounded: self.rounded.read(part(self.blocks)),
             }
         }
     }
@@ -194,37 +178,57 @@ impl InputRow<'_> {
 
     #[inline(always)]
     fn quantise_inner(&mut self) {
-        for b in 0..self.scales.len() {
-            let from = b * BLOCK;
-            let mut x = [0f32; BLOCK];
-            let n = BLOCK.min(self.floats.len() - from);
-            x[..n].copy_from_slice(&self.floats[from..from + n]);
-            let mut largest = [0f32; 8];
-            for part in x.chunks_exact(8) {
-                for (m, v) in largest.iter_mut().zip(part) {
-                    *m = if v.abs() > *m { v.abs() } else { *m };
+        for (block, x) in self.rounded.iter_mut().zip(self.floats.chunks(BLOCK)) {
+            match x.try_into() {
+                Ok(whole) => block.round(whole),
+                // Short of a block: zeros follow.
+                Err(_) => {
+                    let mut padded = [0.0; BLOCK];
+                    padded[..x.len()].copy_from_slice(x);
+                    block.round(&padded);
                 }
             }
-            let largest = largest
-                .iter()
-                .fold(0f32, |m, v| if *v > m { *v } else { m });
-            let scale = largest / 127.0;
-            let inverse = 127.0 / largest;
-            // Zeros, and what is so small that its inverse overflows.
-            let inverse = if inverse.is_finite() { inverse } else { 0.0 };
-            let mut sum = 0i32;
-            for (q, v) in self.quantised[from..from + BLOCK].iter_mut().zip(x) {
+        }
+    }
+}
+
+impl Rounded {
+    #[inline(always)]
+    fn round(&mut self, x: &[f32; BLOCK]) {
+        let mut largest = [0f32; 16];
+        for part in x.chunks_exact(16) {
+            for (m, v) in largest.iter_mut().zip(part) {
+                *m = if v.abs() > *m { v.abs() } else { *m };
+            }
+        }
+        let mut width = 16;
+        while width > 1 {
+            width /= 2;
+            let (low, high) = largest.split_at_mut(width);
+            for (l, h) in low.iter_mut().zip(high) {
+                *l = if *h > *l { *h } else { *l };
+            }
+        }
+        let largest = largest[0];
+        let scale = largest / 127.0;
+        let inverse = 127.0 / largest;
+        // Zeros, and what is so small that its inverse overflows.
+        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        let mut sums = [0i32; 16];
+        for (q, x) in self.q.chunks_exact_mut(16).zip(x.chunks_exact(16)) {
+            for ((q, v), sum) in q.iter_mut().zip(x).zip(&mut sums) {
                 // At most 127 in absolute value, by the choice of the scale.
                 let rounded = (v * inverse + ROUND)
                     .to_bits()
                     .wrapping_sub(ROUND.to_bits()) as i32;
                 *q = rounded as i8;
                 // Explicitly: a check for overflow would keep the loop from being vectorised.
-                sum = sum.wrapping_add(rounded);
+                *sum = sum.wrapping_add(rounded);
             }
-            self.scales[b] = scale;
-            self.offsets[b] = -128 * sum;
-            self.sums[b] = scale * sum as f32;
         }
+        let sum = sums.iter().fold(0i32, |a, b| a.wrapping_add(*b));
+        self.scale = scale;
+        self.offset = -128 * sum;
+        self.sum = scale * sum as f32;
     }
 }

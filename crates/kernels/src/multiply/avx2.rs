@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::Tile;
-use crate::input::{BLOCK, Lane};
+use crate::input::Lane;
 use crate::matrix::{Data, GROUP, Matrix};
 
 type Pair = [__m256; 2];
@@ -55,7 +55,7 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
                         let u = unsafe { _mm256_loadu_si256(w.as_ptr().add(at).cast()) };
                         let q = _mm256_xor_si256(u, bias);
                         for (dot, x) in dot.iter_mut().zip(x) {
-                            dot[half] = add(dot[half], q, four(x, b * BLOCK + k * 4));
+                            dot[half] = add(dot[half], q, four(x, b, k * 4));
                         }
                     }
                 }
@@ -63,7 +63,7 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
                     // SAFETY: 16 scales for each block.
                     let d = unsafe { halves(scales.as_ptr().add(b * GROUP + half * 8)) };
                     for ((acc, dot), x) in acc.iter_mut().zip(dot).zip(x) {
-                        let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.scales[b]));
+                        let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.rounded[b].scale));
                         acc[half] =
                             _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[half]), scale, acc[half]);
                     }
@@ -84,9 +84,9 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
                         let first = _mm256_and_si256(both, low);
                         let second = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
                         for (dot, x) in dot.iter_mut().zip(x) {
-                            let at = b * BLOCK + k * 4;
-                            dot[half] = add(dot[half], first, four(x, at));
-                            dot[half] = add(dot[half], second, four(x, at + 16));
+                            let at = k * 4;
+                            dot[half] = add(dot[half], first, four(x, b, at));
+                            dot[half] = add(dot[half], second, four(x, b, at + 16));
                         }
                     }
                 }
@@ -96,9 +96,9 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
                     // SAFETY: as above.
                     let m = unsafe { halves(scales.as_ptr().add((b * 2 + 1) * GROUP + half * 8)) };
                     for ((acc, dot), x) in acc.iter_mut().zip(dot).zip(x) {
-                        let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.scales[b]));
+                        let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.rounded[b].scale));
                         let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[half]), scale, acc[half]);
-                        acc[half] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.sums[b]), sum);
+                        acc[half] = _mm256_fmadd_ps(m, _mm256_set1_ps(x.rounded[b].sum), sum);
                     }
                 }
             }
@@ -122,13 +122,19 @@ fn add(dot: __m256i, q: __m256i, p: __m256i) -> __m256i {
     _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
-/// Four inputs for every row.
+/// Four inputs of a block for every row.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn four(x: &Lane<'_>, at: usize) -> __m256i {
-    debug_assert!(at + 4 <= x.quantised.len());
-    // SAFETY: a lane has 32 inputs for each block of the matrix, and `at` lies in one of them.
-    _mm256_set1_epi32(unsafe { x.quantised.as_ptr().add(at).cast::<i32>().read_unaligned() })
+fn four(x: &Lane<'_>, block: usize, at: usize) -> __m256i {
+    // SAFETY: four of a block's 32 bytes.
+    _mm256_set1_epi32(unsafe {
+        x.rounded[block]
+            .q
+            .as_ptr()
+            .add(at)
+            .cast::<i32>()
+            .read_unaligned()
+    })
 }
 
 /// Eight half-precision floats.

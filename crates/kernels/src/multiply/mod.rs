@@ -1,4 +1,4 @@
-//! `Y = X Wᵀ` for a few lanes: each load of weights serves up to eight of them.
+//! `Y = X Wᵀ` for a few lanes: each load of weights serves up to six of them.
 //!
 //! For 8-bit weights, with `w = d q`, `x ≈ s p` and bytes `u = q + 128` that are unsigned as the dot
 //! product instructions want them, a block of 32 inputs adds `d s (Σ u p − 128 Σ p)`. For 4-bit weights
@@ -18,10 +18,53 @@ use crate::isa::Isa;
 use crate::matrix::{GROUP, Matrix};
 use crate::shared::Shared;
 
-/// Lanes of one pass over the weights: what the registers hold.
-pub(crate) const LANES: usize = 8;
-/// Groups of rows that stay in the cache while the lanes go by.
-const STRIP: usize = 4;
+/// Lanes of one pass over the weights: what the registers hold of two groups.
+pub(crate) const LANES: usize = 6;
+/// Groups of rows that are multiplied together, and stay in the cache while the lanes go by.
+const STRIP: usize = 2;
+
+/// When to prefetch: each pass over a strip asks for its part of the next strip.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead {
+    /// To the next strip, in bytes.
+    distance: usize,
+    /// Steps until the next turn to ask.
+    wait: usize,
+    /// Steps from turn to turn.
+    every: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Ahead {
+    /// Pass number `pass` of `passes` over strips of `bytes`.
+    fn new(pass: usize, passes: usize, bytes: usize) -> Self {
+        Self {
+            distance: bytes,
+            wait: pass,
+            every: passes,
+        }
+    }
+
+    /// It is this pass's turn.
+    #[inline(always)]
+    fn now(&mut self) -> bool {
+        if self.wait == 0 {
+            self.wait = self.every - 1;
+            return true;
+        }
+        self.wait -= 1;
+        false
+    }
+
+    /// Asks for what lies at the place of `from` in the next strip.
+    #[inline(always)]
+    fn ask(&self, from: *const u8) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(self.distance).cast()) };
+    }
+}
 
 /// Where results go: `[lanes, width]`, row `r` of the matrix to column `offset + r`.
 #[derive(Debug, Clone, Copy)]
@@ -73,69 +116,89 @@ pub unsafe fn multiply(
 ) {
     assert_eq!(input.columns, matrix.columns(), "inputs of another width");
     assert!(groups.end <= matrix.groups(), "no such group");
-    // One pass needs no cache.
-    let step = if lanes <= LANES { groups.len() } else { STRIP };
-    let mut strip = groups.start;
-    while strip < groups.end {
-        let end = (strip + step).min(groups.end);
-        let mut lane = 0;
-        while lane < lanes {
-            let many = (lanes - lane).min(LANES);
+    let passes = lanes.div_ceil(LANES);
+    for first in groups.clone().step_by(STRIP) {
+        let strip = first..groups.end.min(first + STRIP);
+        for pass in 0..passes {
+            // Passes of the same size, or nearly so.
+            let (lane, end) = (lanes * pass / passes, lanes * (pass + 1) / passes);
             // SAFETY: the caller keeps writers away.
             let at = |i: usize| unsafe { input.lane(lane + i) };
             macro_rules! tile {
                 ($($m:literal)*) => {
-                    match many {
+                    match end - lane {
                         $($m => {
                             let x: [Lane<'_>; $m] = std::array::from_fn(at);
-                            for group in strip..end {
-                                let tile = product::<$m>(isa, matrix, group, &x);
-                                // SAFETY: the caller has these outputs alone.
-                                unsafe { write(matrix, group, lane, &tile, output) };
-                            }
+                            // SAFETY: the caller has these outputs alone.
+                            unsafe { tile::<$m>(isa, matrix, strip.clone(), &x, lane, output, (pass, passes)) };
                         })*
-                        _ => unreachable!("at most eight lanes"),
+                        _ => unreachable!("at most six lanes"),
                     }
                 };
             }
-            tile!(1 2 3 4 5 6 7 8);
-            lane += many;
+            tile!(1 2 3 4 5 6);
         }
-        strip = end;
-    }
-}
-
-#[inline(always)]
-fn product<const M: usize>(isa: Isa, matrix: &Matrix, group: usize, x: &[Lane<'_>; M]) -> Tile<M> {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has these instructions, or the Isa would not have been made.
-        Isa::Avx512 => unsafe { avx512::product(matrix, group, x) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::product(matrix, group, x) },
-        _ => portable::product(matrix, group, x),
     }
 }
 
 /// # Safety
 /// The caller has these outputs alone.
 #[inline(always)]
-unsafe fn write<const M: usize>(
+unsafe fn tile<const M: usize>(
+    isa: Isa,
+    matrix: &Matrix,
+    strip: Range<usize>,
+    x: &[Lane<'_>; M],
+    lane: usize,
+    output: &Output<'_>,
+    (pass, passes): (usize, usize),
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has these instructions, or the Isa would not have been made; the outputs
+        // are the caller's.
+        Isa::Avx512 => unsafe {
+            let ahead = Ahead::new(pass, passes, matrix.bytes() / matrix.groups() * strip.len());
+            match strip.len() {
+                2 => avx512::tile::<2, M>(matrix, strip.start, x, lane, output, ahead),
+                _ => avx512::tile::<1, M>(matrix, strip.start, x, lane, output, ahead),
+            }
+        },
+        _ => {
+            for group in strip {
+                let tile = match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    // SAFETY: as above.
+                    Isa::Avx2 => unsafe { avx2::product(matrix, group, x) },
+                    _ => portable::product(matrix, group, x),
+                };
+                for (i, values) in tile.iter().enumerate() {
+                    // SAFETY: the outputs are the caller's.
+                    unsafe { write(matrix, group, lane + i, values, output) };
+                }
+            }
+        }
+    }
+}
+
+/// Results of a group for one lane.
+///
+/// # Safety
+/// The caller has these outputs alone.
+#[inline(always)]
+unsafe fn write(
     matrix: &Matrix,
     group: usize,
     lane: usize,
-    tile: &Tile<M>,
+    values: &[f32; GROUP],
     output: &Output<'_>,
 ) {
     let rows = GROUP.min(matrix.rows() - group * GROUP);
-    for (i, values) in tile.iter().enumerate() {
-        let start = (lane + i) * output.width + output.offset + group * GROUP;
-        // SAFETY: the caller has them alone.
-        let out = unsafe { output.values.write(start..start + rows) };
-        for (out, value) in out.iter_mut().zip(values) {
-            *out = if output.add { *out + value } else { *value };
-        }
+    let start = lane * output.width + output.offset + group * GROUP;
+    // SAFETY: the caller has them alone.
+    let out = unsafe { output.values.write(start..start + rows) };
+    for (out, value) in out.iter_mut().zip(values) {
+        *out = if output.add { *out + value } else { *value };
     }
 }
 

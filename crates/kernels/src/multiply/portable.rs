@@ -19,12 +19,12 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
                 let w = &weights[index * 512..][..512];
                 let d = &scales[index * GROUP..][..GROUP];
                 for (out, x) in out.iter_mut().zip(x) {
-                    let p = &x.quantised[b * BLOCK..][..BLOCK];
+                    let p = &x.rounded[b].q;
                     for (r, out) in out.iter_mut().enumerate() {
                         let bytes = |k: usize| i32::from(w[k / 4 * 64 + r * 4 + k % 4]);
                         let dot: i32 = (0..BLOCK).map(|k| bytes(k) * i32::from(p[k])).sum();
-                        let scale = f16::from_bits(d[r]).to_f32() * x.scales[b];
-                        *out = ((dot + x.offsets[b]) as f32).mul_add(scale, *out);
+                        let scale = f16::from_bits(d[r]).to_f32() * x.rounded[b].scale;
+                        *out = ((dot + x.rounded[b].offset) as f32).mul_add(scale, *out);
                     }
                 }
             }
@@ -37,16 +37,18 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
                 let w = &weights[index * 256..][..256];
                 let (d, m) = scales[index * 2 * GROUP..][..2 * GROUP].split_at(GROUP);
                 for (out, x) in out.iter_mut().zip(x) {
-                    let p = &x.quantised[b * BLOCK..][..BLOCK];
+                    let p = &x.rounded[b].q;
                     for (r, out) in out.iter_mut().enumerate() {
                         let half = |k: usize| {
                             let both = w[k % 16 / 4 * 64 + r * 4 + k % 4];
                             i32::from(both >> (k / 16 * 4) & 15)
                         };
                         let dot: i32 = (0..BLOCK).map(|k| half(k) * i32::from(p[k])).sum();
-                        let scale = f16::from_bits(d[r]).to_f32() * x.scales[b];
+                        let scale = f16::from_bits(d[r]).to_f32() * x.rounded[b].scale;
                         *out = (dot as f32).mul_add(scale, *out);
-                        *out = f16::from_bits(m[r]).to_f32().mul_add(x.sums[b], *out);
+                        *out = f16::from_bits(m[r])
+                            .to_f32()
+                            .mul_add(x.rounded[b].sum, *out);
                     }
                 }
             }
