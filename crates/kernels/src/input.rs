@@ -78,11 +78,43 @@ pub struct InputView<'a> {
     rounded: Shared<'a, Rounded>,
 }
 
-/// What kernels read of one lane.
+/// One lane's inputs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lane<'a> {
     pub floats: &'a [f32],
     pub rounded: &'a [Rounded],
+}
+
+/// What kernels read: `M` lanes, one behind the other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lanes<'a, const M: usize> {
+    /// `[M, columns]`.
+    floats: &'a [f32],
+    /// `[M, blocks]`.
+    rounded: &'a [Rounded],
+    columns: usize,
+    blocks: usize,
+}
+
+impl<'a, const M: usize> Lanes<'a, M> {
+    /// One by one.
+    pub fn each(&self) -> [Lane<'a>; M] {
+        std::array::from_fn(|i| Lane {
+            floats: &self.floats[i * self.columns..(i + 1) * self.columns],
+            rounded: &self.rounded[i * self.blocks..(i + 1) * self.blocks],
+        })
+    }
+
+    /// Where each lane's inputs begin.
+    #[cfg(target_arch = "x86_64")]
+    pub fn starts(&self) -> ([*const f32; M], [*const Rounded; M]) {
+        let (mut floats, mut rounded) = ([self.floats.as_ptr(); M], [self.rounded.as_ptr(); M]);
+        for lane in 0..M {
+            floats[lane] = floats[lane].wrapping_add(lane * self.columns);
+            rounded[lane] = rounded[lane].wrapping_add(lane * self.blocks);
+        }
+        (floats, rounded)
+    }
 }
 
 impl<'a> InputView<'a> {
@@ -130,18 +162,21 @@ impl<'a> InputView<'a> {
         }
     }
 
-    /// A row to read.
+    /// `M` lanes to read, from `lane` on.
     ///
     /// # Safety
-    /// Nobody writes this row meanwhile.
-    pub(crate) unsafe fn lane(&self, lane: usize) -> Lane<'a> {
+    /// Nobody writes them meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn lanes<const M: usize>(&self, lane: usize) -> Lanes<'a, M> {
         let lane = self.first + lane;
-        let part = |width: usize| lane * width..(lane + 1) * width;
+        let part = |width: usize| lane * width..(lane + M) * width;
         // SAFETY: the caller keeps writers away.
         unsafe {
-            Lane {
+            Lanes {
                 floats: self.floats.read(part(self.columns)),
                 rounded: self.rounded.read(part(self.blocks)),
+                columns: self.columns,
+                blocks: self.blocks,
             }
         }
     }
@@ -167,7 +202,9 @@ impl InputRow<'_> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
     fn quantise_avx512(&mut self) {
-        self.quantise_inner();
+        for (block, x) in self.rounded.iter_mut().zip(self.floats.chunks(BLOCK)) {
+            block.round_avx512(x);
+        }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -230,5 +267,38 @@ impl Rounded {
         self.scale = scale;
         self.offset = -128 * sum;
         self.sum = scale * sum as f32;
+    }
+
+    /// The same operations on vectors; sums of integers and maxima have no order.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+    fn round_avx512(&mut self, x: &[f32]) {
+        use std::arch::x86_64::*;
+        let mask = u32::MAX >> (BLOCK - x.len());
+        // SAFETY: as many numbers as the mask says.
+        let x = unsafe {
+            [
+                _mm512_maskz_loadu_ps(mask as u16, x.as_ptr()),
+                _mm512_maskz_loadu_ps((mask >> 16) as u16, x.as_ptr().wrapping_add(16)),
+            ]
+        };
+        let most = _mm512_max_ps(_mm512_abs_ps(x[0]), _mm512_setzero_ps());
+        let largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x[1]), most));
+        let inverse = 127.0 / largest;
+        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        self.scale = largest / 127.0;
+        let magic = _mm512_set1_ps(ROUND);
+        let q = x.map(|x| {
+            let sum = _mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(inverse)), magic);
+            _mm512_sub_epi32(_mm512_castps_si512(sum), _mm512_castps_si512(magic))
+        });
+        for (to, q) in self.q.chunks_exact_mut(16).zip(q) {
+            // SAFETY: 16 bytes.
+            unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(q)) };
+        }
+        let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
+        self.offset = -128 * sum;
+        self.sum = self.scale * sum as f32;
     }
 }

@@ -1,25 +1,31 @@
 //! Kernels for decoding many lanes over one set of weights on a processor.
 //!
-//! A [`Matrix`] keeps its weights packed; [`multiply`] reads each weight once for up to eight lanes. Every
+//! A [`Matrix`] keeps its weights packed; [`multiply`] reads each weight once for up to six lanes. Every
 //! SIMD kernel has a scalar twin that gives the same bits, and what a lane gets never depends on how
 //! many others there are: each output is one chain of operations, whatever the tile. [`dense`] has the
 //! products of many rows that training needs.
 
 pub mod attention;
 pub mod dense;
+mod element;
 mod input;
 mod isa;
+mod low_rank;
 pub mod math;
 mod matrix;
 mod multiply;
+mod pages;
 mod shared;
 mod team;
 mod tiles;
 
 pub use dense::{Dense, DenseScratch};
+pub use element::Element;
 pub use input::{BLOCK, Input, InputRow, InputView};
 pub use isa::Isa;
+pub use low_rank::LowRank;
 pub use matrix::{Format, GROUP, Matrix};
 pub use multiply::{Output, multiply};
+pub use pages::advise_large;
 pub use shared::Shared;
 pub use team::{Member, Team};

@@ -8,9 +8,9 @@ const WIDTH: usize = 16;
 
 /// Compiles a function for each instruction set and calls the right one.
 macro_rules! dispatch {
-    ($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? = $inner:ident) => {
+    ($(#[$doc:meta])* $visible:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? = $inner:ident) => {
         $(#[$doc])*
-        pub fn $name(isa: Isa, $($arg: $type),*) $(-> $out)? {
+        $visible fn $name(isa: Isa, $($arg: $type),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
             fn avx512($($arg: $type),*) $(-> $out)? {
@@ -140,7 +140,7 @@ fn log_softmax_inner(row: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(crate) fn softmax_inner(row: &mut [f32]) {
+fn softmax_inner(row: &mut [f32]) {
     let max = max_of(row);
     row.iter_mut().for_each(|v| *v = exp(*v - max));
     let inverse = (1.0 / sum_of(row, |v| v)) as f32;
@@ -160,6 +160,45 @@ fn rms_norm_inner(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 fn swiglu_inner(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
         *out = g / (1.0 + exp(-*g)) * u;
+    }
+}
+
+#[inline(always)]
+fn multiply_inner(row: &mut [f32], by: &[f32]) {
+    row.iter_mut().zip(by).for_each(|(v, b)| *v *= b);
+}
+
+/// The nearest multiples of `max |x| / 127`, and that scale.
+#[inline(always)]
+fn round_to_bytes_inner(x: &[f32], out: &mut [i8]) -> f32 {
+    let mut columns = [0f32; WIDTH];
+    for part in x.chunks(WIDTH) {
+        for (m, v) in columns.iter_mut().zip(part) {
+            *m = if v.abs() > *m { v.abs() } else { *m };
+        }
+    }
+    let largest = columns
+        .iter()
+        .fold(0f32, |m, v| if *v > m { *v } else { m });
+    let inverse = 127.0 / largest;
+    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+    for (out, v) in out.iter_mut().zip(x) {
+        let rounded = (v * inverse + ROUND)
+            .to_bits()
+            .wrapping_sub(ROUND.to_bits());
+        *out = rounded as i8;
+    }
+    largest / 127.0
+}
+
+/// `(a, b) ← scale · (a cos − b sin, b cos + a sin)` for the two halves of `head`.
+#[inline(always)]
+fn rotate_inner(head: &mut [f32], cos: &[f32], sin: &[f32], scale: f32) {
+    let (low, high) = head.split_at_mut(cos.len());
+    for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+        let (a, b) = (*low, *high);
+        *low = (a * cos - b * sin) * scale;
+        *high = (b * cos + a * sin) * scale;
     }
 }
 
@@ -353,6 +392,19 @@ dispatch! {
 dispatch! {
     /// `out = gate · σ(gate) · up`.
     pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = swiglu_inner
+}
+dispatch! {
+    /// `row ← row · by`, number by number.
+    pub fn multiply(row: &mut [f32], by: &[f32]) = multiply_inner
+}
+dispatch! {
+    /// Bytes that stand for `x` as multiples of `max |x| / 127`, and that scale; 0 for zeros.
+    pub(crate) fn round_to_bytes(x: &[f32], out: &mut [i8]) -> f32 = round_to_bytes_inner
+}
+dispatch! {
+    /// Rotary positions ([arXiv 2104.09864](https://arxiv.org/abs/2104.09864)) in the half-split layout:
+    /// `(a, b) ← scale · (a cos − b sin, b cos + a sin)` for the two halves of `head`.
+    pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32], scale: f32) = rotate_inner
 }
 dispatch! {
     /// `out ← out + weight · e^row`.

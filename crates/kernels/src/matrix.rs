@@ -1,6 +1,7 @@
 use half::{bf16, f16};
 
 use crate::input::BLOCK;
+use crate::pages::advise_large;
 
 /// Output rows that lie interleaved.
 pub const GROUP: usize = 16;
@@ -47,6 +48,25 @@ pub(crate) enum Data {
     },
 }
 
+/// Room for `len` numbers that are read from end to end.
+fn room<T>(len: usize) -> Vec<T> {
+    let mut out = Vec::with_capacity(len);
+    advise_large(out.spare_capacity_mut());
+    out
+}
+
+fn filled(len: usize, value: u8) -> Vec<u8> {
+    let mut out = room(len);
+    out.resize(len, value);
+    out
+}
+
+fn collected<T>(numbers: impl Iterator<Item = T>, len: usize) -> Vec<T> {
+    let mut out = room(len);
+    out.extend(numbers);
+    out
+}
+
 /// Where input `k` of a block lies: which load of 64 bytes, which byte of a row's four.
 fn place(k: usize) -> (usize, usize) {
     (k / 4, k % 4)
@@ -75,13 +95,16 @@ impl Matrix {
             std::array::from_fn(|k| at(row, b * BLOCK + k))
         };
         let data = match format {
-            Format::F32 => Data::F32(interleaved().map(|(r, k)| at(r, k)).collect()),
+            Format::F32 => Data::F32(collected(
+                interleaved().map(|(r, k)| at(r, k)),
+                groups * columns * GROUP,
+            )),
             Format::Bf16 => {
                 let bits = |(r, k)| bf16::from_f32(at(r, k)).to_bits();
-                Data::Bf16(interleaved().map(bits).collect())
+                Data::Bf16(collected(interleaved().map(bits), groups * columns * GROUP))
             }
             Format::Q8 => {
-                let mut packed = vec![128; groups * blocks * GROUP * BLOCK];
+                let mut packed = filled(groups * blocks * GROUP * BLOCK, 128);
                 let mut scales = vec![0; groups * blocks * GROUP];
                 for row in 0..rows {
                     for b in 0..blocks {
@@ -101,7 +124,7 @@ impl Matrix {
                 }
             }
             Format::Q4 => {
-                let mut packed = vec![0; groups * blocks * GROUP * BLOCK / 2];
+                let mut packed = filled(groups * blocks * GROUP * BLOCK / 2, 0);
                 let mut scales = vec![0; groups * blocks * 2 * GROUP];
                 for row in 0..rows {
                     for b in 0..blocks {

@@ -34,6 +34,21 @@ impl<'a, T> Shared<'a, T> {
         self.len == 0
     }
 
+    /// Asks for some elements, as far as they are there, to be in the cache when they are read.
+    pub fn prefetch(&self, start: usize, count: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            let line = (64 / size_of::<T>().max(1)).max(1);
+            for at in (start..self.len.min(start + count)).step_by(line) {
+                // SAFETY: a prefetch never faults.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.start.wrapping_add(at).cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (start, count);
+    }
+
     /// A part to read.
     ///
     /// # Safety
@@ -45,6 +60,19 @@ impl<'a, T> Shared<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: inside of the slice, which outlives `'a`; the caller keeps writers away.
         unsafe { std::slice::from_raw_parts(self.start.add(range.start), range.len()) }
+    }
+
+    /// Writes one element.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes it meanwhile.
+    ///
+    /// # Panics
+    /// When there is no such element.
+    pub unsafe fn set(&self, index: usize, value: T) {
+        assert!(index < self.len);
+        // SAFETY: inside of the slice; the caller has it alone.
+        unsafe { self.start.add(index).write(value) };
     }
 
     /// A part to write.

@@ -109,9 +109,7 @@ impl Engine {
                 let stack = AdapterStack::new(adapters, decoder.config(), decoder.device());
                 Adapters::Burn(stack)
             }
-            Self::Packed(decoder) => {
-                Adapters::Packed(PackedAdapters::new(adapters, decoder.config()))
-            }
+            Self::Packed(decoder) => Adapters::Packed(decoder.adapters(adapters)),
         }
     }
 

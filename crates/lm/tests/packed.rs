@@ -64,7 +64,7 @@ fn adapters_equal_peft_alone_and_together() {
     let (plain, patterns) = (load("plain"), load("patterns"));
     let adapters = [Some(&plain), None, Some(&patterns)];
     let ids = pico_ids();
-    let packed = PackedAdapters::new(&adapters, decoder.config());
+    let packed = decoder.adapters(&adapters);
     let together = all(&decoder, &[ids.as_slice(); 3], Some(&packed));
     for (i, name) in ["logits_plain", "logits", "logits_patterns"]
         .into_iter()
@@ -77,7 +77,7 @@ fn adapters_equal_peft_alone_and_together() {
             &expected("pico/llama/expected.safetensors", name),
             1e-4,
         );
-        let alone = PackedAdapters::new(&adapters[i..=i], decoder.config());
+        let alone = decoder.adapters(&adapters[i..=i]);
         assert_eq!(bits(own), bits(&all(&decoder, &[&ids], Some(&alone))));
     }
 }
@@ -180,7 +180,7 @@ fn long_prompts_are_read_in_several_passes() {
 fn impossible_requests_are_refused_and_change_nothing() {
     let decoder = pico("llama", Weights::F32);
     let mut cache = decoder.cache(2, 16);
-    let stack = PackedAdapters::new(&[None, None, None], decoder.config());
+    let stack = decoder.adapters(&[None, None, None]);
     let long: Vec<u32> = vec![1; 200];
     let cases: [(&[&[u32]], _, &str); 6] = [
         (&[&[1]], None, "1 lanes of tokens for a cache of 2"),

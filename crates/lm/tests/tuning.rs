@@ -171,7 +171,7 @@ fn an_adapter_decodes_as_it_was_trained() {
     close("there and back", &again.values, &lora.values, 1e-6);
     let checkpoint = Checkpoint::open(&fixture("pico/llama")).unwrap();
     let packed = lm::packed::PackedDecoder::load(&checkpoint, Weights::F32).unwrap();
-    let stack = lm::packed::PackedAdapters::new(&[Some(&adapter)], packed.config());
+    let stack = packed.adapters(&[Some(&adapter)]);
     let sequence = sequence(0, 0);
     let mut cache = packed.cache(1, 64);
     let mut got = Vec::new();

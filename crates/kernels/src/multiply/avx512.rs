@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::{Ahead, Output, write};
-use crate::input::{BLOCK, Lane, Rounded};
+use crate::input::{BLOCK, Lanes, Rounded};
 use crate::matrix::{Data, GROUP, Matrix};
 
 /// Multiplies `G` groups from `group` on with `M` lanes and writes the results of lanes `lane..lane + M`.
@@ -15,16 +15,15 @@ use crate::matrix::{Data, GROUP, Matrix};
 pub(super) unsafe fn tile<const G: usize, const M: usize>(
     matrix: &Matrix,
     group: usize,
-    x: &[Lane<'_>; M],
+    x: Lanes<'_, M>,
     lane: usize,
     output: &Output<'_>,
     ahead: Ahead,
 ) {
     assert!(group + G <= matrix.groups(), "no such group");
     let (columns, blocks) = (matrix.columns(), matrix.blocks());
-    let floats = x.map(|x| x.floats[..columns].as_ptr());
-    let rounded = x.map(|x| x.rounded[..blocks].as_ptr());
-    // SAFETY: the matrix holds these groups, and every lane has all inputs, as asserted.
+    let (floats, rounded) = x.starts();
+    // SAFETY: the matrix holds these groups, as asserted, and every lane has as many inputs as it has columns.
     let acc = unsafe {
         match &matrix.data {
             Data::F32(w) => float(

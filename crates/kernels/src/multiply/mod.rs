@@ -13,7 +13,7 @@ mod portable;
 
 use std::ops::Range;
 
-use crate::input::{InputView, Lane};
+use crate::input::{InputView, Lanes};
 use crate::isa::Isa;
 use crate::matrix::{GROUP, Matrix};
 use crate::shared::Shared;
@@ -122,15 +122,15 @@ pub unsafe fn multiply(
         for pass in 0..passes {
             // Passes of the same size, or nearly so.
             let (lane, end) = (lanes * pass / passes, lanes * (pass + 1) / passes);
-            // SAFETY: the caller keeps writers away.
-            let at = |i: usize| unsafe { input.lane(lane + i) };
             macro_rules! tile {
                 ($($m:literal)*) => {
                     match end - lane {
                         $($m => {
-                            let x: [Lane<'_>; $m] = std::array::from_fn(at);
-                            // SAFETY: the caller has these outputs alone.
-                            unsafe { tile::<$m>(isa, matrix, strip.clone(), &x, lane, output, (pass, passes)) };
+                            // SAFETY: the caller keeps writers away and has these outputs alone.
+                            unsafe {
+                                let x = input.lanes::<$m>(lane);
+                                tile(isa, matrix, strip.clone(), x, lane, output, (pass, passes));
+                            }
                         })*
                         _ => unreachable!("at most six lanes"),
                     }
@@ -148,7 +148,7 @@ unsafe fn tile<const M: usize>(
     isa: Isa,
     matrix: &Matrix,
     strip: Range<usize>,
-    x: &[Lane<'_>; M],
+    x: Lanes<'_, M>,
     lane: usize,
     output: &Output<'_>,
     (pass, passes): (usize, usize),
@@ -169,8 +169,8 @@ unsafe fn tile<const M: usize>(
                 let tile = match isa {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: as above.
-                    Isa::Avx2 => unsafe { avx2::product(matrix, group, x) },
-                    _ => portable::product(matrix, group, x),
+                    Isa::Avx2 => unsafe { avx2::product(matrix, group, &x.each()) },
+                    _ => portable::product(matrix, group, &x.each()),
                 };
                 for (i, values) in tile.iter().enumerate() {
                     // SAFETY: the outputs are the caller's.

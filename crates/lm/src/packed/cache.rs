@@ -1,21 +1,20 @@
-use kernels::Shared;
-use kernels::attention::POSITIONS;
+use std::ops::Range;
+
+use half::f16;
+use half::vec::HalfBitsVecExt;
+use kernels::attention::{Cached, POSITIONS, attend};
+use kernels::{Element, Isa, Shared, advise_large};
 
 use crate::config::DecoderConfig;
 use crate::{Error, Result};
 
-/// Keys and values of one lane.
-#[derive(Debug)]
-struct Lane {
-    /// `[layers, kv_heads, padded / 16, head_dim, 16]`.
-    keys: Vec<f32>,
-    /// `[layers, kv_heads, padded, head_dim]`.
-    values: Vec<f32>,
-    length: usize,
-    /// Tokens that it can hold.
-    capacity: usize,
-    /// The same in whole blocks of 16.
-    padded: usize,
+/// How a cache keeps its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    F32,
+    F16,
+    /// With a scale for each head of each position.
+    I8,
 }
 
 /// Keys and values of several lanes; each lane has memory of its own, so one can leave or join while
@@ -26,21 +25,99 @@ pub struct PackedCache {
     shape: Shape,
 }
 
+/// Keys and values of one lane.
+#[derive(Debug)]
+struct Lane {
+    numbers: Numbers,
+    length: usize,
+    /// Tokens that it can hold.
+    capacity: usize,
+    /// The same in whole blocks of 16.
+    padded: usize,
+}
+
+#[derive(Debug)]
+enum Numbers {
+    F32(Kept<f32>),
+    F16(Kept<f16>),
+    I8(Kept<i8>),
+}
+
+#[derive(Debug)]
+struct Kept<E> {
+    /// `[layers, kv_heads, padded / 16, head_dim, 16]`.
+    keys: Vec<E>,
+    /// `[layers, kv_heads, padded, head_dim]`.
+    values: Vec<E>,
+    /// `[layers, kv_heads, padded]`; empty where numbers have no scale.
+    key_scales: Vec<f32>,
+    value_scales: Vec<f32>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shape {
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
+    keep: Keep,
+}
+
+impl<E: Element> Kept<E> {
+    /// Room for `padded` positions of `heads` heads in all. Where few of them are never used, large pages waste
+    /// little.
+    fn new(heads: usize, padded: usize, room: impl Fn() -> Vec<E>) -> Self {
+        const FEW: usize = 1024;
+        let (mut keys, mut values) = (room(), room());
+        if padded <= FEW {
+            advise_large(&mut keys);
+            advise_large(&mut values);
+        }
+        let scales = if E::SCALED { heads * padded } else { 0 };
+        Self {
+            keys,
+            values,
+            key_scales: vec![0.0; scales],
+            value_scales: vec![0.0; scales],
+        }
+    }
+
+    /// Copies the first `used` positions of every head from one that has another number of them.
+    fn copy(&mut self, from: &Self, heads: usize, used: usize, width: usize) {
+        fn each<T: Copy>(to: &mut [T], from: &[T], heads: usize, used: usize) {
+            let (own, old) = ((to.len() / heads).max(1), (from.len() / heads).max(1));
+            let parts = to.chunks_mut(own).zip(from.chunks(old));
+            parts.for_each(|(to, from)| to[..used].copy_from_slice(&from[..used]));
+        }
+        each(&mut self.keys, &from.keys, heads, used * width);
+        each(&mut self.values, &from.values, heads, used * width);
+        each(&mut self.key_scales, &from.key_scales, heads, used);
+        each(&mut self.value_scales, &from.value_scales, heads, used);
+    }
+
+    fn share(&mut self) -> SharedKept<'_, E> {
+        SharedKept {
+            keys: Shared::new(&mut self.keys),
+            values: Shared::new(&mut self.values),
+            key_scales: Shared::new(&mut self.key_scales),
+            value_scales: Shared::new(&mut self.value_scales),
+        }
+    }
 }
 
 impl Lane {
     fn new(shape: Shape, capacity: usize) -> Self {
         let padded = capacity.next_multiple_of(POSITIONS);
-        let size = shape.layers * shape.kv_heads * padded * shape.head_dim;
+        let heads = shape.layers * shape.kv_heads;
+        let size = heads * padded * shape.head_dim;
         // Zeroed memory costs nothing until it is written.
+        let half = || vec![0u16; size].reinterpret_into();
+        let numbers = match shape.keep {
+            Keep::F32 => Numbers::F32(Kept::new(heads, padded, || vec![0.0; size])),
+            Keep::F16 => Numbers::F16(Kept::new(heads, padded, half)),
+            Keep::I8 => Numbers::I8(Kept::new(heads, padded, || vec![0; size])),
+        };
         Self {
-            keys: vec![0.0; size],
-            values: vec![0.0; size],
+            numbers,
             length: 0,
             capacity,
             padded,
@@ -51,23 +128,25 @@ impl Lane {
     fn fork(&self, shape: Shape, capacity: usize) -> Self {
         let mut copy = Self::new(shape, capacity.max(self.length));
         copy.length = self.length;
-        let used = self.length.next_multiple_of(POSITIONS) * shape.head_dim;
-        let (from, to) = (self.padded * shape.head_dim, copy.padded * shape.head_dim);
-        for head in 0..shape.layers * shape.kv_heads {
-            let (old, new) = (head * from..head * from + used, head * to..head * to + used);
-            copy.keys[new.clone()].copy_from_slice(&self.keys[old.clone()]);
-            copy.values[new].copy_from_slice(&self.values[old]);
+        let used = self.length.next_multiple_of(POSITIONS);
+        let (heads, width) = (shape.layers * shape.kv_heads, shape.head_dim);
+        match (&mut copy.numbers, &self.numbers) {
+            (Numbers::F32(to), Numbers::F32(from)) => to.copy(from, heads, used, width),
+            (Numbers::F16(to), Numbers::F16(from)) => to.copy(from, heads, used, width),
+            (Numbers::I8(to), Numbers::I8(from)) => to.copy(from, heads, used, width),
+            _ => unreachable!("lanes of one shape"),
         }
         copy
     }
 }
 
 impl PackedCache {
-    pub(super) fn new(config: &DecoderConfig, lanes: usize, capacity: usize) -> Self {
+    pub(super) fn new(config: &DecoderConfig, keep: Keep, lanes: usize, capacity: usize) -> Self {
         let shape = Shape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
+            keep,
         };
         Self {
             lanes: (0..lanes).map(|_| Lane::new(shape, capacity)).collect(),
@@ -160,63 +239,150 @@ impl PackedCache {
     }
 
     /// Every lane's memory, for a team to share.
-    pub(super) fn share<'a>(&'a mut self) -> Vec<SharedLane<'a>> {
+    pub(super) fn share(&mut self) -> Vec<SharedLane<'_>> {
         let shape = self.shape;
-        let shared = |lane: &'a mut Lane| SharedLane {
-            keys: Shared::new(&mut lane.keys),
-            values: Shared::new(&mut lane.values),
+        let lanes = self.lanes.iter_mut();
+        let shared = lanes.map(|lane| SharedLane {
+            numbers: match &mut lane.numbers {
+                Numbers::F32(own) => SharedNumbers::F32(own.share()),
+                Numbers::F16(own) => SharedNumbers::F16(own.share()),
+                Numbers::I8(own) => SharedNumbers::I8(own.share()),
+            },
             padded: lane.padded,
             shape,
-        };
-        self.lanes.iter_mut().map(shared).collect()
+        });
+        shared.collect()
     }
 }
+
+/// Positions of a head whose keys are asked for before its turn: what is worked on at once.
+const AHEAD: usize = 4 * POSITIONS;
 
 /// One lane while a team works on it.
 #[derive(Clone, Copy)]
 pub(super) struct SharedLane<'a> {
-    keys: Shared<'a, f32>,
-    values: Shared<'a, f32>,
+    numbers: SharedNumbers<'a>,
     padded: usize,
     shape: Shape,
 }
 
-impl<'a> SharedLane<'a> {
-    fn head(&self, layer: usize, head: usize) -> std::ops::Range<usize> {
-        let size = self.padded * self.shape.head_dim;
-        let start = (layer * self.shape.kv_heads + head) * size;
-        start..start + size
+#[derive(Clone, Copy)]
+enum SharedNumbers<'a> {
+    F32(SharedKept<'a, f32>),
+    F16(SharedKept<'a, f16>),
+    I8(SharedKept<'a, i8>),
+}
+
+/// [`Kept`] while a team works on it.
+#[derive(Clone, Copy)]
+struct SharedKept<'a, E> {
+    keys: Shared<'a, E>,
+    values: Shared<'a, E>,
+    key_scales: Shared<'a, f32>,
+    value_scales: Shared<'a, f32>,
+}
+
+/// The same for numbers of each kind.
+macro_rules! each_kind {
+    ($numbers:expr, $own:ident => $body:expr) => {
+        match $numbers {
+            SharedNumbers::F32($own) => $body,
+            SharedNumbers::F16($own) => $body,
+            SharedNumbers::I8($own) => $body,
+        }
+    };
+}
+
+impl SharedLane<'_> {
+    /// Positions of a head among those of all heads.
+    fn head(&self, layer: usize, head: usize) -> Range<usize> {
+        let start = (layer * self.shape.kv_heads + head) * self.padded;
+        start..start + self.padded
     }
 
-    /// Stores key and value of one position, `[head_dim]` each.
+    /// Stores key and value of position `at`, `[head_dim]` each.
     ///
     /// # Safety
     /// Nobody else uses this head of this layer at this position meanwhile.
-    pub unsafe fn store(&self, layer: usize, head: usize, at: usize, key: &[f32], value: &[f32]) {
-        let width = self.shape.head_dim;
+    pub unsafe fn store(
+        &self,
+        isa: Isa,
+        (layer, head): (usize, usize),
+        at: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
         let start = self.head(layer, head).start;
-        let block = start + at / POSITIONS * POSITIONS * width + at % POSITIONS;
-        for (d, key) in key.iter().enumerate() {
-            let place = block + d * POSITIONS;
-            // SAFETY: the caller's.
-            unsafe { self.keys.write(place..place + 1)[0] = *key };
-        }
-        let place = start + at * width;
         // SAFETY: the caller's.
-        unsafe {
-            self.values
-                .write(place..place + width)
-                .copy_from_slice(value)
-        };
+        each_kind!(&self.numbers, own => unsafe { own.store(isa, start, at, key, value) });
     }
 
-    /// Keys and values of a head, as [`kernels::attention::attend`] reads them.
+    /// Asks for the first keys of a head.
+    pub fn prefetch(&self, layer: usize, head: usize) {
+        let width = self.shape.head_dim;
+        let start = self.head(layer, head).start * width;
+        each_kind!(&self.numbers, own => own.keys.prefetch(start, AHEAD * width));
+    }
+
+    /// Attention of the queries that share a head, `[queries, head_dim]`, over the positions `span`; see
+    /// [`attend`].
     ///
     /// # Safety
-    /// Nobody writes this head of this layer meanwhile.
-    pub unsafe fn read(&self, layer: usize, head: usize) -> (&'a [f32], &'a [f32]) {
-        let part = self.head(layer, head);
+    /// Nobody writes to this head of this layer meanwhile.
+    pub unsafe fn attend(
+        &self,
+        isa: Isa,
+        (layer, head): (usize, usize),
+        queries: &[f32],
+        span: Range<usize>,
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let (width, part) = (self.shape.head_dim, self.head(layer, head));
+        each_kind!(&self.numbers, own => {
+            // SAFETY: the caller's.
+            let cached = unsafe { own.read(part, width) };
+            attend(isa, width, queries, cached, span, scores, out);
+        });
+    }
+}
+
+impl<'a, E: Element> SharedKept<'a, E> {
+    /// # Safety
+    /// Nobody writes to these positions meanwhile.
+    unsafe fn read(&self, positions: Range<usize>, width: usize) -> Cached<'a, E> {
+        let numbers = positions.start * width..positions.end * width;
+        let scales = if E::SCALED { positions } else { 0..0 };
         // SAFETY: the caller's.
-        unsafe { (self.keys.read(part.clone()), self.values.read(part)) }
+        unsafe {
+            Cached {
+                keys: self.keys.read(numbers.clone()),
+                values: self.values.read(numbers),
+                key_scales: self.key_scales.read(scales.clone()),
+                value_scales: self.value_scales.read(scales),
+            }
+        }
+    }
+
+    /// # Safety
+    /// Nobody else uses position `at` of the head that begins at position `start`.
+    unsafe fn store(&self, isa: Isa, start: usize, at: usize, key: &[f32], value: &[f32]) {
+        let width = key.len();
+        let block = (start + at / POSITIONS * POSITIONS) * width + at % POSITIONS;
+        let place = (start + at) * width;
+        // SAFETY: the caller's.
+        unsafe {
+            // The value's place serves the key first.
+            let to = self.values.write(place..place + width);
+            let key_scale = E::round(isa, key, to);
+            for (d, key) in to.iter().enumerate() {
+                self.keys.set(block + d * POSITIONS, *key);
+            }
+            let value_scale = E::round(isa, value, to);
+            if E::SCALED {
+                self.key_scales.set(start + at, key_scale);
+                self.value_scales.set(start + at, value_scale);
+            }
+        }
     }
 }

@@ -7,6 +7,8 @@
 //!    rounded to 8 bits in blocks of 32
 //! 2. a lane's results never depend on the other lanes, bit for bit: it may leave or join at any time
 //! 3. keys lie in blocks of 16 positions, so that scores need no sums across a vector
+//! 4. beside weights that are not in 32 bits, adapters are kept in 16-bit floats; so are keys and values beside
+//!    `Bf16`, while beside `Q8` and `Q4` those are 8-bit integers with a scale for each head of each position
 
 mod adapters;
 mod cache;
@@ -18,12 +20,14 @@ use std::ops::Range;
 use kernels::{Format, Isa, Matrix, Output, Shared, Team, multiply};
 
 pub use adapters::PackedAdapters;
+use cache::Keep;
 pub use cache::PackedCache;
 use pass::Row;
 pub use pass::Scratch;
 use weights::Block;
 pub use weights::Weights;
 
+use crate::adapter::Adapter;
 use crate::config::DecoderConfig;
 use crate::tuning::Blocks;
 use crate::{Error, Result};
@@ -84,7 +88,17 @@ impl PackedDecoder {
 
     /// An empty cache for this model.
     pub fn cache(&self, lanes: usize, capacity: usize) -> PackedCache {
-        PackedCache::new(&self.config, lanes, capacity)
+        let keep = match self.weights {
+            Weights::F32 => Keep::F32,
+            Weights::Bf16 => Keep::F16,
+            Weights::Q8 | Weights::Q4 => Keep::I8,
+        };
+        PackedCache::new(&self.config, keep, lanes, capacity)
+    }
+
+    /// Adapters for this model, one per expert; `None` is the base itself.
+    pub fn adapters(&self, adapters: &[Option<&Adapter>]) -> PackedAdapters {
+        PackedAdapters::new(adapters, &self.config, self.weights != Weights::F32)
     }
 
     /// Reads the next tokens of every lane and writes the logits after each lane's last one to

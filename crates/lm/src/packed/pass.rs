@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use kernels::{Input, InputView, Member, Output, Shared, Team, attention, math, multiply};
+use kernels::{Input, InputView, Member, Output, Shared, Team, math, multiply};
 
 use super::cache::{PackedCache, SharedLane};
 use super::weights::{Block, Linear};
@@ -42,7 +42,7 @@ pub struct Scratch {
     /// `[rows, head_dim / 2]`.
     pub(super) cos: Vec<f32>,
     pub(super) sin: Vec<f32>,
-    /// `[threads, capacity]`.
+    /// `[threads, heads of a group, capacity]`.
     pub(super) scores: Vec<f32>,
     /// Last hidden states, `[results, hidden]`.
     pub(super) results: Input,
@@ -53,6 +53,8 @@ struct Pass<'a> {
     rows: &'a [Row],
     inputs: &'a [f32],
     lanes: &'a [SharedLane<'a>],
+    /// No lane has two rows, so no row reads another's keys.
+    alone: bool,
     adapters: Option<&'a PackedAdapters>,
     /// Lanes of each expert.
     per_expert: usize,
@@ -92,13 +94,15 @@ impl PackedDecoder {
         scratch.sides.resize(count * 3 * rank, 0.0);
         scratch.cos.resize(count * c.head_dim / 2, 0.0);
         scratch.sin.resize(count * c.head_dim / 2, 0.0);
-        scratch.scores.resize(team.size() * cache.padded(), 0.0);
+        let scores = c.heads / c.kv_heads * cache.padded();
+        scratch.scores.resize(team.size() * scores, 0.0);
         let lanes = cache.lanes();
         let shared = cache.share();
         let pass = Pass {
             rows: &scratch.rows,
             inputs: &scratch.inputs,
             lanes: &shared,
+            alone: scratch.rows.windows(2).all(|w| w[0].lane != w[1].lane),
             adapters,
             per_expert: adapters.map_or(1, |a| lanes / a.experts().max(1)),
             stream: Shared::new(&mut scratch.stream),
@@ -165,16 +169,7 @@ impl PackedDecoder {
                 &Output::new(pass.qkv, q + 2 * kv),
             );
             member.sync();
-            self.rotate(pass, member, layer, block);
-            member.sync();
-            self.attend(pass, member, layer);
-            member.sync();
-            for row in own() {
-                // SAFETY: own row; its heads were written before the barrier.
-                let mut input = unsafe { pass.mixed.row(row) };
-                input.quantise(isa, format);
-                self.side_inputs(pass, layer, &[Target::Output], row, input.floats);
-            }
+            self.attention(pass, member, layer, block);
             member.sync();
             let stream = Output::new(pass.stream, width).adding();
             let parts = [(&block.output, 0)];
@@ -251,13 +246,11 @@ impl PackedDecoder {
         };
         let (rank, expert) = (adapters.rank(), pass.rows[row].lane / pass.per_expert);
         for (slot, &target) in targets.iter().enumerate() {
-            if let Some(pair) = adapters.pair(expert, layer, target) {
+            if let Some(path) = adapters.path(expert, layer, target) {
                 let start = (row * 3 + slot) * rank;
                 // SAFETY: own row.
-                let out = unsafe { pass.sides.write(start..start + pair.a.len()) };
-                for (out, a) in out.iter_mut().zip(&pair.a) {
-                    *out = math::dot(self.isa, x, a);
-                }
+                let out = unsafe { pass.sides.write(start..start + path.rank()) };
+                path.narrow(self.isa, x, out);
             }
         }
     }
@@ -332,96 +325,146 @@ impl PackedDecoder {
             let Some(adapters) = pass.adapters else {
                 continue;
             };
-            if let Some(pair) = adapters.pair(row.lane / pass.per_expert, layer, target) {
+            if let Some(path) = adapters.path(row.lane / pass.per_expert, layer, target) {
                 let start = (index * 3 + slot) * adapters.rank();
                 // SAFETY: written before the last barrier.
-                let side = unsafe { pass.sides.read(start..start + pair.b.len()) };
-                for (side, b) in side.iter().zip(&pair.b) {
-                    math::axpy(self.isa, out, *side, &b[first..last]);
-                }
+                let side = unsafe { pass.sides.read(start..start + path.rank()) };
+                path.widen(self.isa, side, first..last, out);
             }
         }
     }
 
-    /// Norms and rotates queries and keys, and stores keys and values; a member takes whole heads of rows.
-    fn rotate(&self, pass: &Pass<'_>, member: &Member<'_>, layer: usize, block: &Block) {
+    /// From queries, keys and values to rounded inputs of the output projection. A member takes whole rows
+    /// where they can be shared out evenly, else what shares keys and values, else single heads.
+    fn attention(&self, pass: &Pass<'_>, member: &Member<'_>, layer: usize, block: &Block) {
+        let (rows, heads) = (pass.rows.len(), self.config.kv_heads);
+        let group = self.config.heads / heads;
+        let rotate = |(row, head)| self.rotate(pass, layer, block, row, head);
+        let attend = |(row, head): (usize, usize)| {
+            let queries = head * group..(head + 1) * group;
+            self.attend(pass, member, layer, row, queries);
+        };
+        let own = || (member.index..rows).step_by(member.size);
+        if rows >= 4 * member.size || rows.is_multiple_of(member.size) {
+            let of = |row: usize| (0..heads).map(move |head| (row, head));
+            if !pass.alone {
+                own().flat_map(of).for_each(rotate);
+                member.sync();
+            }
+            for row in own() {
+                if pass.alone {
+                    of(row).for_each(rotate);
+                }
+                let next = (row + member.size).min(rows - 1);
+                let ahead = of(row).skip(1).chain([(next, 0)]);
+                for (task, (row, head)) in of(row).zip(ahead) {
+                    pass.lanes[pass.rows[row].lane].prefetch(layer, head);
+                    attend(task);
+                }
+                self.round_mixed(pass, layer, row);
+            }
+            return;
+        }
+        let tasks = rows * heads;
+        let own_tasks = || {
+            let numbers = (member.index..tasks).step_by(member.size);
+            numbers.map(|task| (task / heads, task % heads))
+        };
+        let together = tasks >= member.size;
+        for task in own_tasks() {
+            rotate(task);
+            if pass.alone && together {
+                attend(task);
+            }
+        }
+        if !(pass.alone && together) {
+            member.sync();
+            if together {
+                own_tasks().for_each(attend);
+            } else {
+                let heads = self.config.heads;
+                for task in (member.index..rows * heads).step_by(member.size) {
+                    let head = task % heads;
+                    self.attend(pass, member, layer, task / heads, head..head + 1);
+                }
+            }
+        }
+        member.sync();
+        own().for_each(|row| self.round_mixed(pass, layer, row));
+    }
+
+    /// Rounds a row of mixed values.
+    fn round_mixed(&self, pass: &Pass<'_>, layer: usize, row: usize) {
+        // SAFETY: the row is this member's; its heads were written by itself or before the last barrier.
+        let mut input = unsafe { pass.mixed.row(row) };
+        input.quantise(self.isa, self.weights.matrix());
+        self.side_inputs(pass, layer, &[Target::Output], row, input.floats);
+    }
+
+    /// Norms and rotates the queries and the key of a head of a row, and stores key and value.
+    fn rotate(&self, pass: &Pass<'_>, layer: usize, block: &Block, row: usize, head: usize) {
         let c = &self.config;
         let (n, half) = (c.head_dim, c.head_dim / 2);
         let (q, kv) = (c.heads * n, c.kv_heads * n);
-        let scale = (n as f32).powf(-0.5);
-        let units = c.heads + c.kv_heads;
-        let turn = |head: &mut [f32], norm: &Option<Vec<f32>>, row: usize, scale: f32| {
+        let group = c.heads / c.kv_heads;
+        let turn = |values: &mut [f32], norm: &Option<Vec<f32>>, scale: f32| {
             if let Some(weight) = norm {
-                let mean = head.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n as f64;
+                let mean = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n as f64;
                 let inverse = (1.0 / (mean + f64::from(c.norm_eps)).sqrt()) as f32;
-                head.iter_mut()
+                values
+                    .iter_mut()
                     .zip(weight)
                     .for_each(|(v, w)| *v = *v * inverse * w);
             }
             let part = row * half..(row + 1) * half;
             // SAFETY: written before the last barrier.
             let (cos, sin) = unsafe { (pass.cos.read(part.clone()), pass.sin.read(part)) };
-            let (low, high) = head.split_at_mut(half);
-            for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-                let (a, b) = (*low, *high);
-                *low = (a * cos - b * sin) * scale;
-                *high = (b * cos + a * sin) * scale;
-            }
+            math::rotate(self.isa, values, cos, sin, scale);
         };
-        let tasks = pass.rows.len() * units;
-        for task in (member.index..tasks).step_by(member.size) {
-            let (row, unit) = (task / units, task % units);
-            let start = row * (q + 2 * kv);
-            if unit < c.heads {
-                let from = start + unit * n;
-                // SAFETY: this head of this row is this member's.
-                let head = unsafe { pass.qkv.write(from..from + n) };
-                turn(head, &block.query_norm, row, scale);
-                continue;
+        let start = row * (q + 2 * kv);
+        let Row { lane, position, .. } = pass.rows[row];
+        // SAFETY: these heads of this row, and their place in the cache, are this member's.
+        unsafe {
+            for query in head * group..(head + 1) * group {
+                let from = start + query * n;
+                let query = pass.qkv.write(from..from + n);
+                turn(query, &block.query_norm, (n as f32).powf(-0.5));
             }
-            let head = unit - c.heads;
             let from = start + q + head * n;
-            let Row { lane, position, .. } = pass.rows[row];
-            // SAFETY: this head of this row, and its place in the cache, are this member's.
-            unsafe {
-                let key = pass.qkv.write(from..from + n);
-                turn(key, &block.key_norm, row, 1.0);
-                let value = pass.qkv.read(from + kv..from + kv + n);
-                pass.lanes[lane].store(layer, head, position, key, value);
-            }
+            let key = pass.qkv.write(from..from + n);
+            turn(key, &block.key_norm, 1.0);
+            let value = pass.qkv.read(from + kv..from + kv + n);
+            pass.lanes[lane].store(self.isa, (layer, head), position, key, value);
         }
     }
 
-    fn attend(&self, pass: &Pass<'_>, member: &Member<'_>, layer: usize) {
+    /// Attention of some query heads of a row that share keys and values.
+    fn attend(
+        &self,
+        pass: &Pass<'_>,
+        member: &Member<'_>,
+        layer: usize,
+        row: usize,
+        heads: Range<usize>,
+    ) {
         let c = &self.config;
         let n = c.head_dim;
         let (q, kv) = (c.heads * n, c.kv_heads * n);
-        let group = c.heads / c.kv_heads;
+        let head = heads.start / (c.heads / c.kv_heads);
         let capacity = pass.scores.len() / member.size;
+        let Row { lane, position, .. } = pass.rows[row];
+        let from = row * (q + 2 * kv);
         let window = c.sliding_window.unwrap_or(usize::MAX);
-        // SAFETY: own part.
-        let scores = unsafe {
+        let span = (position + 1).saturating_sub(window)..position + 1;
+        // SAFETY: the scores are this member's own. Queries and cache were written by itself or before the
+        // last barrier; these heads of the mixed values are this member's.
+        unsafe {
             let start = member.index * capacity;
-            pass.scores.write(start..start + capacity)
-        };
-        let tasks = pass.rows.len() * c.heads;
-        for task in (member.index..tasks).step_by(member.size) {
-            let (row, head) = (task / c.heads, task % c.heads);
-            let Row { lane, position, .. } = pass.rows[row];
-            let from = row * (q + 2 * kv) + head * n;
-            // SAFETY: queries and cache were written before the last barrier; this head of the mixed
-            // values is this member's.
-            let (query, (keys, values), out) = unsafe {
-                let query = pass.qkv.read(from..from + n);
-                let cached = pass.lanes[lane].read(layer, head / group);
-                (
-                    query,
-                    cached,
-                    pass.mixed.part(row, head * n..(head + 1) * n),
-                )
-            };
-            let span = (position + 1).saturating_sub(window)..position + 1;
-            attention::attend(self.isa, query, keys, values, span, scores, out);
+            let scores = pass.scores.write(start..start + capacity);
+            let queries = pass.qkv.read(from + heads.start * n..from + heads.end * n);
+            let out = pass.mixed.part(row, heads.start * n..heads.end * n);
+            let lane = &pass.lanes[lane];
+            lane.attend(self.isa, (layer, head), queries, span, scores, out);
         }
     }
 
