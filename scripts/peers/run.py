@@ -4,11 +4,12 @@
     python3 -m venv /tmp/peers && /tmp/peers/bin/pip install -r scripts/peers/requirements.txt
     /tmp/peers/bin/python scripts/peers/run.py target/release/mope MODEL.gguf
 
-Prompt 128 tokens, 64 generated, adapters of rank 8 on q, v, o and down, two threads. Measurements of the
+Prompt 128 tokens, 128 generated, adapters of rank 8 on q, v, o and down, two threads. Measurements of the
 programs alternate; each figure is the median of the rounds. llama.cpp is skipped where it is not installed.
 """
 
 import copy
+import gc
 import json
 import os
 import statistics
@@ -16,8 +17,10 @@ import subprocess
 import sys
 import time
 
+import train
+
 THREADS = int(os.environ.get("MOPE_THREADS", "2"))
-PROMPT, NEW, ROUNDS = 128, 64, 3
+PROMPT, NEW, ROUNDS = 128, 128, 3
 
 
 def mope(program, experts, sequences, weights):
@@ -83,7 +86,10 @@ def llama(path):
 
 def llama_rate(path):
     out = subprocess.run([sys.executable, __file__, "--llama", path], capture_output=True, text=True)
-    return float(out.stdout) if out.returncode == 0 else None
+    if out.returncode != 0:
+        print(f"llama.cpp: exit code {out.returncode} {out.stderr[-300:]}", file=sys.stderr)
+        return None
+    return float(out.stdout)
 
 
 def main():
@@ -105,6 +111,11 @@ def main():
         if rate:
             note("llama.cpp Q4_1 1x1 tokens/s", rate)
         one, eight = mope(program, 1, 1, "Q8"), mope(program, 8, 1, "Q8")
+        for lanes in [one, mope(program, 3, 1, "Q8"), mope(program, 4, 1, "Q8")]:
+            share = lanes["weight_bytes_per_s"] / lanes["read_bytes_per_s"]
+            note(f"mope Q8, {lanes['experts']} lanes: weights read per read bandwidth", share)
+        note("read bandwidth, GB/s", one["read_bytes_per_s"] / 1e9)
+        note("mope Q8, base and six adapters, peak GB", mope(program, 6, 1, "Q8")["peak_bytes"] / 1e9)
         note("mope Q8 1x1 steps/s", one["decode_steps_per_s"])
         note("mope Q8 8x1 steps/s", eight["decode_steps_per_s"])
         note("mope Q8 prefill tokens/s", one["prefill_tokens_per_s"])
@@ -112,10 +123,20 @@ def main():
         note("torch f32 3x16 steps/s", peer.decode(16))
         note("torch bf16 prefill tokens/s", peer.prefill(peer.bf16))
         note("torch f32 prefill tokens/s", peer.prefill(peer.model.get_base_model()))
+    six = 6 * 4 * sum(p.numel() for p in peer.bf16.parameters()) / 1e9
+    note("six models in f32, GB of weights alone", six)
+    del peer
+    gc.collect()
+    train.torch.set_grad_enabled(True)
+    trained = train.mope(program)
+    for format, dtype in train.FORMATS:
+        note(f"mope {format} LoRA step, tokens/s", trained[format])
+        note(f"torch {format} LoRA step, tokens/s", train.peer(path, dtype))
     median = {name: statistics.median(values) for name, values in figures.items()}
     print("| figure | median | lowest | highest |\n| --- | --: | --: | --: |")
     for name, values in figures.items():
-        print(f"| {name} | {median[name]:.1f} | {min(values):.1f} | {max(values):.1f} |")
+        digits = 2 if median[name] < 10 else 1
+        print(f"| {name} | " + " | ".join(f"{v:.{digits}f}" for v in [median[name], min(values), max(values)]) + " |")
 
     def ratio(name, a, b):
         if a in median and b in median:
@@ -130,6 +151,9 @@ def main():
     ratio("3 x 16 lanes, Q8 : transformers + peft f32", "mope Q8 3x16 steps/s", "torch f32 3x16 steps/s")
     ratio("prefill, Q8 : PyTorch bf16", "mope Q8 prefill tokens/s", "torch bf16 prefill tokens/s")
     ratio("prefill, Q8 : PyTorch f32", "mope Q8 prefill tokens/s", "torch f32 prefill tokens/s")
+    ratio("memory, base in Q8 and six adapters : six models in f32", "mope Q8, base and six adapters, peak GB", "six models in f32, GB of weights alone")
+    for format, _ in train.FORMATS:
+        ratio(f"LoRA step, {format} : PyTorch + peft", f"mope {format} LoRA step, tokens/s", f"torch {format} LoRA step, tokens/s")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 SEQUENCES, PROMPT, NEW, REPEAT = 16, 48, 48, 5
+FORMATS = [("F32", torch.float32), ("Bf16", torch.bfloat16)]
 
 
 def mope(binary):
-    command = [binary, "--json", "bench", "--train", "--sequences", str(SEQUENCES), "--prompt-tokens", str(PROMPT),
+    command = [binary, "--json", "bench", "--train", "--weights", "F32,Bf16", "--sequences", str(SEQUENCES), "--prompt-tokens", str(PROMPT),
                "--new-tokens", str(NEW), "--repeat", str(REPEAT)]
     rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {row["weights"]: row["train_tokens_per_s"] for row in rows}
@@ -54,7 +55,7 @@ def main():
     if os.path.isdir(path):
         path = next(os.path.join(path, f) for f in os.listdir(path) if f.endswith(".gguf"))
     ours = mope(binary)
-    for name, dtype in [("F32", torch.float32), ("Bf16", torch.bfloat16)]:
+    for name, dtype in FORMATS:
         other = peer(path, dtype)
         print(f"{name}: mope {ours[name]:.0f} tokens/s, PyTorch + peft {other:.0f}, ratio {ours[name] / other:.2f}", flush=True)
 

@@ -401,12 +401,18 @@ pub struct BenchArgs {
     /// Length of the response
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = several)]
     pub new_tokens: usize,
-    /// Rank of the adapters
+    /// Adapters to mix, in turn as often as needed; random ones where none are named
+    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    pub adapters: Vec<PathBuf>,
+    /// Rank of random adapters
     #[arg(long, value_name = "R", default_value_t = 8, value_parser = positive)]
     pub rank: usize,
     /// Measure LoRA steps instead (F32 and Bf16), --sequences a batch
     #[arg(long)]
     pub train: bool,
+    /// Compare the formats with F32 on this text and on greedy mixtures instead
+    #[arg(long, value_name = "TEXT", conflicts_with = "train")]
+    pub accuracy: Option<PathBuf>,
     /// Repetitions, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub repeat: usize,

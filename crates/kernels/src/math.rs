@@ -98,8 +98,8 @@ fn ln(x: f32) -> f32 {
 
 #[inline(always)]
 fn max_of(values: &[f32]) -> f32 {
-    let mut columns = [f32::NEG_INFINITY; WIDTH];
-    let parts = values.chunks_exact(WIDTH);
+    let mut columns = [f32::NEG_INFINITY; DOT];
+    let parts = values.chunks_exact(DOT);
     let rest = parts.remainder();
     for part in parts {
         for (m, v) in columns.iter_mut().zip(part) {
@@ -421,6 +421,10 @@ dispatch! {
 dispatch! {
     /// `row ← ln(e^row − 1)` for positive numbers.
     pub fn ln_exp_m1_all(row: &mut [f32]) = ln_exp_m1_inner
+}
+dispatch! {
+    /// The largest number; −∞ of none.
+    pub fn largest(row: &[f32]) -> f32 = max_of
 }
 dispatch! {
     /// `Σ row`.

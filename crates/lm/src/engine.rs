@@ -77,6 +77,14 @@ impl Engine {
         }
     }
 
+    /// Bytes of weights that one step reads, where the engine says.
+    pub fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::Burn(_) => None,
+            Self::Packed(decoder) => Some(decoder.bytes()),
+        }
+    }
+
     /// The embedding of a token, `[hidden]`, in the number format of the weights.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! `mope bench`: how fast a mixture of adapters decodes, and how fast one is trained.
 
+mod accuracy;
+mod bandwidth;
 mod training;
 
 use std::path::Path;
@@ -56,20 +58,31 @@ struct Measured {
     prefill_tokens_per_s: f64,
     /// Largest resident memory of the process so far.
     peak_bytes: u64,
+    /// Weights that the steps read; 0 where the device does not say.
+    weight_bytes_per_s: f64,
+    /// What all threads read from memory without computing, in the same run.
+    read_bytes_per_s: f64,
 }
 
 pub fn bench(global: &Global, args: &BenchArgs) -> Result<()> {
     let device = global.device.clone().unwrap_or_default();
     let seed = global.seed.unwrap_or(0);
-    if args.train {
-        let rows = training::measure(args, seed)?;
-        let mut frame = training::frame(&rows)?;
+    let print = |name: &str, rows: serde_json::Value, mut frame: DataFrame| {
         if let Some(out) = &args.out {
             std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-            write_all(out, "training", &mut frame)?;
+            write_all(out, name, &mut frame)?;
         }
-        return global.print(json!(rows), || markdown(&frame).unwrap_or_default());
+        global.print(rows, || markdown(&frame).unwrap_or_default())
+    };
+    if args.train {
+        let rows = training::measure(args, seed)?;
+        return print("training", json!(rows), training::frame(&rows)?);
     }
+    if let Some(text) = &args.accuracy {
+        let rows = accuracy::measure(text, args, seed)?;
+        return print("accuracy", json!(rows), accuracy::frame(&rows)?);
+    }
+    let read_bytes_per_s = bandwidth::read_bytes_per_s();
     let mut rows = Vec::new();
     for &weights in &args.weights {
         let mut models = Models::on(&device, weights)?;
@@ -83,6 +96,7 @@ pub fn bench(global: &Global, args: &BenchArgs) -> Result<()> {
                         strategy,
                         experts,
                         sequences,
+                        read_bytes_per_s,
                     };
                     let row = setting.measure(&model, args, seed)?;
                     eprintln!(
@@ -107,6 +121,7 @@ struct Setting<'a> {
     strategy: &'a str,
     experts: usize,
     sequences: usize,
+    read_bytes_per_s: f64,
 }
 
 impl Setting<'_> {
@@ -160,14 +175,14 @@ impl Setting<'_> {
     fn measure(&self, model: &Arc<LanguageModel>, args: &BenchArgs, seed: u64) -> Result<Measured> {
         let names: Vec<String> = (0..self.experts).map(|i| format!("expert{i:02}")).collect();
         let ran = self.plan(model, &names, seed)?.experts;
-        let experts = ran.iter().enumerate().map(|(i, name)| Expert {
-            name: name.clone(),
-            model: model.clone(),
-            adapter: (name != BASE).then(|| Arc::new(adapter(model.config(), args.rank, i as u64))),
-            instruction: None,
-            top_k: None,
-        });
-        let pool = ExpertPool::new(experts.collect())?;
+        let mut experts = experts_of(model, ran.len(), args, 0)?;
+        for (expert, name) in experts.iter_mut().zip(&ran) {
+            expert.name.clone_from(name);
+            if name == BASE {
+                expert.adapter = None;
+            }
+        }
+        let pool = ExpertPool::new(experts)?;
         let ids = model.tokenizer.encode(PASSAGE, false)?;
         // Each sequence begins elsewhere: common beginnings would be read only once.
         let prompts: Vec<Prompt> = (0..self.sequences)
@@ -211,6 +226,7 @@ impl Setting<'_> {
             prefill.push((prompt_tokens * ran.len()) as f64 / first.as_secs_f64());
             decode.push((times.len() - 1) as f64 / (last - first).as_secs_f64());
         }
+        let decode_steps_per_s = median(decode);
         Ok(Measured {
             device: self.device.to_string(),
             weights: format!("{:?}", self.weights),
@@ -218,11 +234,39 @@ impl Setting<'_> {
             experts: self.experts,
             sequences: self.sequences,
             prompt_tokens: prompt_tokens / self.sequences,
-            decode_steps_per_s: median(decode),
+            decode_steps_per_s,
             prefill_tokens_per_s: median(prefill),
             peak_bytes: crate::memory::peak_bytes(),
+            weight_bytes_per_s: decode_steps_per_s * model.engine.bytes().unwrap_or(0) as f64,
+            read_bytes_per_s: self.read_bytes_per_s,
         })
     }
+}
+
+/// Experts over one model, called `expert00` and so on: the adapters that are named, in turn, or random ones.
+fn experts_of(
+    model: &Arc<LanguageModel>,
+    count: usize,
+    args: &BenchArgs,
+    seed: u64,
+) -> Result<Vec<Expert>> {
+    let named: Vec<Arc<Adapter>> = args
+        .adapters
+        .iter()
+        .map(|folder| Ok(Arc::new(Adapter::load(folder, model.config())?)))
+        .collect::<Result<_>>()?;
+    let one = |i: usize| match named.len() {
+        0 => Arc::new(adapter(model.config(), args.rank, seed + i as u64)),
+        n => named[i % n].clone(),
+    };
+    let expert = |i: usize| Expert {
+        name: format!("expert{i:02}"),
+        model: model.clone(),
+        adapter: Some(one(i)),
+        instruction: None,
+        top_k: None,
+    };
+    Ok((0..count).map(expert).collect())
 }
 
 /// A low-rank adapter on q, v, o and down, small enough to leave the model what it is.
@@ -273,6 +317,8 @@ fn frame(rows: &[Measured]) -> Result<DataFrame> {
         number("decode_steps_per_s", |r| r.decode_steps_per_s),
         number("prefill_tokens_per_s", |r| r.prefill_tokens_per_s),
         count("peak_bytes", |r| r.peak_bytes),
+        number("weight_bytes_per_s", |r| r.weight_bytes_per_s),
+        number("read_bytes_per_s", |r| r.read_bytes_per_s),
     ])?)
 }
 
