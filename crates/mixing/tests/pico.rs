@@ -139,7 +139,7 @@ fn strategies() -> Vec<Strategy> {
         Strategy::Single(Single {
             expert: "plain".into(),
         }),
-        Strategy::Prompting(Prompting {}),
+        Strategy::Prompting(Prompting::default()),
         uniform(Space::Probability),
         uniform(Space::Log),
         fixed(Space::Probability),
