@@ -400,7 +400,7 @@ fn a_classifier_trains_resumes_and_guides() {
             .next()
             .unwrap()
             .split(',')
-            .position(|c| c == "kl")
+            .position(|c| c == "kl_per_token")
             .unwrap();
         let row = quality
             .lines()

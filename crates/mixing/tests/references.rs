@@ -378,7 +378,7 @@ proptest! {
         // λ: 0 is the base, 1 the mixture.
         let dera = |lambda| Strategy::DeRa(DeRa { lambda, weights: None });
         let base: Vec<f32> = case.log_probs[0][0].iter().map(|v| *v as f32).collect();
-        prop_assert_eq!(mix(dera(0.0)).log_probs, base);
+        prop_assert_eq!(&mix(dera(0.0)).log_probs, &base);
         let log = Strategy::Fixed(Fixed { weights: None, space: Space::Log });
         prop_assert!(worst(&mix(dera(1.0)), &mix(log.clone())) < 1e-5);
         // Weights that hold firm never move; a hot softmax is uniform.
@@ -400,7 +400,7 @@ proptest! {
             prop_assert!((a - b).abs() < 1e-4);
         }
         // No strength is the base; without end, it is the token that the classifier likes best.
-        prop_assert_eq!(mix(cliper(0.0)).log_probs, base);
+        prop_assert_eq!(&mix(cliper(0.0)).log_probs, &base);
         let near = mix(cliper(1e-5)).log_probs;
         prop_assert!(near.iter().zip(&base).all(|(a, b)| (a - b).abs() < 1e-3));
         let guide = Classifier::load(&classifier()).unwrap();
