@@ -16,6 +16,7 @@ fn json(folder: &Path, arguments: &[&str]) -> Value {
 /// A training file with a recipe over the tiny model.
 fn training(folder: &Path, name: &str, recipe: &str) {
     let model = fixture("llama");
+    let recipe = recipe.replace("DIMENSIONS", DIMENSIONS);
     let text = format!(
         "(name: {name:?}, seed: 3, model: {model:?}, lora: (rank: 2, alpha: 4.0), recipe: {recipe})"
     );
@@ -45,6 +46,14 @@ const REBEL: &str = "Rebel(prompts: \"asked.jsonl\", \
              penalties: (repetition: 1.0)), \
     settings: (iterations: 4, prompts: 2, max_new_tokens: 6, minibatch: 1, kl_target: 0.1))";
 
+const DIMENSIONS: &str = "dimensions: {\"length\": (scorer: Informativeness, low: \"short\", high: \"long\", \
+    normaliser: (mean: 1.0, sd: 0.5)), \"style\": (scorer: Style, low: \"cold\", high: \"warm\")}";
+
+const MORL: &str = "Morl(prompts: \"asked.jsonl\", DIMENSIONS, \
+    preferences: {\"a\": (text: \"b a\", weights: {\"long\": 2.0, \"warm\": 1.0}), \
+                  \"b\": (text: \"a\", weights: {\"short\": 1.0})}, \
+    penalties: (repetition: 1.0), samples: 6, max_new_tokens: 8, settings: (epochs: 1, minibatch: 1))";
+
 fn adapter(run: &Path) -> Vec<u8> {
     std::fs::read(run.join("adapter/adapter_model.safetensors")).unwrap()
 }
@@ -67,6 +76,7 @@ fn an_interrupted_training_ends_as_an_uninterrupted_one() {
             3,
         ),
         ("rebel", REBEL.to_string(), 4),
+        ("morl", MORL.to_string(), 6),
     ];
     for (name, recipe, rounds) in recipes {
         training(here, name, &recipe);
@@ -165,6 +175,26 @@ fn mistakes_name_their_place() {
         (
             "Dpo(data: \"pairs.jsonl\", settings: (beta: -1.0))".into(),
             "beta is -1",
+        ),
+        (
+            MORL.replace("\"warm\": 1.0", "\"warn\": 1.0"),
+            "preference 'a': no dimension has the direction 'warn'",
+        ),
+        (
+            MORL.replace("text: \"a\"", "text: \" \""),
+            "preference 'b': it has no text",
+        ),
+        (
+            CLASSIFIER.replace("share: 0.5", "share: 0.6"),
+            "share is 0.6",
+        ),
+        (
+            CLASSIFIER.replace("low: \"cold\"", "low: \"long\""),
+            "'long' is named twice",
+        ),
+        (
+            CLASSIFIER.replace("samples: 3", "samples: 1"),
+            "at least 2 responses",
         ),
         (
             "Reward(data: \"asked.jsonl\")".into(),
@@ -294,4 +324,112 @@ fn a_preference_control_model_trains_resumes_and_mixes() {
         let error = fails(here, &["train", "wrong.ron", "--out", "wrong"], 2);
         assert!(error.contains(message), "{error}");
     }
+}
+
+const CLASSIFIER: &str = "Classifier(prompts: \"asked.jsonl\", \
+    dimensions: {\"length\": (scorer: Informativeness, low: \"short\", high: \"long\"), \
+                 \"style\": (scorer: Readability, low: \"cold\", high: \"warm\")}, \
+    samples: 3, max_new_tokens: 12, share: 0.5, settings: (window: 4, held_out: 0.34, steps: 20))";
+
+#[test]
+fn a_classifier_trains_resumes_and_guides() {
+    let folder = experiment();
+    let here = folder.path();
+    data(here);
+    let plain = fixture("adapter_plain");
+    let expert = format!("samples: 2, experts: {{\"plain\": Adapter({plain:?})}}");
+    training(
+        here,
+        "classifier",
+        &CLASSIFIER.replace("samples: 3", &expert),
+    );
+    let whole = json(here, &["train", "classifier.ron"]);
+    assert_eq!(
+        (&whole["finished"], &whole["done"]),
+        (&true.into(), &2.into())
+    );
+    let cut = ["train", "classifier.ron", "--out", "cut"];
+    let part = json(here, &[&cut[..], &["--stop-after", "1"]].concat());
+    assert_eq!(
+        (&part["finished"], &part["done"]),
+        (&false.into(), &1.into())
+    );
+    assert!(!here.join("cut/classifier").exists());
+    let rest = json(here, &cut);
+    assert_eq!(rest["dimensions"], whole["dimensions"]);
+    let first = here.join("runs/train/classifier");
+    for file in ["classifier.json", "classifier.safetensors"] {
+        let read = |run: &Path| std::fs::read(run.join("classifier").join(file)).unwrap();
+        assert_eq!(read(&first), read(&here.join("cut")), "{file}");
+    }
+    // It guides in an experiment as any strategy does, alone and inside of others.
+    let strategies = "strategies: {
+        \"base\": Base(),
+        \"none\": Cliper(model: \"runs/train/classifier/classifier\", strength: 0.0),
+        \"guided\": Cliper(model: \"runs/train/classifier/classifier\", strength: 30.0),
+        \"seen\": TopK(k: 5, of: Cliper(model: \"runs/train/classifier/classifier\", expert: \"informative\")),
+    },
+    ";
+    let text = common::EXPERIMENT
+        .replace("concise", "short")
+        .replace(
+            "low: \"unfriendly\", high: \"friendly\"",
+            "low: \"cold\", high: \"warm\"",
+        )
+        .replace("high: \"informative\"", "high: \"long\"")
+        .replace(
+            "{\"informative\": 2.0, \"friendly\": 1.0}",
+            "{\"long\": 2.0, \"warm\": 1.0}",
+        )
+        .replace(
+            "{\"short\": 1.0, \"friendly\": 1.0}",
+            "{\"short\": 1.0, \"cold\": 1.0}",
+        );
+    let (from, to) = (
+        text.find("strategies: {").unwrap(),
+        text.find("prompts:").unwrap(),
+    );
+    let text = format!("{}{strategies}{}", &text[..from], &text[to..]);
+    write(here, "guided.ron", &text);
+    done(here, &["check", "guided.ron"]);
+    done(here, &["run", "guided.ron", "--out", "run"]);
+    let quality = std::fs::read_to_string(here.join("run/tables/quality.csv")).unwrap();
+    let kl = |strategy: &str| -> f64 {
+        let column = quality
+            .lines()
+            .next()
+            .unwrap()
+            .split(',')
+            .position(|c| c == "kl_per_token")
+            .unwrap();
+        let row = quality
+            .lines()
+            .find(|l| l.starts_with(&format!("{strategy},")))
+            .unwrap();
+        row.split(',').nth(column).unwrap().parse().unwrap()
+    };
+    assert!(kl("none").abs() < 1e-6 && kl("guided") > 1e-3, "{quality}");
+    // Other numbers are another classifier: its responses are not found again.
+    let generated = || {
+        let all = std::fs::read_dir(here.join("run/generations")).unwrap();
+        let names = all.map(|f| f.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|n| n.starts_with("guided.")).collect();
+        names.sort();
+        names
+    };
+    let before = generated();
+    training(
+        here,
+        "classifier",
+        &CLASSIFIER
+            .replace("samples: 3", &expert)
+            .replace("steps: 20", "steps: 21"),
+    );
+    done(here, &["train", "classifier.ron"]);
+    done(here, &["run", "guided.ron", "--out", "run"]);
+    assert_ne!(generated(), before);
+    let lost = here.join("runs/train/classifier/classifier/classifier.safetensors");
+    std::fs::write(&lost, b"nothing").unwrap();
+    let error = fails(here, &["run", "guided.ron", "--out", "other"], 1);
+    assert!(error.contains("classifier.safetensors"), "{error}");
 }

@@ -4,6 +4,7 @@
 //! [`ExpertPool`] runs several of them over the same sequences, one forward pass for all that share
 //! a base.
 
+pub mod classifier;
 mod expert;
 mod pool;
 pub mod training;
@@ -41,6 +42,14 @@ pub enum Error {
     /// A training's state that cannot be written or read.
     #[error("{}: {message}", path.display())]
     Checkpoint {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What went wrong.
+        message: String,
+    },
+    /// A classifier that cannot be written or read.
+    #[error("{}: {message}", path.display())]
+    Classifier {
         /// The file.
         path: std::path::PathBuf,
         /// What went wrong.

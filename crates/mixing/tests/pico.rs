@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
 use experts::{Expert, ExpertPool, ExpertSpec};
 use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
 use lm::{DeviceSpec, LanguageModel, Weights};
 use mixing::strategies::{
-    Base, BestOfN, BestSingle, DeRa, Divergence, Example, FewShot, Fixed, Mato, Mod, Pack,
+    Base, BestOfN, BestSingle, Cliper, DeRa, Divergence, Example, FewShot, Fixed, Mato, Mod, Pack,
     Prompting, Single, Space, TopK, Uniform,
 };
 use mixing::{
@@ -139,7 +140,7 @@ fn strategies() -> Vec<Strategy> {
         Strategy::Single(Single {
             expert: "plain".into(),
         }),
-        Strategy::Prompting(Prompting {}),
+        Strategy::Prompting(Prompting::default()),
         uniform(Space::Probability),
         uniform(Space::Log),
         fixed(Space::Probability),
@@ -151,11 +152,46 @@ fn strategies() -> Vec<Strategy> {
         Strategy::Mato(Mato::default()),
         Strategy::Pack(Pack::default()),
         few_shot(false),
+        Strategy::Prompting(Prompting {
+            expert: "plain".into(),
+        }),
+        Strategy::Cliper(Cliper {
+            model: classifier(),
+            strength: 4.0,
+            expert: "patterns".into(),
+        }),
         Strategy::TopK(TopK {
             k: 5,
             of: Box::new(fixed(Space::Probability)),
         }),
     ]
+}
+
+/// A classifier of two dimensions over the pico model's tokens.
+fn classifier() -> PathBuf {
+    static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+        let told = |low: &str, high: &str| Told {
+            name: format!("{low} {high}"),
+            low: low.into(),
+            high: high.into(),
+            held_out: Telling::default(),
+        };
+        let card = ClassifierCard {
+            base: "llama".into(),
+            window: 5,
+            dimensions: vec![told("full", "plain"), told("prompted", "patterns")],
+        };
+        let draws = Draws::new(&[b"classifier"]);
+        let vocab = experts()[0].model.config().vocab_size;
+        let number = |i: usize| 4.0 * (draws.clone().uniform(i) as f32 - 0.5);
+        let token = (0..2 * vocab).map(number).collect();
+        let context = (2 * vocab..4 * vocab).map(number).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let made = Classifier::new(card, token, context).unwrap();
+        made.save(folder.path()).unwrap();
+        folder
+    });
+    FOLDER.path().to_path_buf()
 }
 
 fn few_shot(instruction: bool) -> Strategy {

@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use experts::NextTokens;
+use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
 use lm::sampling::log_softmax;
 use mixing::strategies::{
-    DExperts, DeRa, Divergence, Fixed, Mato, Mod, ModelArithmetic, Operand, Pack, Space, Term,
-    TopK, Uniform,
+    Cliper, DExperts, DeRa, Divergence, Fixed, Mato, Mod, ModelArithmetic, Operand, Pack, Space,
+    Term, TopK, Uniform,
 };
 use mixing::{History, Mixed, Preference, Step, Strategy};
 use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
@@ -25,6 +28,8 @@ struct Case {
     history: Vec<Vec<f64>>,
     /// `[sequences][experts]`.
     prompt: Vec<Vec<f64>>,
+    /// Responses so far.
+    tokens: Vec<Vec<u32>>,
     #[serde(default)]
     expected: BTreeMap<String, Vec<Vec<f64>>>,
     #[serde(default)]
@@ -66,7 +71,7 @@ impl Case {
         let history: Vec<History> = (0..self.history.len())
             .map(|s| History {
                 request: s,
-                tokens: vec![],
+                tokens: self.tokens[s].clone(),
                 context: vec![],
                 log_probs: pick(&self.history[s]),
                 prompt: pick(&self.prompt[s]),
@@ -97,6 +102,55 @@ fn mod_of(divergence: Divergence) -> Strategy {
     Strategy::Mod(Mod {
         weights: None,
         divergence,
+    })
+}
+
+/// The script's classifier.
+#[derive(Deserialize)]
+struct Tables {
+    window: usize,
+    /// `[dimensions][vocab]`.
+    token: Vec<Vec<f32>>,
+    context: Vec<Vec<f32>>,
+}
+
+/// A folder with the script's classifier.
+fn classifier() -> PathBuf {
+    static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+        #[derive(Deserialize)]
+        struct Script {
+            classifier: Tables,
+        }
+        let script: Script =
+            serde_json::from_str(include_str!("fixtures/strategies.json")).unwrap();
+        let told = |name: &str, low: &str, high: &str| Told {
+            name: name.into(),
+            low: low.into(),
+            high: high.into(),
+            held_out: Telling::default(),
+        };
+        let tables = script.classifier;
+        let card = ClassifierCard {
+            base: "none".into(),
+            window: tables.window,
+            dimensions: vec![
+                told("style", "friendly", "rude"),
+                told("length", "terse", "concise"),
+            ],
+        };
+        let made = Classifier::new(card, tables.token.concat(), tables.context.concat()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        made.save(folder.path()).unwrap();
+        folder
+    });
+    FOLDER.path().to_path_buf()
+}
+
+fn cliper(strength: f64) -> Strategy {
+    Strategy::Cliper(Cliper {
+        model: classifier(),
+        strength,
+        expert: "base".into(),
     })
 }
 
@@ -159,6 +213,7 @@ fn strategies() -> Vec<(&'static str, Strategy)> {
                 weights: None,
             }),
         ),
+        ("cliper", cliper(3.0)),
         ("pack", pack(0.5, Space::Log)),
         ("pack_linear", pack(2.0, Space::Probability)),
         (
@@ -200,10 +255,11 @@ fn every_strategy_equals_its_reference() {
 
 /// Random distributions and histories of four experts.
 fn cases() -> impl proptest::strategy::Strategy<Value = Case> {
-    let rows = prop::collection::vec(prop::collection::vec(-15f32..5.0, 11), 4);
+    let rows = prop::collection::vec(prop::collection::vec(-15f32..5.0, 19), 4);
     let sums = prop::collection::vec(-60f64..0.0, 4);
     let prompt = prop::collection::vec(0f64..6.0, 4);
-    (rows, sums, prompt).prop_map(|(mut rows, sums, prompt)| {
+    let tokens = prop::collection::vec(0u32..19, 0..7);
+    (rows, sums, prompt, tokens).prop_map(|(mut rows, sums, prompt, tokens)| {
         rows.iter_mut().for_each(|row| log_softmax(row));
         let names = ["base", "concise", "friendly", "rude"];
         Case {
@@ -214,6 +270,7 @@ fn cases() -> impl proptest::strategy::Strategy<Value = Case> {
                 .collect(),
             history: vec![sums],
             prompt: vec![prompt],
+            tokens: vec![tokens],
             expected: BTreeMap::new(),
             weights: BTreeMap::new(),
         }
@@ -321,7 +378,7 @@ proptest! {
         // λ: 0 is the base, 1 the mixture.
         let dera = |lambda| Strategy::DeRa(DeRa { lambda, weights: None });
         let base: Vec<f32> = case.log_probs[0][0].iter().map(|v| *v as f32).collect();
-        prop_assert_eq!(mix(dera(0.0)).log_probs, base);
+        prop_assert_eq!(&mix(dera(0.0)).log_probs, &base);
         let log = Strategy::Fixed(Fixed { weights: None, space: Space::Log });
         prop_assert!(worst(&mix(dera(1.0)), &mix(log.clone())) < 1e-5);
         // Weights that hold firm never move; a hot softmax is uniform.
@@ -341,6 +398,21 @@ proptest! {
         let mixed = mix(Strategy::DExperts(same));
         for (a, b) in mixed.log_probs.iter().zip(&left) {
             prop_assert!((a - b).abs() < 1e-4);
+        }
+        // No strength is the base; without end, it is the token that the classifier likes best.
+        prop_assert_eq!(&mix(cliper(0.0)).log_probs, &base);
+        let near = mix(cliper(1e-5)).log_probs;
+        prop_assert!(near.iter().zip(&base).all(|(a, b)| (a - b).abs() < 1e-3));
+        let guide = Classifier::load(&classifier()).unwrap();
+        let log = |dimension: usize, sign: f32, token: usize| {
+            let logit = guide.token(dimension)[token] + guide.context(dimension, &case.tokens[0]);
+            -(-sign * logit).exp().ln_1p()
+        };
+        let liked = |t: &usize| 0.75 * log(1, 1.0, *t) + 0.25 * log(0, -1.0, *t);
+        let best = (0..case.vocab()).max_by(|a, b| liked(a).total_cmp(&liked(b))).unwrap();
+        let gap = (0..case.vocab()).filter(|t| *t != best).map(|t| liked(&best) - liked(&t));
+        if gap.fold(f32::INFINITY, f32::min) > 0.01 {
+            prop_assert!(probabilities(&mix(cliper(4000.0)))[best] > 0.99);
         }
         // All tokens seen is all.
         let all = TopK { k: case.vocab(), of: Box::new(Strategy::Fixed(Fixed::default())) };
@@ -429,6 +501,23 @@ fn what_makes_no_sense_is_refused_by_name() {
             }),
             "tau is NaN",
         ),
+        (cliper(-1.0), "strength is -1"),
+        (
+            Strategy::Cliper(Cliper {
+                model: classifier(),
+                strength: 1.0,
+                expert: "nobody".into(),
+            }),
+            "no expert 'nobody'",
+        ),
+        (
+            Strategy::Cliper(Cliper {
+                model: "nowhere".into(),
+                strength: 1.0,
+                expert: "base".into(),
+            }),
+            "nowhere/classifier.json",
+        ),
         (
             Strategy::TopK(TopK {
                 k: 5,
@@ -440,4 +529,32 @@ fn what_makes_no_sense_is_refused_by_name() {
         let error = refused(strategy);
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[test]
+fn a_classifier_of_other_directions_or_tokens_is_refused() {
+    let mut stated = preference();
+    stated.weights.insert("sad".into(), 1.0);
+    let error = cliper(1.0).plan(&stated, &["base"]).unwrap_err();
+    let told = "not trained for 'sad'; it knows: friendly, rude, terse, concise";
+    assert!(error.to_string().contains(told), "{error}");
+    let mut plan = cliper(1.0).plan(&preference(), &["base"]).unwrap();
+    let next = NextTokens {
+        experts: 1,
+        sequences: 1,
+        vocab: 3,
+        log_probs: vec![-1.0; 3],
+        ..NextTokens::default()
+    };
+    let step = Step {
+        next: &next,
+        history: &[History::default()],
+    };
+    let error = plan.mixer.mix(&step, &mut Mixed::default()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("rates 19 tokens, the model has 3"),
+        "{error}"
+    );
 }

@@ -137,11 +137,12 @@ impl<'a> Generate<'a> {
             }
         }
         for (name, strategy) in experiment.strategies.iter() {
-            for (i, pcm) in strategy.pcms().into_iter().enumerate() {
-                // Found out now, not after hours.
-                pcm::Pcm::load(&pcm.model).with_context(|| format!("strategy '{name}'"))?;
-                let files = hashes(&pcm.model)?;
-                generate.inputs.insert(pcm_input(name, i), files);
+            // Found out now, not after hours.
+            let tried = strategy.try_models();
+            tried.with_context(|| format!("strategy '{name}'"))?;
+            for (i, model) in strategy.models().into_iter().enumerate() {
+                let files = hashes(model)?;
+                generate.inputs.insert(model_input(name, i), files);
             }
         }
         for (name, dimension) in experiment.dimensions.iter() {
@@ -418,8 +419,8 @@ impl<'a> Generate<'a> {
     }
 }
 
-/// What the files of a strategy's PCM are called among the inputs.
-pub(super) fn pcm_input(strategy: &str, number: usize) -> String {
+/// What the files of a strategy's trained model are called among the inputs.
+pub(super) fn model_input(strategy: &str, number: usize) -> String {
     match number {
         0 => format!("strategy {strategy}"),
         n => format!("strategy {strategy} {}", n + 1),

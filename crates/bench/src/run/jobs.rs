@@ -8,7 +8,7 @@ use mixing::{Plan, Strategy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::generate::{Generate, pcm_input};
+use super::generate::{Generate, model_input};
 use crate::prompts::NamedPrompt;
 
 /// Name that stands for a strategy in the rows of the reference responses.
@@ -128,13 +128,13 @@ impl Generate<'_> {
     /// What a strategy does: files count by content; where they lie does not.
     fn strategy_definition(&self, name: &str, strategy: &Strategy) -> Value {
         let mut strategy = strategy.clone();
-        let pcms = strategy.pcms_mut();
-        if pcms.is_empty() {
+        let models = strategy.models_mut();
+        if models.is_empty() {
             return json!(strategy);
         }
-        let files = (0..pcms.len()).map(|i| self.inputs.get(&pcm_input(name, i)));
+        let files = (0..models.len()).map(|i| self.inputs.get(&model_input(name, i)));
         let files: Vec<_> = files.collect();
-        pcms.into_iter().for_each(|pcm| pcm.model.clear());
+        models.into_iter().for_each(|model| model.clear());
         json!([strategy, files])
     }
 

@@ -1,20 +1,23 @@
-//! The best and the worst of many responses of the base to each prompt.
+//! The best and the worst of many responses of the base to each prompt, for one reward or for many preferences.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use experts::training::rebel::Sampled;
-use lm::sampling::Draws;
+use lm::sampling::{Draws, permutation};
 use lm::source::cache_folder;
 use lm::tuning::{Item, Sequence};
+use mixing::strategies::Prompting;
+use mixing::{BASE, Plan, Preference, Strategy};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::file::{BestWorstTraining, Training};
+use super::file::{BestWorstTraining, MorlTraining, Training};
 use super::rollouts::Rollouts;
 use crate::models::hashes;
 use crate::progress::Progress;
+use crate::prompts;
 
 /// Prompts that are sampled between two steps of the progress bar.
 const PIECE: usize = 16;
@@ -38,9 +41,75 @@ pub fn pairs(
 ) -> Result<(Vec<Item>, Vec<[f64; 2]>)> {
     let limits = (recipe.max_new_tokens, recipe.temperature);
     let rollouts = Rollouts::open(training, &recipe.prompts, &recipe.reward, limits, model)?;
+    let key = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "model": hashes(model)?,
+        "weights": training.sampling_weights,
+        "prompts": hashes(&recipe.prompts)?,
+        "samples": recipe.samples,
+        "max_new_tokens": recipe.max_new_tokens,
+        "temperature": recipe.temperature,
+        "seed": training.seed,
+    });
+    best_and_worst(training, &rollouts, recipe.samples, &key)
+}
+
+/// The same where preferences ask, each prompt by as many as the recipe says.
+///
+/// # Errors
+/// What sampling or scoring reports.
+pub fn of_preferences(
+    training: &Training,
+    recipe: &MorlTraining,
+    model: &Path,
+) -> Result<(Vec<Item>, Vec<[f64; 2]>)> {
+    let preferences: Vec<&Preference> = recipe.preferences.iter().map(|(_, p)| p).collect();
+    let plans = preferences.iter().map(|preference| {
+        let prompting = Strategy::Prompting(Prompting::default());
+        prompting.plan(preference, &[BASE])
+    });
+    let plans: Vec<Plan> = plans.collect::<mixing::Result<_>>()?;
+    let (count, seed) = (preferences.len(), training.seed.to_le_bytes());
+    let asks = match recipe.asks {
+        0 => count,
+        n => n.min(count),
+    };
+    let (mut prompts, mut rewards) = (Vec::new(), Vec::new());
+    for (i, asked) in prompts::load(&recipe.prompts)?.into_iter().enumerate() {
+        // A walk through permutations, so that all ask equally often.
+        for place in i * asks..(i + 1) * asks {
+            let round = (place / count).to_le_bytes();
+            let order = permutation(count, &[&seed, b"preferences", &round]);
+            let who = order[place % count];
+            prompts.push(plans[who].prompt(&asked.prompt)?);
+            rewards.push(recipe.reward(preferences[who])?.open()?);
+        }
+    }
+    let key = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "model": hashes(model)?,
+        "weights": training.sampling_weights,
+        "asked": prompts,
+        "samples": recipe.samples,
+        "max_new_tokens": recipe.max_new_tokens,
+        "temperature": recipe.temperature,
+        "seed": training.seed,
+    });
+    let limits = (recipe.max_new_tokens, recipe.temperature);
+    let rollouts = Rollouts::of(training, prompts, rewards, limits, model)?;
+    best_and_worst(training, &rollouts, recipe.samples, &key)
+}
+
+/// Of `samples` responses to each prompt; they are kept under `key`, which holds all that they follow from.
+fn best_and_worst(
+    training: &Training,
+    rollouts: &Rollouts,
+    samples: u64,
+    key: &Value,
+) -> Result<(Vec<Item>, Vec<[f64; 2]>)> {
     let prompts = rollouts.tokens()?;
-    let samples = recipe.samples as usize;
-    let responses = responses(training, recipe, model, &rollouts, prompts.len())?;
+    let responses = responses(training, samples, key, rollouts, prompts.len())?;
+    let samples = samples as usize;
     let mut all = Vec::new();
     for (i, response) in responses.iter().enumerate() {
         all.push(rollouts.scored(i / samples, response)?.1);
@@ -80,21 +149,11 @@ pub fn pairs(
 /// Samples of the base, `[prompts, samples]`, from the cache where they are known.
 fn responses(
     training: &Training,
-    recipe: &BestWorstTraining,
-    model: &Path,
+    samples: u64,
+    key: &Value,
     rollouts: &Rollouts,
     prompts: usize,
 ) -> Result<Vec<Sampled>> {
-    let key = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "model": hashes(model)?,
-        "weights": training.sampling_weights,
-        "prompts": hashes(&recipe.prompts)?,
-        "samples": recipe.samples,
-        "max_new_tokens": recipe.max_new_tokens,
-        "temperature": recipe.temperature,
-        "seed": training.seed,
-    });
     let hash: String = Sha256::digest(key.to_string())
         .iter()
         .take(16)
@@ -107,7 +166,7 @@ fn responses(
         let stored: Vec<Stored> = serde_json::from_str(&text)
             .with_context(|| format!("{}: damaged; remove it", path.display()))?;
         anyhow::ensure!(
-            stored.len() == prompts * recipe.samples as usize,
+            stored.len() == prompts * samples as usize,
             "{}: another number of responses than asked for; remove it",
             path.display()
         );
@@ -124,7 +183,7 @@ fn responses(
         let piece = start..(start + PIECE).min(prompts);
         let asked: Vec<(usize, Draws)> = piece
             .clone()
-            .flat_map(|prompt| (0..recipe.samples).map(move |sample| (prompt, sample)))
+            .flat_map(|prompt| (0..samples).map(move |sample| (prompt, sample)))
             .map(|(prompt, sample)| {
                 let (p, s) = (prompt.to_le_bytes(), sample.to_le_bytes());
                 (prompt, Draws::new(&[&seed, b"pool", &p, &s]))

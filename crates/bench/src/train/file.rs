@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use eval::dimension::Dimension;
-use eval::rewards::{RewardModelConfig, ShapedReward};
+use eval::dimension::{Dimension, Dimensions, locate};
+use eval::rewards::{Penalties, RewardModelConfig, ShapedReward, Term};
 use eval::utility::Utility;
 use experts::ExpertSpec;
+use experts::training::classifier::ClassifierConfig;
 use experts::training::offline::OfflineConfig;
 use experts::training::rebel::RebelConfig;
 use lm::Weights;
 use lm::save::Precision;
 use lm::tuning::LoraConfig;
-use mixing::Named;
+use mixing::{BASE, Named, Preference};
 use pcm::{Algorithm, Output, PcmConfig, PreferenceInput, TrainerConfig};
 use serde::{Deserialize, Serialize};
 
@@ -76,8 +77,12 @@ pub enum Recipe {
     Rebel(RebelTraining),
     /// REBEL's regression on the best and the worst of many responses of the base to each prompt.
     BestWorst(BestWorstTraining),
+    /// The same for one policy that serves all preferences and reads each in its prompt (MORL in arXiv 2310.11564).
+    Morl(MorlTraining),
     /// A Bradley-Terry reward model on JSON lines with `prompt`, `chosen` and `rejected`.
     Reward(RewardTraining),
+    /// A classifier of responses that guides a model ([`mixing::strategies::Cliper`]).
+    Classifier(ClassifierTraining),
     /// A Preference Control Model over trained experts.
     Pcm(PcmTraining),
 }
@@ -141,6 +146,93 @@ fn temperature() -> f32 {
     0.7
 }
 
+/// A training of one policy on the mean utility of many preferences, each asked for in the prompt as
+/// [`mixing::strategies::Prompting`] does. Responses are kept in the cache, too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MorlTraining {
+    /// Prompt set, relative to this file.
+    pub prompts: PathBuf,
+    /// What is measured, and what the two directions of each dimension are called.
+    pub dimensions: Named<Dimension>,
+    /// Whom the policy serves. A response is worth the mean of its normalised rewards, weighted by importance and
+    /// signed by direction, less the penalties.
+    pub preferences: Named<Preference>,
+    /// Preferences that ask each prompt, in turn. Default 0: all of them.
+    #[serde(default)]
+    pub asks: usize,
+    /// Standard deviations beyond which a reward pays no more. Default 2.5 (ours).
+    #[serde(default = "cap")]
+    pub cap: f64,
+    /// What is taken off.
+    #[serde(default)]
+    pub penalties: Penalties,
+    /// Responses to each prompt and preference. Default 8 (ours).
+    #[serde(default = "eight")]
+    pub samples: u64,
+    /// Longest response in tokens. Default 96 (ours).
+    #[serde(default = "ninety_six")]
+    pub max_new_tokens: usize,
+    /// Temperature of the policy, in sampling and in every log-probability. Default 0.7.
+    #[serde(default = "temperature")]
+    pub temperature: f32,
+    /// How.
+    #[serde(default)]
+    pub settings: OfflineConfig,
+}
+
+fn cap() -> f64 {
+    2.5
+}
+
+impl MorlTraining {
+    /// What a response is worth to one of the preferences.
+    ///
+    /// # Errors
+    /// A preference that states no direction, or one that no dimension has.
+    pub fn reward(&self, preference: &Preference) -> Result<ShapedReward> {
+        let owned = self.dimensions.iter();
+        let dimensions: Dimensions = owned.map(|(n, d)| (n.to_string(), d.clone())).collect();
+        let mut terms = Vec::new();
+        for (direction, share) in preference.shares()? {
+            let (name, sign) = locate(&dimensions, &direction)?;
+            let dimension = &dimensions[name];
+            terms.push(Term {
+                scorer: dimension.scorer.clone(),
+                weight: sign * share,
+                cap: self.cap,
+                normaliser: dimension.normaliser,
+            });
+        }
+        let penalties = self.penalties;
+        Ok(ShapedReward { terms, penalties })
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.preferences.is_empty() {
+            return Err("preferences: at least one is needed".into());
+        }
+        for (name, preference) in self.preferences.iter() {
+            let wrong = |e: &dyn std::fmt::Display| format!("preference '{name}': {e}");
+            if preference.text.trim().is_empty() {
+                return Err(wrong(&"it has no text, and the policy reads nothing else"));
+            }
+            let reward = self.reward(preference).map_err(|e| wrong(&e))?;
+            reward.validate().map_err(|e| wrong(&e))?;
+        }
+        sampled(self.samples, self.max_new_tokens, self.temperature)?;
+        self.settings.validate()
+    }
+}
+
+/// Checks how many responses are sampled, and how.
+fn sampled(samples: u64, max_new_tokens: usize, temperature: f32) -> Result<(), String> {
+    if samples < 2 || max_new_tokens == 0 || !(temperature > 0.0 && temperature.is_finite()) {
+        return Err("samples: at least 2; max_new_tokens: at least 1; temperature: above 0".into());
+    }
+    Ok(())
+}
+
 /// A reward model fitted to pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,6 +242,92 @@ pub struct RewardTraining {
     /// How.
     #[serde(default)]
     pub settings: RewardModelConfig,
+}
+
+/// A classifier fitted to responses of the base and of experts, which scorers put in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifierTraining {
+    /// Prompt set, relative to this file.
+    pub prompts: PathBuf,
+    /// What is told apart; the responses to a prompt that score highest and lowest are the two ends.
+    pub dimensions: Named<Dimension>,
+    /// Who answers beside the base, so that both ends are there; over the base's tokens.
+    #[serde(default)]
+    pub experts: Named<ExpertSpec>,
+    /// Responses of each of them to each prompt. Default 1 (ours).
+    #[serde(default = "once")]
+    pub samples: u64,
+    /// Longest response in tokens. Default 64 (ours).
+    #[serde(default = "sixty_four")]
+    pub max_new_tokens: usize,
+    /// Temperature of the responses. Default 0.7.
+    #[serde(default = "temperature")]
+    pub temperature: f32,
+    /// Share of the responses to a prompt that is taken for each end; the rest is left out. Default 0.35 (ours).
+    #[serde(default = "third")]
+    pub share: f64,
+    /// How.
+    #[serde(default)]
+    pub settings: ClassifierConfig,
+}
+
+fn once() -> u64 {
+    1
+}
+
+fn sixty_four() -> usize {
+    64
+}
+
+fn third() -> f64 {
+    0.35
+}
+
+impl ClassifierTraining {
+    fn validate(&self) -> Result<(), String> {
+        if self.dimensions.is_empty() {
+            return Err("dimensions: at least one is needed".into());
+        }
+        let mut seen = Vec::new();
+        for (name, dimension) in self.dimensions.iter() {
+            for end in [&dimension.low, &dimension.high] {
+                if seen.contains(&end) {
+                    return Err(format!(
+                        "dimension '{name}': the direction '{end}' is named twice"
+                    ));
+                }
+                seen.push(end);
+            }
+        }
+        if self.experts.get(BASE).is_some() {
+            return Err(format!(
+                "expert '{BASE}' is the base model itself, which answers anyway; leave it out"
+            ));
+        }
+        self.experts
+            .names()
+            .iter()
+            .try_for_each(|name| plain("expert", name).map_err(|e| e.to_string()))?;
+        let all = self.samples * (1 + self.experts.names().len() as u64);
+        let positive = self.temperature > 0.0 && self.temperature.is_finite();
+        if all < 2 || self.max_new_tokens == 0 || !positive {
+            return Err(
+                "samples and experts: at least 2 responses to a prompt; max_new_tokens: at least 1; \
+                 temperature: above 0"
+                    .into(),
+            );
+        }
+        if !(self.share > 0.0 && self.share <= 0.5) {
+            return Err(format!(
+                "share is {}, not above 0 and at most 0.5",
+                self.share
+            ));
+        }
+        self.settings
+            .validate()
+            .map_err(|e| format!("settings: {e}"))
+    }
 }
 
 /// A training of the Preference Control Model on responses of its own mixtures.
@@ -382,6 +560,21 @@ impl Training {
                     term.scorer.resolve(folder);
                 }
             }
+            Recipe::Classifier(t) => {
+                t.prompts = folder.join(&t.prompts);
+                for (_, expert) in t.experts.iter_mut() {
+                    resolve_expert(folder, expert);
+                }
+                for (_, dimension) in t.dimensions.iter_mut() {
+                    dimension.scorer.resolve(folder);
+                }
+            }
+            Recipe::Morl(t) => {
+                t.prompts = folder.join(&t.prompts);
+                for (_, dimension) in t.dimensions.iter_mut() {
+                    dimension.scorer.resolve(folder);
+                }
+            }
             Recipe::Pcm(t) => {
                 t.prompts = folder.join(&t.prompts);
                 t.texts = folder.join(&t.texts);
@@ -422,15 +615,11 @@ impl Training {
             }
             Recipe::BestWorst(t) => {
                 t.reward.validate().map_err(|e| format!("reward: {e}"))?;
-                let positive = t.temperature > 0.0 && t.temperature.is_finite();
-                if t.samples < 2 || t.max_new_tokens == 0 || !positive {
-                    return Err(
-                        "samples: at least 2; max_new_tokens: at least 1; temperature: above 0"
-                            .into(),
-                    );
-                }
+                sampled(t.samples, t.max_new_tokens, t.temperature)?;
                 t.settings.validate()
             }
+            Recipe::Morl(t) => return t.validate(),
+            Recipe::Classifier(t) => return t.validate(),
             Recipe::Reward(t) => t.settings.validate(),
             Recipe::Pcm(t) => return t.validate(),
         };

@@ -1,6 +1,7 @@
 //! `mope train`: a training file becomes an adapter, curves and samples.
 
 mod best_worst;
+mod classifier;
 mod data;
 mod file;
 mod mixture;
@@ -64,6 +65,9 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
     match &training.recipe {
         Recipe::Pcm(t) => return mixture::train(global, args, &training, t, &out, &inputs),
         Recipe::Reward(t) => return reward(global, &training, t, &out, &inputs),
+        Recipe::Classifier(t) => {
+            return classifier::train(global, args, &training, t, &out, &inputs);
+        }
         _ => {}
     }
     let model = ModelFile::open(&path)?;
@@ -111,7 +115,13 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
             let objective = Objective::Rebel(rewards);
             work.offline(&mut run, &decoder, objective, &items, &t.settings)?
         }
-        Recipe::Pcm(_) | Recipe::Reward(_) => false,
+        Recipe::Morl(t) => {
+            decoder.temperature = t.temperature;
+            let (items, rewards) = best_worst::of_preferences(&training, t, &path)?;
+            let objective = Objective::Rebel(rewards);
+            work.offline(&mut run, &decoder, objective, &items, &t.settings)?
+        }
+        Recipe::Pcm(_) | Recipe::Reward(_) | Recipe::Classifier(_) => false,
     };
     run.standing.close(began);
     run.save(&file)?;
@@ -192,6 +202,8 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
         Recipe::Reward(t) => (&t.data, None),
         Recipe::Rebel(t) => (&t.prompts, None),
         Recipe::BestWorst(t) => (&t.prompts, None),
+        Recipe::Morl(t) => (&t.prompts, None),
+        Recipe::Classifier(t) => (&t.prompts, None),
         Recipe::Pcm(t) => (&t.prompts, Some(&t.texts)),
     };
     for file in [Some(data), texts].into_iter().flatten() {
@@ -210,10 +222,15 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
             let files = files.iter().map(|f| lm::source::sha256(f));
             records.push(files.collect::<lm::Result<Vec<String>>>()?);
         }
-        for (name, expert) in t.experts.iter() {
-            if let ExpertSpec::Adapter(folder) = expert.whole() {
-                experts.insert(name.to_string(), json!(hashes(folder)?));
-            }
+    }
+    let named = match &training.recipe {
+        Recipe::Pcm(t) => Some(&t.experts),
+        Recipe::Classifier(t) => Some(&t.experts),
+        _ => None,
+    };
+    for (name, expert) in named.iter().flat_map(|n| n.iter()) {
+        if let ExpertSpec::Adapter(folder) = expert.whole() {
+            experts.insert(name.to_string(), json!(hashes(folder)?));
         }
     }
     Ok(json!({
@@ -252,9 +269,11 @@ impl Run {
         let (optimisation, beta) = match &training.recipe {
             Recipe::Sft(t) | Recipe::Dpo(t) => (t.settings.optimisation, 0.0),
             Recipe::BestWorst(t) => (t.settings.optimisation, 0.0),
+            Recipe::Morl(t) => (t.settings.optimisation, 0.0),
             Recipe::Rebel(t) => (t.settings.optimisation, t.settings.kl),
             Recipe::Pcm(t) => (t.settings.fit.optimisation, 0.0),
             Recipe::Reward(t) => (t.settings.optimisation, 0.0),
+            Recipe::Classifier(_) => (Optimisation::default(), 0.0),
         };
         let mut lora = lora;
         let (adam, standing) = resume(file, known, beta, &mut lora.values)?;

@@ -25,7 +25,8 @@ const SHOWN: usize = 12;
 pub struct Rollouts {
     model: Arc<LanguageModel>,
     prompts: Vec<Prompt>,
-    reward: Shaped,
+    /// What a response to each prompt is worth: one for all, or one for each.
+    rewards: Vec<Shaped>,
     max_new_tokens: usize,
     temperature: f32,
     shown: Vec<(usize, String, f64, bool)>,
@@ -44,11 +45,27 @@ impl Rollouts {
         model: &Path,
     ) -> Result<Self> {
         let prompts = prompts::load(prompts)?;
+        let prompts = prompts.into_iter().map(|p| p.prompt).collect();
+        let limits = (max_new_tokens, temperature);
+        Self::of(training, prompts, vec![reward.open()?], limits, model)
+    }
+
+    /// The same over given prompts, with one reward for all or one for each.
+    ///
+    /// # Errors
+    /// A model that cannot be opened.
+    pub fn of(
+        training: &Training,
+        prompts: Vec<Prompt>,
+        rewards: Vec<Shaped>,
+        (max_new_tokens, temperature): (usize, f32),
+        model: &Path,
+    ) -> Result<Self> {
         let weights = training.sampling_weights;
         Ok(Self {
             model: Arc::new(LanguageModel::open(model, &DeviceSpec::Flex, weights)?),
-            prompts: prompts.into_iter().map(|p| p.prompt).collect(),
-            reward: reward.open()?,
+            prompts,
+            rewards,
             max_new_tokens,
             temperature,
             shown: Vec::new(),
@@ -108,7 +125,8 @@ impl Rollouts {
             _ => response.tokens.as_slice(),
         };
         let text = self.model.tokenizer.decode(kept)?;
-        let reward = self.reward.score(&self.prompts[prompt], &text);
+        let worth = &self.rewards[prompt.min(self.rewards.len() - 1)];
+        let reward = worth.score(&self.prompts[prompt], &text);
         let reward = reward.map_err(|e| experts::Error::Environment(e.to_string()))?;
         Ok((text, reward))
     }
@@ -122,42 +140,55 @@ impl Rollouts {
         adapter: Option<&Adapter>,
         prompts: &[(usize, Draws)],
     ) -> experts::Result<Vec<Sampled>> {
-        let name = "policy";
-        let pool = ExpertPool::new(vec![Expert {
-            name: name.into(),
+        let expert = Expert {
+            name: "policy".into(),
             model: self.model.clone(),
             adapter: adapter.map(|a| Arc::new(a.clone())),
             instruction: None,
             top_k: None,
-        }])?;
-        let strategy = Strategy::Single(Single {
-            expert: name.into(),
-        });
-        let preference = Preference::default();
-        let plan = strategy
-            .plan(&preference, &[name])
-            .map_err(|e| failed(&e))?;
-        let ends = &self.model.end_tokens;
-        let mut generator = Generator::new(&pool, plan, ends).map_err(|e| failed(&e))?;
+        };
         let requests = prompts.iter().map(|(prompt, draws)| Request {
             prompt: self.prompts[*prompt].clone(),
             draws: draws.clone(),
         });
-        let settings = Generation {
-            max_new_tokens: self.max_new_tokens,
-            sampling: Sampling {
-                temperature: self.temperature,
-                ..Sampling::GREEDY
-            },
-            ..Generation::default()
-        };
-        let responses = generator
-            .generate(requests.collect(), WIDTH, &settings, |_, _| ())
-            .map_err(|e| failed(&e))?;
-        let sampled = responses.into_iter().map(|r| Sampled {
-            tokens: r.tokens,
-            ended: r.ended,
-        });
-        Ok(sampled.collect())
+        let limits = (self.max_new_tokens, self.temperature);
+        sample(expert, requests.collect(), limits)
     }
+}
+
+/// Responses of one expert, untruncated.
+///
+/// # Errors
+/// What the engine reports.
+pub fn sample(
+    expert: Expert,
+    requests: Vec<Request>,
+    (max_new_tokens, temperature): (usize, f32),
+) -> experts::Result<Vec<Sampled>> {
+    let name = expert.name.clone();
+    let ends = expert.model.end_tokens.clone();
+    let pool = ExpertPool::new(vec![expert])?;
+    let strategy = Strategy::Single(Single {
+        expert: name.clone(),
+    });
+    let plan = strategy
+        .plan(&Preference::default(), &[&name])
+        .map_err(|e| failed(&e))?;
+    let mut generator = Generator::new(&pool, plan, &ends).map_err(|e| failed(&e))?;
+    let settings = Generation {
+        max_new_tokens,
+        sampling: Sampling {
+            temperature,
+            ..Sampling::GREEDY
+        },
+        ..Generation::default()
+    };
+    let responses = generator
+        .generate(requests, WIDTH, &settings, |_, _| ())
+        .map_err(|e| failed(&e))?;
+    let sampled = responses.into_iter().map(|r| Sampled {
+        tokens: r.tokens,
+        ended: r.ended,
+    });
+    Ok(sampled.collect())
 }

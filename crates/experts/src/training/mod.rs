@@ -1,9 +1,11 @@
-//! Recipes that train an expert's adapter: supervised fine-tuning, direct preference optimisation, REBEL.
+//! Recipes that train an expert's adapter: supervised fine-tuning, direct preference optimisation, REBEL. And the
+//! fit of a classifier that guides a model.
 //!
 //! A recipe knows tokens, log-probabilities and numbers called reward. Where responses come from and who
 //! scores them is the caller's ([`rebel::Environment`]).
 
 pub mod checkpoint;
+pub mod classifier;
 pub mod offline;
 pub mod rebel;
 

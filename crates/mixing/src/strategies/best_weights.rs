@@ -94,5 +94,7 @@ mod tests {
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), 15);
         assert_eq!(grid(1, 4), [[4]]);
+        // Any number of directions: (steps + places - 1 choose places - 1).
+        assert_eq!((grid(5, 3).len(), grid(8, 2).len()), (35, 36));
     }
 }

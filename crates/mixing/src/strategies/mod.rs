@@ -6,6 +6,7 @@ mod best;
 mod best_of_n;
 mod best_single;
 mod best_weights;
+mod cliper;
 mod dera;
 mod dexperts;
 mod few_shot;
@@ -23,7 +24,7 @@ mod top_k;
 mod uniform;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,7 @@ pub use best::Best;
 pub use best_of_n::BestOfN;
 pub use best_single::BestSingle;
 pub use best_weights::BestWeights;
+pub use cliper::Cliper;
 pub use dera::DeRa;
 pub use dexperts::DExperts;
 pub use few_shot::{Example, FewShot};
@@ -85,6 +87,8 @@ pub enum Strategy {
     Pack(Pack),
     /// Weights by the Preference Control Model, at every token.
     Pcm(Pcm),
+    /// A model guided by a classifier.
+    Cliper(Cliper),
     /// One expert merged out of several, before decoding.
     Merge(Merge),
     /// Another strategy over merged experts.
@@ -126,6 +130,7 @@ impl Strategy {
             Self::Mato(s) => s,
             Self::Pack(s) => s,
             Self::Pcm(s) => s,
+            Self::Cliper(s) => s,
             Self::Merge(s) => s,
             Self::Over(s) => s,
             Self::BestOfN(s) => s,
@@ -143,35 +148,55 @@ impl Strategy {
 
     /// Takes the paths that it names as relative to `folder`.
     pub fn resolve(&mut self, folder: &Path) {
-        for pcm in self.pcms_mut() {
-            pcm.model = folder.join(&pcm.model);
+        for model in self.models_mut() {
+            *model = folder.join(&*model);
         }
     }
 
-    /// The PCMs that it or strategies in it use.
-    pub fn pcms(&self) -> Vec<&Pcm> {
+    /// The strategies in it.
+    fn parts(&self) -> Vec<&Strategy> {
         match self {
-            Self::Pcm(pcm) => vec![pcm],
             Self::TopK(TopK { of, .. })
             | Self::BestOfN(BestOfN { of, .. })
             | Self::Over(Over { of, .. })
-            | Self::BestWeights(BestWeights { of, .. }) => of.pcms(),
-            Self::Best(Best { of }) => of.iter().flat_map(|(_, s)| s.pcms()).collect(),
+            | Self::BestWeights(BestWeights { of, .. }) => vec![of],
+            Self::Best(Best { of }) => of.iter().map(|(_, s)| s).collect(),
             _ => Vec::new(),
+        }
+    }
+
+    /// Folders of the trained models (PCMs, classifiers) that it or strategies in it use.
+    pub fn models(&self) -> Vec<&Path> {
+        match self {
+            Self::Pcm(Pcm { model, .. }) | Self::Cliper(Cliper { model, .. }) => vec![model],
+            other => other.parts().into_iter().flat_map(Self::models).collect(),
         }
     }
 
     /// The same, to change them.
-    pub fn pcms_mut(&mut self) -> Vec<&mut Pcm> {
+    pub fn models_mut(&mut self) -> Vec<&mut PathBuf> {
         match self {
-            Self::Pcm(pcm) => vec![pcm],
+            Self::Pcm(Pcm { model, .. }) | Self::Cliper(Cliper { model, .. }) => vec![model],
             Self::TopK(TopK { of, .. })
             | Self::BestOfN(BestOfN { of, .. })
             | Self::Over(Over { of, .. })
-            | Self::BestWeights(BestWeights { of, .. }) => of.pcms_mut(),
-            Self::Best(Best { of }) => of.iter_mut().flat_map(|(_, s)| s.pcms_mut()).collect(),
+            | Self::BestWeights(BestWeights { of, .. }) => of.models_mut(),
+            Self::Best(Best { of }) => of.iter_mut().flat_map(|(_, s)| s.models_mut()).collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// Opens each of these models once, to find out now what would come up while decoding.
+    ///
+    /// # Errors
+    /// A model that cannot be opened.
+    pub fn try_models(&self) -> Result<()> {
+        match self {
+            Self::Pcm(s) => drop(::pcm::Pcm::load(&s.model)?),
+            Self::Cliper(s) => drop(experts::classifier::Classifier::load(&s.model)?),
+            other => other.parts().into_iter().try_for_each(Self::try_models)?,
+        }
+        Ok(())
     }
 
     /// The same strategy with constant weights by expert; `None` where it takes none.

@@ -1,25 +1,43 @@
 //! Preference prompting: the base model reads the preference's text in its system message
-//! (arXiv 2310.11564).
+//! (arXiv 2310.11564). With an expert that was trained to heed it, this is MORL with the preference in its prompt.
 
 use serde::{Deserialize, Serialize};
 
 use super::Method;
-use super::single::Copy;
+use super::single::{Copy, known};
 use crate::{BASE, Needs, Plan, Preference, Result, refuse};
 
-/// The base model with the preference's text as an instruction.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Prompting {}
+/// One model with the preference's text as an instruction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prompting {
+    /// Who reads it. Default: the base model (paper).
+    #[serde(skip_serializing_if = "is_base")]
+    pub expert: String,
+}
+
+impl Default for Prompting {
+    fn default() -> Self {
+        Self {
+            expert: BASE.into(),
+        }
+    }
+}
+
+/// What is as it always was is not written, so that what was made with it is found again.
+fn is_base(expert: &str) -> bool {
+    expert == BASE
+}
 
 impl Method for Prompting {
-    fn plan(&self, preference: &Preference, _: &[&str]) -> Result<Plan> {
+    fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
+        known(&self.expert, experts)?;
         if preference.text.trim().is_empty() {
             return refuse("prompting needs a preference with a text");
         }
         Ok(Plan {
             instruction: Some(preference.text.clone()),
-            ..Plan::new(vec![BASE.into()], Copy)
+            ..Plan::new(vec![self.expert.clone()], Copy)
         })
     }
 

@@ -16,13 +16,7 @@ pub struct Single {
 
 impl Method for Single {
     fn plan(&self, _: &Preference, experts: &[&str]) -> Result<Plan> {
-        if !experts.contains(&self.expert.as_str()) {
-            let known = experts.join(", ");
-            return refuse(format!(
-                "there is no expert '{}'; the experts are: {known}",
-                self.expert
-            ));
-        }
+        known(&self.expert, experts)?;
         Ok(Plan::new(vec![self.expert.clone()], Copy))
     }
 
@@ -33,6 +27,17 @@ impl Method for Single {
     fn one_hot(&self) -> bool {
         true
     }
+}
+
+/// Refuses an expert that is not there.
+pub(super) fn known(expert: &str, experts: &[&str]) -> Result<()> {
+    if experts.contains(&expert) {
+        return Ok(());
+    }
+    let known = experts.join(", ");
+    refuse(format!(
+        "there is no expert '{expert}'; the experts are: {known}"
+    ))
 }
 
 /// Hands one expert's distribution on.

@@ -156,7 +156,8 @@ fn cost_hint(kl: bool) -> String {
     };
     format!(
         "Forward passes of experts per token that is kept; time over all sequences of a batch{beside}; largest \
-         resident memory of the process meanwhile, all open experts included."
+         resident memory of the process meanwhile, the base and all experts of the experiment included, so that \
+         differences are what the strategies need."
     )
 }
 

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Follows CONTRIBUTING.md: adds the strategy that it walks through to a copy of the tree, from the blocks in its text
+# and from nothing else, and runs the tests that the walk names.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root="$PWD"
+target="${CARGO_TARGET_DIR:-$root/target}"
+# Always the same place, so that crates that did not change are not built again.
+copy="$target/walk"
+
+python3 - "$root" "$copy" <<'PYTHON'
+import re, subprocess, sys
+from pathlib import Path
+
+root, copy = map(Path, sys.argv[1:])
+listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, check=True,
+                        capture_output=True, text=True).stdout
+files = {name: (root / name).read_bytes() for name in listed.split("\0") if name and (root / name).is_file()}
+text = files["CONTRIBUTING.md"].decode()
+walk = text.split("\n## Adding a strategy\n", 1)[1].split("\n## ", 1)[0]
+blocks = re.findall(r"^ *```(\S+)([^\n]*)\n(.*?)^ *```$", walk, re.M | re.S)
+
+def dedent(block):
+    lines = block.splitlines(True)
+    indent = min(len(line) - len(line.lstrip(" ")) for line in lines if line.strip())
+    return "".join(line[indent:] if line.strip() else line for line in lines)
+
+new = 0
+for language, rest, block in blocks:
+    if rest.strip():
+        name = rest.strip()
+        assert name not in files, f"{name} is there already: the walk adds what is not"
+        files[name] = dedent(block).encode()
+        new += 1
+changes = "".join(block for language, rest, block in blocks if language == "diff")
+assert new == 1 and changes, "the walk is one new file and the lines that name it"
+
+# Only what differs is written, so that nothing else looks new to cargo.
+changed = re.findall(r"^ *\+\+\+ b/(\S+)", changes, re.M)
+for name, content in files.items():
+    path = copy / name
+    if name in changed or not path.is_file() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+for path in copy.rglob("*"):
+    if path.is_file() and str(path.relative_to(copy)) not in files:
+        path.unlink()
+for language, rest, block in blocks:
+    if language == "diff":
+        subprocess.run(["patch", "-p1", "--no-backup-if-mismatch", "-d", copy], input=dedent(block),
+                       text=True, check=True)
+PYTHON
+
+venv="${MOPE_VENV:-$HOME/.cache/mope/recompute}"
+if ! "$venv/bin/python" -c "import numpy, scipy" 2>/dev/null; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install -q -r scripts/recompute/requirements.txt
+fi
+cd "$copy"
+"$venv/bin/python" scripts/fixtures/strategies.py
+cargo fmt --all --check
+CARGO_TARGET_DIR="$target" cargo test --workspace --release --locked --test references --test pico
+echo "walk: 1 passed, 0 failed"
