@@ -187,7 +187,7 @@ impl Comparison<'_> {
     }
 }
 
-fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
+pub(super) fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
