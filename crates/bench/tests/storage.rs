@@ -11,8 +11,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{contents, done, fixture, mope, same, stderr, write};
+use common::{contents, fixture, same, stderr, write};
 use serde_json::Value;
+
+/// The program on one thread, so that hundreds of starts stay quick on a busy machine.
+fn mope(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = common::mope(folder, arguments);
+    command.env("MOPE_THREADS", "1");
+    command
+}
+
+/// Runs and expects success.
+fn done(folder: &Path, arguments: &[&str]) {
+    let output = mope(folder, arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        stderr(&output)
+    );
+}
 
 /// Numbers that look random and come again (Knuth's generator).
 struct Random(u64);
@@ -60,7 +77,9 @@ fn on_full_disk(folder: &Path, blocks: u64, arguments: &[&str]) -> Output {
     let mut command = Command::new("sh");
     command.args(["-c", &script, "sh"]).arg(plain.get_program());
     command.args(plain.get_args()).current_dir(folder);
-    command.env("MOPE_CACHE", folder.join("cache"));
+    for (name, value) in plain.get_envs() {
+        command.env(name, value.unwrap());
+    }
     command.output().unwrap()
 }
 

@@ -70,14 +70,11 @@ impl Report<'_> {
         out.push_str("<h2 id=\"plots\">Plots</h2>\n<div class=\"plots\">\n");
         for (caption, svg) in &self.plots {
             let caption = escape_html(caption);
-            let wide = if width(svg) > WIDE {
-                " class=\"wide\""
-            } else {
-                ""
-            };
+            let width = width(svg);
+            let wide = if width > WIDE { " class=\"wide\"" } else { "" };
             writeln!(
                 out,
-                "<figure{wide}>{svg}<figcaption>{caption}</figcaption></figure>"
+                "<figure{wide} style=\"--width:{width}px\">{svg}<figcaption>{caption}</figcaption></figure>"
             )
             .ok();
         }
