@@ -40,7 +40,7 @@ pub struct Experiment {
     pub preferences: Named<Preference>,
     /// What is compared, in the order of the tables; the first is what differences refer to.
     pub strategies: Named<Strategy>,
-    /// Names for strategies that are one method, trained with several seeds: `{"pcm": ["pcm 1", "pcm 2", "pcm 3"]}`.
+    /// Names for strategies that are one method, trained with several seeds: `{"pcm": ["pcm_1", "pcm_2", "pcm_3"]}`.
     /// Table `seeds` has them together. Default: none.
     #[serde(default, skip_serializing_if = "Named::is_empty")]
     pub repeats: Named<Vec<String>>,
