@@ -6,6 +6,8 @@ target="${CARGO_TARGET_DIR:-target}"
 fixtures="$PWD/crates/lm/tests/fixtures/pico"
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
+# Four parts at a time share the machine; results don't depend on threads.
+export MOPE_THREADS=1
 
 cargo build --release --locked
 cat > "$folder/tiny.ron" <<EOF
@@ -32,8 +34,9 @@ cat > "$folder/tiny.ron" <<EOF
         "fixed": Fixed(),
         "mato": Mato(),
     },
+    repeats: {"mixed": ["uniform", "fixed"]},
     prompts: "prompts.txt",
-    samples: 2,
+    samples: 3,
     retention: (text: "prose.txt", questions: "questions.jsonl", preferences: ["even", "kind"]),
     generation: (max_new_tokens: 12, sampling: (temperature: 0.9)),
 )
@@ -46,10 +49,46 @@ EOF
 printf '%s\n' "Why?" "How so?" "And </script> then?" "Who <b>asks</b>?" > "$folder/prompts.txt"
 "$target/release/mope" run "$folder/tiny.ron" --out "$folder/run"
 python3 scripts/check-report.py "$folder/run/report.html"
+"$target/release/mope" study export "$folder/run" --out "$folder/study" --pairs 7 >/dev/null
+python3 scripts/check-study.py "$folder/study/study.html" "$folder/ann.json"
+"$target/release/mope" study import "$folder/study" "$folder/ann.json"
 
 venv="${MOPE_VENV:-$HOME/.cache/mope/recompute}"
 if ! "$venv/bin/python" -c "import pandas, pyarrow, pymoo, sacrebleu, scipy, uniseg" 2>/dev/null; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install -q -r scripts/recompute/requirements.txt
 fi
+# A tiny judge, with room for a question.
+cp -r "$fixtures/llama" "$folder/judge"
+sed -i 's/"max_position_embeddings": 128/"max_position_embeddings": 512/' "$folder/judge/config.json"
+cat > "$folder/judges.ron" <<EOF
+(
+    judges: {"small": Local("judge"), "other": Local("$fixtures/llama")},
+    criteria: {"kindness": "Which is kinder?", "length": "Which is longer?"},
+    strategies: ["uniform", "mato"],
+    prompts: 2,
+)
+EOF
+"$target/release/mope" judge "$folder/run" "$folder/judges.ron" >/dev/null
 "$venv/bin/python" scripts/recompute/recompute.py "$folder/run"
+
+# The same run in parts, as Slurm and Kubernetes start them.
+export MOPE="$PWD/$target/release/mope"
+case "$target" in /*) MOPE="$target/release/mope" ;; esac
+parts() {
+    local running=()
+    for i in 1 2 3 4; do
+        "$@" "$i" &
+        running+=("$!")
+    done
+    for pid in "${running[@]}"; do wait "$pid"; done
+}
+slurm() { SLURM_ARRAY_TASK_ID="$1" SLURM_ARRAY_TASK_COUNT=4 bash experiments/cluster/slurm.sh "$folder/tiny.ron" "$folder/slurm/run"; }
+kubernetes() { JOB_COMPLETION_INDEX="$(($1 - 1))" experiments/cluster/part.sh "$folder/tiny.ron" "$folder/kubernetes/run" 4; }
+for scheduler in slurm kubernetes; do
+    parts "$scheduler" >/dev/null 2>&1
+    for table in ranking differences quality; do
+        cmp "$folder/run/tables/$table.csv" "$folder/$scheduler/run/tables/$table.csv"
+    done
+done
+echo "in parts it is the same"

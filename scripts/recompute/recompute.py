@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize
 from scipy.special import expit, xlogy
 from scipy.stats import norm
 from uniseg import wordbreak
@@ -355,7 +356,108 @@ def weights(run):
     return pd.DataFrame(rows)
 
 
-KEYS = {"win_rates": ["strategy", "opponent", "measure"], "differences": ["strategy", "opponent"],
+def seeds(run):
+    """Repetitions over their samples, and over the strategies that are one method."""
+    first = run.strategies[0]
+    groups = [(n, "trainings", [(m, None) for m in ms]) for n, ms in run.manifest["experiment"].get("repeats", {}).items()]
+    for s in run.strategies:
+        samples = sorted(run.of(s)["sample"].unique())
+        if len(samples) > 1:
+            groups.append((s, "samples", [(s, i) for i in samples]))
+    rows = []
+    for name, over, members in groups:
+        row = {"strategy": name, "over": over, "seeds": len(members)}
+
+        def summarise(what, frames):
+            both = pd.concat(frames)
+            mean = run.ratio(both.cluster.to_numpy(), both.value.to_numpy(), np.ones(len(both)))
+            each = pd.Series([f.value.mean() for f in frames])
+            row.update(zip([what, f"{what}_low", f"{what}_high"], mean))
+            row.update({f"{what}_sd": each.std(ddof=1), f"{what}_lowest": each.min(), f"{what}_highest": each.max()})
+            return both
+
+        keep = lambda frame, i: frame if i is None else frame[frame["sample"] == i]
+        own = [keep(run.of(s), i) for s, i in members]
+        summarise("utility", [f.assign(value=f.utility) for f in own])
+        if all(s != first for s, _ in members):
+            pairs = [keep(run.pairs(s, first, "utility"), i) for s, i in members]
+            both = summarise("difference", [f.assign(value=f.value - f.value_other) for f in pairs])
+            sums = np.bincount(both.cluster, both.value, len(run.prompts))
+            least = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()
+            row["p"] = (1 + (np.abs(run.signs @ sums) >= least).sum()) / (1 + len(run.signs))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def length_controlled(won, longer):
+    """Win rate at equal length: a logistic fit with a small ridge, by scipy."""
+    sd = np.std(longer)
+    if len(won) == 0 or (sd == 0 and np.mean(longer) != 0):
+        return np.nan
+    x = np.tanh(longer / max(sd, 1e-9))
+
+    def loss(v):
+        z = v[0] + v[1] * x
+        return -(won * z - np.logaddexp(0, z)).sum() + 0.5e-3 * (v @ v)
+
+    def slope(v):
+        apart = expit(v[0] + v[1] * x) - won
+        return np.array([apart.sum(), (apart * x).sum()]) + 1e-3 * v
+
+    def curvature(v):
+        p = expit(v[0] + v[1] * x)
+        w = p * (1 - p)
+        return np.array([[w.sum(), (w * x).sum()], [(w * x).sum(), (w * x * x).sum()]]) + 1e-3 * np.eye(2)
+
+    v = np.zeros(2)
+    found = minimize(loss, v, jac=slope, method="BFGS", options={"gtol": 1e-6})
+    v = found.x
+    for _ in range(5):
+        v = v - np.linalg.solve(curvature(v), slope(v))
+    return expit(v[0])
+
+
+def judgements(folder):
+    """The tables of judges, from the verdict on every pair."""
+    pairs = pd.read_parquet(folder / "pairs.parquet")
+    prompts = sorted(pairs.prompt.unique(), key=lambda p: p.encode())
+    draws = np.stack(pd.read_parquet(folder / "resamples.parquet").prompts.to_numpy())
+    value = {"First": 1.0, "Second": 0.0, "Tie": 0.5, "Unreadable": np.nan}
+    own, swapped = pairs.own_first.map(value), 1 - pairs.own_second.map(value)
+    pairs["won"] = np.where(own == swapped, own, np.where(own.isna() | swapped.isna(), np.nan, 0.5))
+    pairs["flip"] = (pairs.own_first == pairs.own_second) & pairs.own_first.isin(["First", "Second"])
+    rows = []
+    for (judge, criterion, strategy), g in pairs.groupby(["judge", "criterion", "strategy"], sort=False):
+        read = g[g.won.notna()]
+        cluster = read.prompt.map({p: i for i, p in enumerate(prompts)}).to_numpy(int)
+        top, bottom = np.bincount(cluster, read.won, len(prompts)), np.bincount(cluster, minlength=len(prompts))
+        row = {"judge": judge, "criterion": criterion, "strategy": strategy, "pairs": len(g)}
+        if len(read):
+            with np.errstate(invalid="ignore"):
+                drawn = top[draws].sum(1) / bottom[draws].sum(1)
+            low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
+            row.update(win_rate=read.won.mean(), win_rate_low=low, win_rate_high=high)
+        row["length_controlled"] = length_controlled(read.won.to_numpy(), read.longer.to_numpy())
+        row.update(ties=(g.won == 0.5).mean(), flips=g.flip.mean(), unreadable=g.won.isna().mean())
+        rows.append(row)
+    verdicts = pd.DataFrame(rows)
+    place = ["strategy", "preference", "prompt", "sample"]
+    rows = []
+    for criterion, g in pairs.groupby("criterion", sort=False):
+        said = {"utility": g.drop_duplicates(place).set_index(place).utility}
+        said.update({j: own.set_index(place).won.dropna() for j, own in g.groupby("judge", sort=False)})
+        for b, a in ((b, a) for i, b in enumerate(said) for a in list(said)[:i]):
+            both = pd.concat([said[a], said[b]], axis=1, join="inner", keys=["a", "b"])
+            same = (both.a == both.b).mean() if len(both) else np.nan
+            chance = sum((both.a == v).mean() * (both.b == v).mean() for v in [0, 0.5, 1]) if len(both) else 1
+            kappa = (same - chance) / (1 - chance) if chance < 1 else np.nan
+            rows.append((criterion, a, b, same, kappa, len(both)))
+    agreement = pd.DataFrame(rows, columns=["criterion", "judge", "other", "agreement", "kappa", "pairs"])
+    return {"verdicts": verdicts, "agreement": agreement}
+
+
+KEYS = {"seeds": ["strategy", "over"], "verdicts": ["judge", "criterion", "strategy"],
+        "agreement": ["criterion", "judge", "other"], "win_rates": ["strategy", "opponent", "measure"], "differences": ["strategy", "opponent"],
         "rewards": ["strategy", "dimension"], "fronts": ["sweep", "strategy"]}
 
 
@@ -375,11 +477,17 @@ def main():
         "fronts": fronts(run),
         "weights": weights(run),
     }
+    if (run.folder / "tables" / "seeds.parquet").exists():
+        tables["seeds"] = seeds(run)
     if run.manifest["experiment"].get("retention"):
         tables["retention"] = retention(run)
+    places = dict.fromkeys(tables, run.folder / "tables")
+    judged = run.folder / "judgements"
+    if (judged / "pairs.parquet").exists():
+        tables.update(judgements(judged))
     worst = 0.0
     for name, own in tables.items():
-        written = pd.read_parquet(run.folder / "tables" / f"{name}.parquet")
+        written = pd.read_parquet(places.get(name, judged) / f"{name}.parquet")
         keys = KEYS.get(name, ["strategy"])
         if len(own) != len(written):
             sys.exit(f"{name}: {len(own)} rows here, {len(written)} there")

@@ -40,6 +40,10 @@ pub struct Experiment {
     pub preferences: Named<Preference>,
     /// What is compared, in the order of the tables; the first is what differences refer to.
     pub strategies: Named<Strategy>,
+    /// Names for strategies that are one method, trained with several seeds: `{"pcm": ["pcm_1", "pcm_2", "pcm_3"]}`.
+    /// Table `seeds` has them together. Default: none.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    pub repeats: Named<Vec<String>>,
     /// Prompt set: `.jsonl` or text, relative to the experiment file.
     pub prompts: PathBuf,
     /// Prompt sets that experts, reward models or PCM were trained on; none of their prompts may be in
@@ -138,6 +142,7 @@ impl Experiment {
             ("preference", self.preferences.names()),
             ("strategy", self.strategies.names()),
             ("dimension", self.dimensions.names()),
+            ("repeat", self.repeats.names()),
         ] {
             names.iter().try_for_each(|name| plain(what, name))?;
         }
@@ -180,6 +185,7 @@ impl Experiment {
                 locate(&dimensions, &direction).with_context(context)?;
             }
         }
+        self.check_repeats()?;
         for name in self.retention.iter().flat_map(|r| &r.preferences) {
             let known = self.preferences.names();
             anyhow::ensure!(
@@ -212,6 +218,44 @@ impl Experiment {
             }
         }
         Ok(())
+    }
+
+    /// Repeats are several strategies each, none of them in two.
+    fn check_repeats(&self) -> Result<()> {
+        let known = self.strategies.names();
+        let mut seen: Vec<&str> = Vec::new();
+        for (name, members) in self.repeats.iter() {
+            anyhow::ensure!(
+                !known.contains(&name),
+                "repeats: '{name}' is a strategy already; give the repeated method another name"
+            );
+            anyhow::ensure!(
+                members.len() > 1,
+                "repeats: '{name}': at least two strategies"
+            );
+            for member in members.iter().map(String::as_str) {
+                if !known.contains(&member) {
+                    let hint = nearest(member, known.iter().copied());
+                    let known = known.join(", ");
+                    anyhow::bail!(
+                        "repeats: '{name}': no strategy '{member}'{hint}; there are: {known}"
+                    );
+                }
+                anyhow::ensure!(
+                    !seen.contains(&member),
+                    "repeats: '{name}': '{member}' is named twice"
+                );
+                seen.push(member);
+            }
+        }
+        Ok(())
+    }
+
+    /// Methods that were trained several times, with the strategies that they are.
+    pub fn repeated(&self) -> Vec<(String, Vec<String>)> {
+        let each = self.repeats.iter();
+        each.map(|(name, members)| (name.to_string(), members.clone()))
+            .collect()
     }
 
     /// A direction belongs to one end of one dimension.

@@ -212,4 +212,65 @@ fn prompt_sets_are_kept_apart() {
     assert!(report.contains("nearly the same as compared ones"));
     std::fs::write(here.join("train.txt"), "How far is it?\n").unwrap();
     assert!(!stderr(&done(here, &["run", "apart.ron"])).contains("nearly"));
+    // What is chosen on must not have been trained on, either.
+    std::fs::write(here.join("choose.txt"), "HOW far is it\n").unwrap();
+    let text = std::fs::read_to_string(here.join("apart.ron")).unwrap();
+    let text = text.replace(
+        "prompts: \"",
+        "validation: \"choose.txt\",\n    prompts: \"",
+    );
+    std::fs::write(here.join("apart.ron"), text).unwrap();
+    let error = fails(here, &["check", "apart.ron"], 2);
+    assert!(
+        error.contains("train.txt: prompt '1' is in the validation set, too"),
+        "{error}"
+    );
+    std::fs::write(here.join("choose.txt"), "How far is it now?\n").unwrap();
+    let output = done(here, &["check", "apart.ron"]);
+    assert!(stderr(&output).contains("train.txt are nearly the same as validation ones"));
+}
+
+#[test]
+fn repetitions_are_told_apart_from_prompts() {
+    let folder = experiment();
+    let here = folder.path();
+    let with = |repeats: &str| {
+        let field = format!("repeats: {repeats},\n    prompts: ");
+        write(
+            here,
+            "repeats.ron",
+            &common::EXPERIMENT.replace("prompts: ", &field),
+        );
+    };
+    with("{\"mixed\": [\"uniform\", \"fixed\", \"weighted\"]}");
+    done(here, &["run", "repeats.ron"]);
+    let table = std::fs::read_to_string(here.join("runs/pico/tables/seeds.csv")).unwrap();
+    let heads: Vec<&str> = table
+        .lines()
+        .filter_map(|l| l.split(",0.").next())
+        .collect();
+    assert_eq!(heads[1], "mixed,trainings,3", "{table}");
+    assert_eq!(heads[2], "base,samples,2", "{table}");
+    assert_eq!(heads.len(), 2 + 6);
+    let report = std::fs::read_to_string(here.join("runs/pico/report.html")).unwrap();
+    assert!(report.contains("<h2 id=\"seeds\">"));
+    for (repeats, message) in [
+        (
+            "{\"base\": [\"uniform\", \"fixed\"]}",
+            "'base' is a strategy",
+        ),
+        ("{\"mixed\": [\"uniform\"]}", "at least two strategies"),
+        (
+            "{\"mixed\": [\"uniform\", \"fixd\"]}",
+            "did you mean 'fixed'",
+        ),
+        (
+            "{\"a\": [\"uniform\", \"fixed\"], \"b\": [\"fixed\", \"base\"]}",
+            "'fixed' is named twice",
+        ),
+    ] {
+        with(repeats);
+        let error = fails(here, &["check", "repeats.ron"], 2);
+        assert!(error.contains(message), "{error}");
+    }
 }

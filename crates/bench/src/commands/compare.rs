@@ -199,7 +199,7 @@ fn differing(runs: &[Run]) -> Result<BTreeMap<String, Vec<Value>>> {
         let mut fields = BTreeMap::new();
         flatten(
             "",
-            &json!({"experiment": m.experiment, "inputs": m.inputs}),
+            &json!({"experiment": m.experiment, "inputs": m.inputs, "normalisers": m.normalisers}),
             &mut fields,
         );
         for path in ["prompts", "validation", "training"] {

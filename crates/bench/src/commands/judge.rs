@@ -1,6 +1,6 @@
 //! `mope judge`: who wins in the eyes of others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,8 +11,8 @@ use eval::judges::{
 };
 use eval::rewards::Scorer;
 use eval::rows::{GenerationRow, Identity};
-use eval::statistics::{Estimate, clustered, win};
-use eval::table::{markdown, write_all};
+use eval::statistics::{Bootstrap, Estimate, win};
+use eval::table::{markdown, parquet, write_all};
 use lm::chat::Prompt;
 use lm::sampling::permutation;
 use mixing::Named;
@@ -167,8 +167,17 @@ pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
         };
         judged.extend(all.ask(Store::open(&path)?)?);
     }
-    let mut verdicts = verdict_table(&judged, &against)?;
+    let clusters: BTreeSet<&str> = judged.iter().map(|j| j.identity.prompt.as_str()).collect();
+    let bootstrap = Bootstrap::new(clusters.len());
+    let mut verdicts = verdict_table(&judged, &against, &clusters, &bootstrap)?;
     let mut agreements = agreement_table(&judged)?;
+    for (name, mut frame) in [
+        ("pairs.parquet", pair_frame(&judged)?),
+        ("resamples.parquet", bootstrap.frame()?),
+    ] {
+        let path = out.join(name);
+        eval::write_atomic(&path, &parquet(&path, &mut frame)?)?;
+    }
     write_all(&out, "verdicts", &mut verdicts)?;
     write_all(&out, "agreement", &mut agreements)?;
     let document = json!({"verdicts": records(&verdicts)?, "agreement": records(&agreements)?});
@@ -324,8 +333,43 @@ impl Judged {
     }
 }
 
-/// One row a judge, criterion and strategy.
-fn verdict_table(judged: &[Judged], against: &str) -> Result<DataFrame> {
+/// What the tables follow from: one row a judge, criterion and pair.
+fn pair_frame(judged: &[Judged]) -> Result<DataFrame> {
+    let text = |name: &str, get: fn(&Judged) -> &str| {
+        Column::new(name.into(), judged.iter().map(get).collect::<Vec<_>>())
+    };
+    let number = |name: &str, get: fn(&Judged) -> Option<f64>| {
+        Column::new(name.into(), judged.iter().map(get).collect::<Vec<_>>())
+    };
+    let samples: Vec<u32> = judged.iter().map(|j| j.identity.sample).collect();
+    let mut columns = vec![
+        text("judge", |j| &j.judge),
+        text("criterion", |j| &j.criterion),
+        text("strategy", |j| &j.strategy),
+        text("preference", |j| &j.identity.preference),
+        text("prompt", |j| &j.identity.prompt),
+        Column::new("sample".into(), samples),
+    ];
+    for (order, name) in ["own_first", "own_second"].into_iter().enumerate() {
+        let said: Vec<String> = judged
+            .iter()
+            .map(|j| format!("{:?}", j.verdicts[order]))
+            .collect();
+        columns.push(Column::new(name.into(), said));
+    }
+    columns.push(number("win", Judged::win));
+    columns.push(number("longer", |j| Some(j.longer)));
+    columns.push(number("utility", |j| Some(j.utility)));
+    Ok(DataFrame::new_infer_height(columns)?)
+}
+
+/// One row a judge, criterion and strategy; `prompts` are what `bootstrap` draws.
+fn verdict_table(
+    judged: &[Judged],
+    against: &str,
+    prompts: &BTreeSet<&str>,
+    bootstrap: &Bootstrap,
+) -> Result<DataFrame> {
     type Key<'a> = (&'a str, &'a str, &'a str);
     let mut groups: Vec<(Key<'_>, Vec<&Judged>)> = Vec::new();
     for j in judged {
@@ -338,7 +382,8 @@ fn verdict_table(judged: &[Judged], against: &str) -> Result<DataFrame> {
     let mut rates: Vec<Option<Estimate>> = Vec::new();
     let mut numbers: [Vec<Option<f64>>; 4] = Default::default();
     for (_, group) in &groups {
-        let mut clusters: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        let mut clusters: BTreeMap<&str, Vec<f64>> =
+            prompts.iter().map(|p| (*p, Vec::new())).collect();
         let (mut wins, mut longer) = (Vec::new(), Vec::new());
         for j in group {
             if let Some(win) = j.win() {
@@ -347,7 +392,7 @@ fn verdict_table(judged: &[Judged], against: &str) -> Result<DataFrame> {
                 longer.push(j.longer);
             }
         }
-        rates.push(clustered(&clusters.into_values().collect::<Vec<_>>()));
+        rates.push(bootstrap.mean(&clusters.into_values().collect::<Vec<_>>()));
         let share = |f: &dyn Fn(&Judged) -> bool| {
             group.iter().filter(|j| f(j)).count() as f64 / group.len() as f64
         };

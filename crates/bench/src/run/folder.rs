@@ -166,7 +166,9 @@ impl RunFolder {
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             serde_json::from_str(&text).with_context(|| path.display().to_string())
         };
-        names(&folder)?.into_iter().map(read).collect()
+        // What starts with a dot is what an interrupted write left.
+        let names = names(&folder)?.into_iter().filter(|n| !n.starts_with('.'));
+        names.map(read).collect()
     }
 
     /// Removes the shards' sessions, which a manifest holds.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use eval::rewards::Normaliser;
 use eval::rows::{self, GenerationRow, Identity, generations_frame};
 use eval::table::{parquet, read_parquet};
 use experts::{Expert, ExpertPool};
@@ -47,6 +48,8 @@ pub struct Generate<'a> {
     pub(super) fingerprints: BTreeMap<String, Value>,
     /// Hashes of input files by what they belong to.
     pub inputs: BTreeMap<String, BTreeMap<String, String>>,
+    /// What rewards are normalised by, once it has run.
+    pub normalisers: BTreeMap<String, Normaliser>,
     /// Only its part of the batches is made.
     pub shard: Option<Shard>,
 }
@@ -106,6 +109,7 @@ impl<'a> Generate<'a> {
             sources: BTreeMap::new(),
             fingerprints: BTreeMap::new(),
             inputs: [("model".to_string(), base_hashes)].into(),
+            normalisers: BTreeMap::new(),
             shard: None,
             base,
         };
@@ -236,6 +240,7 @@ impl<'a> Generate<'a> {
         let asked: BTreeMap<&str, &NamedPrompt> =
             self.prompts.iter().map(|p| (p.id.as_str(), p)).collect();
         let mut scorer = Scorer::new(self.experiment)?;
+        self.normalisers = scorer.normalisers();
         let parts = ["references", "generations"];
         self.make(&parts, &self.jobs()?, folder, session, |made| match made {
             Made::Rows(batch, found) if batch.job.part == "references" => {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use eval::rewards::Normaliser;
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::Experiment;
@@ -30,6 +31,9 @@ pub struct Manifest {
     /// Forward passes of experts per token that is kept, by strategy, averaged over preferences.
     #[serde(default)]
     pub passes: BTreeMap<String, f64>,
+    /// What rewards are normalised by, by dimension: the experiment's, or the scorer's own.
+    #[serde(default)]
+    pub normalisers: BTreeMap<String, Normaliser>,
     /// What a reader must know before believing the tables.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -78,6 +82,7 @@ impl Manifest {
             prompts: prompts.len(),
             inputs,
             passes: BTreeMap::new(),
+            normalisers: BTreeMap::new(),
             warnings: vec![],
             sessions: vec![],
         }

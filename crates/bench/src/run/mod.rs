@@ -11,7 +11,6 @@ mod score;
 pub mod splits;
 mod validation;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -90,14 +89,15 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     }
     manifest.sessions.extend(folder.sessions()?);
     let earlier = manifest.sessions.clone();
-    let mut save = |session: &Session, passes: BTreeMap<String, f64>| {
-        manifest.passes = passes;
+    let mut save = |session: &Session, generate: &Generate<'_>| {
+        manifest.passes = generate.passes()?;
+        manifest.normalisers = generate.normalisers.clone();
         manifest.sessions = earlier.clone();
         manifest.sessions.push(session.clone());
         manifest.save(out).map(|()| manifest.clone())
     };
 
-    save(&session, generate.passes()?)?;
+    save(&session, &generate)?;
     // The manifest has them now.
     folder.clear_sessions()?;
     let rows = generate.run(&folder, &mut session)?;
@@ -107,7 +107,7 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     let retention = generate.retain(&folder)?;
     lap(&mut session, "retain");
     session.finished = Some(now());
-    let manifest = save(&session, generate.passes()?)?;
+    let manifest = save(&session, &generate)?;
     let (generations, scores) = report::read_rows(&folder)?;
     report::report(&manifest, &generations, &scores, retention, &folder)
 }

@@ -60,6 +60,13 @@ impl<'a> Scorer<'a> {
         })
     }
 
+    /// What rewards are normalised by, by dimension.
+    pub fn normalisers(&self) -> BTreeMap<String, Normaliser> {
+        let each = self.scales.iter();
+        each.map(|(name, scale)| (name.to_string(), scale.normaliser))
+            .collect()
+    }
+
     /// Rewards of responses, each to its prompt.
     ///
     /// # Errors

@@ -24,36 +24,63 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// Reads the sets of an experiment and checks each against those that are compared.
+    /// Reads the sets of an experiment and checks each against those that are compared, and what was trained on
+    /// against what is chosen on.
     ///
     /// # Errors
-    /// A set that cannot be read, or a prompt that is compared and in another set, too.
+    /// A set that cannot be read, or a prompt that is in two sets.
     pub fn load(experiment: &Experiment) -> Result<Self> {
         let prompts = prompts::load(&experiment.prompts)?;
-        let mut splits = Self {
-            prompts,
-            validation: Vec::new(),
-            warnings: Vec::new(),
+        let (mut validation, mut warnings) = (Vec::new(), Vec::new());
+        let compared = Set {
+            what: "compared",
+            prompts: &prompts,
         };
         if let Some(file) = &experiment.validation {
-            splits.validation = splits.apart(file, "choose on other prompts")?;
+            validation = prompts::load(file)?;
+            let near = compared.apart(file, &validation, "choose on other prompts")?;
+            warnings.extend(near);
         }
+        let chosen = Set {
+            what: "validation",
+            prompts: &validation,
+        };
         for file in &experiment.training {
-            splits.apart(file, "compare on prompts that no training saw")?;
+            let trained = prompts::load(file)?;
+            let remedy = "compare on prompts that no training saw";
+            warnings.extend(compared.apart(file, &trained, remedy)?);
+            let remedy = "choose on prompts that no training saw";
+            warnings.extend(chosen.apart(file, &trained, remedy)?);
         }
-        Ok(splits)
+        Ok(Self {
+            prompts,
+            validation,
+            warnings,
+        })
     }
+}
 
-    fn apart(&mut self, path: &Path, remedy: &str) -> Result<Vec<NamedPrompt>> {
-        let others = prompts::load(path)?;
+/// A set that others must keep away from.
+struct Set<'a> {
+    what: &'static str,
+    prompts: &'a [NamedPrompt],
+}
+
+impl Set<'_> {
+    /// Near duplicates between this set and that of a file, in words.
+    ///
+    /// # Errors
+    /// A prompt that is in both.
+    fn apart(&self, path: &Path, others: &[NamedPrompt], remedy: &str) -> Result<Option<String>> {
+        let what = self.what;
         let keys: Vec<Key> = self.prompts.iter().map(Key::of).collect();
         let mut near = Vec::new();
-        for other in &others {
+        for other in others {
             let own = Key::of(other);
             for (prompt, key) in self.prompts.iter().zip(&keys) {
                 if own.words == key.words {
                     return Err(usage(format!(
-                        "{}: prompt '{}' is in the compared set, too, as '{}'; {remedy}",
+                        "{}: prompt '{}' is in the {what} set, too, as '{}'; {remedy}",
                         path.display(),
                         other.id,
                         prompt.id
@@ -64,16 +91,16 @@ impl Splits {
                 }
             }
         }
-        if !near.is_empty() {
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            self.warnings.push(format!(
-                "{} prompts of {} are nearly the same as compared ones: {}.",
-                near.len(),
-                name.to_string_lossy(),
-                near.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
-            ));
+        if near.is_empty() {
+            return Ok(None);
         }
-        Ok(others)
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        Ok(Some(format!(
+            "{} prompts of {} are nearly the same as {what} ones: {}.",
+            near.len(),
+            name.to_string_lossy(),
+            near.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
+        )))
     }
 }
 

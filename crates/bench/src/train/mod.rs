@@ -439,9 +439,9 @@ fn write(
     let plots = out.join("plots");
     std::fs::create_dir_all(&plots).with_context(|| plots.display().to_string())?;
     for (name, columns, y) in CURVES {
-        let curves = columns
-            .iter()
-            .filter_map(|column| Some((column.to_string(), curve(&standing.metrics, column)?)));
+        let curves = columns.iter().enumerate().filter_map(|(i, column)| {
+            Some((column.to_string(), i, curve(&standing.metrics, column)?))
+        });
         let curves: Vec<_> = curves.collect();
         if curves.is_empty() {
             continue;

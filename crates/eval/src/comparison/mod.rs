@@ -5,6 +5,7 @@
 mod fronts;
 mod paper;
 mod quality;
+mod seeds;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -236,6 +237,17 @@ impl<'a> Comparison<'a> {
 
     /// The measure of two strategies on the same prompt, preference and sample, by prompt.
     fn pairs(&self, a: &str, b: &str, measure: &Measure) -> Vec<Vec<(f64, f64)>> {
+        self.pairs_where(a, b, measure, |_| true)
+    }
+
+    /// The same, of those responses of `a` that are kept.
+    fn pairs_where(
+        &self,
+        a: &str,
+        b: &str,
+        measure: &Measure,
+        keep: impl Fn(&ScoreRow) -> bool,
+    ) -> Vec<Vec<(f64, f64)>> {
         let place = |prompt: usize, r: &'a ScoreRow| {
             (prompt, r.identity.preference.as_str(), r.identity.sample)
         };
@@ -244,7 +256,7 @@ impl<'a> Comparison<'a> {
             .filter_map(|(prompt, r)| Some((place(*prompt, r), measure.of(r)?)))
             .collect();
         let mut clusters = vec![Vec::new(); self.prompts.len()];
-        for (prompt, row) in rows(a) {
+        for (prompt, row) in rows(a).filter(|(_, row)| keep(row)) {
             let both = measure
                 .of(row)
                 .zip(other.get(&place(*prompt, row)).copied());

@@ -56,9 +56,9 @@ impl Comparison<'_> {
             Column::new(name.into(), values)
         };
         columns.push(number("p_holm", |d| Some(d.p_holm)));
-        columns.push(number("prompts_needed", |d| {
-            d.prompts_needed.map(f64::ceil)
-        }));
+        columns.push(prompts_needed(
+            names.iter().map(|s| to_first(s)?.prompts_needed),
+        ));
         let counts = names.iter().map(|s| self.rows[s.as_str()].len() as u32);
         columns.push(Column::new("responses".into(), counts.collect::<Vec<_>>()));
         frame("ranking", columns)
@@ -110,7 +110,7 @@ impl Comparison<'_> {
             number("high", |d| Some(d.difference.high)),
             number("p", |d| Some(d.p)),
             number("p_holm", |d| Some(d.p_holm)),
-            number("prompts_needed", |d| d.prompts_needed.map(f64::ceil)),
+            prompts_needed(all.iter().map(|d| d.prompts_needed)),
         ];
         frame("differences", columns)
     }
@@ -187,7 +187,13 @@ impl Comparison<'_> {
     }
 }
 
-fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
+/// Whole prompts.
+fn prompts_needed(values: impl Iterator<Item = Option<f64>>) -> Column {
+    let whole = values.map(|v| v.map(|v| v.ceil() as u32));
+    Column::new("prompts_needed".into(), whole.collect::<Vec<_>>())
+}
+
+pub(super) fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>();

@@ -4,8 +4,11 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{FAINT, Failure, INK, Plot, colour, text};
+use super::{FAINT, Failure, INK, Plot, colour, draw_mark, mark, text};
 use crate::Result;
+
+/// Marks on a curve at most; its line has every point.
+const MARKS: usize = 16;
 
 /// Named curves over a common axis.
 #[derive(Debug, Clone)]
@@ -16,8 +19,8 @@ pub struct CurvePlot {
     pub x: String,
     /// Name of the vertical axis, with its unit.
     pub y: String,
-    /// Names and points in order of the horizontal axis.
-    pub curves: Vec<(String, Vec<(f64, f64)>)>,
+    /// Name, place in the order of colours and marks, and points in order of the horizontal axis.
+    pub curves: Vec<(String, usize, Vec<(f64, f64)>)>,
 }
 
 impl Plot for CurvePlot {
@@ -30,7 +33,7 @@ impl Plot for CurvePlot {
         B: DrawingBackend,
         B::ErrorType: 'static,
     {
-        let points = || self.curves.iter().flat_map(|(_, points)| points);
+        let points = || self.curves.iter().flat_map(|(_, _, points)| points);
         let right = points().fold(1e-9, |m, p| f64::max(m, p.0)) * 1.04;
         let top = points().fold(1e-9, |m, p| f64::max(m, p.1)) * 1.08;
         let bottom = points().fold(0.0, |m, p| f64::min(m, p.1)) * 1.08;
@@ -52,18 +55,18 @@ impl Plot for CurvePlot {
             .bold_line_style(FAINT)
             .light_line_style(TRANSPARENT)
             .draw()?;
-        for (i, (name, points)) in self.curves.iter().enumerate() {
-            let line = LineSeries::new(points.iter().copied(), colour(i).stroke_width(2 * scale));
+        for (row, (name, i, points)) in self.curves.iter().enumerate() {
+            let line = LineSeries::new(points.iter().copied(), colour(*i).stroke_width(2 * scale));
             chart.draw_series(line)?;
-            let dots = points
-                .iter()
-                .map(|p| Circle::new(*p, 3 * scale, colour(i).filled()));
+            let dots = points.iter().step_by(points.len().div_ceil(MARKS).max(1));
+            let dots = dots.map(|p| {
+                EmptyElement::at(*p) + Polygon::new(mark(*i, 4 * scale), colour(*i).filled())
+            });
             chart.draw_series(dots)?;
-            let y = (8 + 18 * i as i32) * scale as i32;
-            let (left, side) = (70 * scale as i32, 12 * scale as i32);
-            let square = [(left, y), (left + side, y + side)];
-            legend.draw(&Rectangle::new(square, colour(i).filled()))?;
-            let place = (left + side + 6 * scale as i32, y + side / 2);
+            let y = (14 + 18 * row as i32) * scale as i32;
+            let x = 76 * scale as i32;
+            draw_mark(&legend, *i, (x, y), 5 * scale)?;
+            let place = (x + 12 * scale as i32, y);
             legend.draw(&Text::new(name.clone(), place, text(12, scale, HPos::Left)))?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{FAINT, Failure, INK, Plot, colour, label_width, text};
+use super::{FAINT, Failure, INK, Plot, colour, draw_mark, label_width, mark, text};
 use crate::Result;
 use crate::statistics::front::pareto;
 
@@ -90,13 +90,14 @@ impl Plot for FrontPlot {
             let line = colour(i).stroke_width(scale);
             chart.draw_series([PathElement::new(path.clone(), line)])?;
             let dots = path.into_iter();
-            let dots = dots.map(|p| Circle::new(p, 4 * scale, colour(i).filled()));
+            let dots = dots.map(|p| {
+                EmptyElement::at(p) + Polygon::new(mark(i, 4 * scale), colour(i).filled())
+            });
             chart.draw_series(dots)?;
         }
         for (i, (name, _)) in self.fronts.iter().enumerate() {
             let y = (40 + LINE as usize * i) as i32 * scale as i32;
-            let dot = Circle::new((10 * scale as i32, y), 5 * scale, colour(i).filled());
-            legend.draw(&dot)?;
+            draw_mark(&legend, i, (10 * scale as i32, y), 5 * scale)?;
             let place = (22 * scale as i32, y);
             legend.draw(&Text::new(name.clone(), place, text(12, scale, HPos::Left)))?;
         }

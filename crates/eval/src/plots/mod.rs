@@ -64,6 +64,45 @@ pub fn colour(i: usize) -> RGBColor {
     COLOURS[i % COLOURS.len()]
 }
 
+/// Corners of the mark of the `i`-th strategy or expert around the origin, in pixels: shapes stay apart where colours
+/// don't, in grey and on poor prints. Seven shapes and eight colours make 56 marks.
+fn mark(i: usize, radius: u32) -> Vec<(i32, i32)> {
+    let around = |corners: usize, turn: f64, size: &dyn Fn(usize) -> f64| -> Vec<(i32, i32)> {
+        let corner = |k: usize| {
+            let angle = std::f64::consts::TAU * (k as f64 / corners as f64 + turn);
+            let far = f64::from(radius) * size(k);
+            let (x, y) = (far * angle.sin(), -far * angle.cos());
+            (x.round() as i32, y.round() as i32)
+        };
+        (0..corners).map(corner).collect()
+    };
+    match i % 7 {
+        0 => around(16, 0.0, &|_| 1.0),
+        1 => around(4, 0.125, &|_| 1.25),
+        2 => around(3, 0.0, &|_| 1.35),
+        3 => around(4, 0.0, &|_| 1.35),
+        4 => around(3, 0.5, &|_| 1.35),
+        5 => around(8, 0.0, &|k| if k % 2 == 0 { 1.6 } else { 0.6 }),
+        _ => around(8, 0.125, &|k| if k % 2 == 0 { 1.6 } else { 0.6 }),
+    }
+}
+
+/// The same on a drawing area.
+fn draw_mark<B>(
+    area: &DrawingArea<B, Shift>,
+    i: usize,
+    place: (i32, i32),
+    radius: u32,
+) -> Result<(), Failure>
+where
+    B: DrawingBackend,
+    B::ErrorType: 'static,
+{
+    let corners = mark(i, radius).into_iter();
+    let corners: Vec<(i32, i32)> = corners.map(|(x, y)| (place.0 + x, place.1 + y)).collect();
+    Ok(area.draw(&Polygon::new(corners, colour(i).filled()))?)
+}
+
 /// Pixels of a PNG per pixel of the SVG, so that it prints well.
 const PNG_SCALE: u32 = 2;
 const INK: RGBColor = RGBColor(40, 40, 40);
@@ -207,8 +246,9 @@ impl DotPanel<'_> {
                     vec![(e.low, y), (e.high, y)],
                     colour(i).stroke_width(2 * scale),
                 );
-                let dot = Circle::new((e.mean, y), 5 * scale, colour(i).filled());
-                chart.draw_series([bar.into_dyn(), dot.into_dyn()])?;
+                chart.draw_series([bar])?;
+                let shape = Polygon::new(mark(i, 5 * scale), colour(i).filled());
+                chart.draw_series([EmptyElement::at((e.mean, y)) + shape])?;
             }
             if self.left > 12 {
                 let (x, y) = chart.backend_coord(&(self.range.start, y));
@@ -237,6 +277,17 @@ mod tests {
             high: mean + 0.2,
             count: 10,
         })
+    }
+
+    #[test]
+    fn marks_are_apart() {
+        let marks: std::collections::BTreeSet<_> = (0..56)
+            .map(|i| {
+                let RGBColor(r, g, b) = colour(i);
+                (mark(i, 5), (r, g, b))
+            })
+            .collect();
+        assert_eq!(marks.len(), 56);
     }
 
     #[test]
@@ -279,6 +330,7 @@ mod tests {
         let weights = WeightPlot {
             title: "a question".into(),
             experts: names.to_vec(),
+            places: vec![0, 3],
             weights: vec![0.5, 0.5, 0.9, 0.1, 0.0, 1.0],
         };
         assert!(
@@ -290,7 +342,7 @@ mod tests {
             title: "speed".into(),
             x: "lanes".into(),
             y: "tokens".into(),
-            curves: vec![("Q8".into(), vec![(1.0, 2.0), (2.0, 3.5)])],
+            curves: vec![("Q8".into(), 0, vec![(1.0, 2.0), (2.0, 3.5)])],
         };
         assert!(
             save(folder.path(), "curves", &curves)
@@ -323,7 +375,7 @@ mod tests {
         let radar = RadarPlot {
             title: "by preference".into(),
             axes: ["p", "q", "r"].map(String::from).to_vec(),
-            outlines: vec![("pcm".into(), vec![0.5, 0.6, 0.4])],
+            outlines: vec![("pcm".into(), 2, vec![0.5, 0.6, 0.4])],
         };
         assert!(
             save(folder.path(), "radar", &radar)

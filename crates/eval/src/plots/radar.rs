@@ -4,7 +4,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{FAINT, Failure, Plot, colour, label_width, text};
+use super::{FAINT, Failure, Plot, colour, draw_mark, label_width, text};
 use crate::Result;
 
 /// Values of several strategies on several axes.
@@ -14,8 +14,8 @@ pub struct RadarPlot {
     pub title: String,
     /// Names of the axes, at least three.
     pub axes: Vec<String>,
-    /// Name and one value an axis.
-    pub outlines: Vec<(String, Vec<f64>)>,
+    /// Name, place in the order of colours and marks, and one value an axis.
+    pub outlines: Vec<(String, usize, Vec<f64>)>,
 }
 
 const RADIUS: f64 = 130.0;
@@ -62,7 +62,7 @@ impl Plot for RadarPlot {
             text(14, scale, HPos::Left),
         );
         area.draw(&title)?;
-        let values = || self.outlines.iter().flat_map(|o| &o.1).copied();
+        let values = || self.outlines.iter().flat_map(|o| &o.2).copied();
         let (low, high) = values().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| {
             (l.min(v), h.max(v))
         });
@@ -100,16 +100,20 @@ impl Plot for RadarPlot {
             let style = text(12, scale, side);
             area.draw(&Text::new(name.clone(), pixel((x, y)), style))?;
         }
-        for (i, (_, values)) in self.outlines.iter().enumerate() {
-            let line = colour(i).stroke_width(2 * scale);
+        for (_, i, values) in &self.outlines {
+            let line = colour(*i).stroke_width(2 * scale);
             let path = outline(&|axis| share(values[axis]));
-            area.draw(&PathElement::new(path, line))?;
+            area.draw(&PathElement::new(path.clone(), line))?;
+            for place in path.into_iter().skip(1) {
+                draw_mark(area, *i, place, 4 * scale)?;
+            }
         }
         let left = 2.0 * self.middle().0;
-        for (i, (name, _)) in self.outlines.iter().enumerate() {
-            let y = 60.0 + 18.0 * i as f64;
+        for (row, (name, i, _)) in self.outlines.iter().enumerate() {
+            let y = 60.0 + 18.0 * row as f64;
             let line = vec![pixel((left, y)), pixel((left + 16.0, y))];
-            area.draw(&PathElement::new(line, colour(i).stroke_width(3 * scale)))?;
+            area.draw(&PathElement::new(line, colour(*i).stroke_width(2 * scale)))?;
+            draw_mark(area, *i, pixel((left + 8.0, y)), 5 * scale)?;
             let place = pixel((left + 22.0, y));
             area.draw(&Text::new(name.clone(), place, text(12, scale, HPos::Left)))?;
         }

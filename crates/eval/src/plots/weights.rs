@@ -14,13 +14,36 @@ pub struct WeightPlot {
     pub title: String,
     /// Names of the experts.
     pub experts: Vec<String>,
+    /// Their places in the order of colours.
+    pub places: Vec<usize>,
     /// `[tokens, experts]`, row-major, from 0 on; the axis ends at 1 or where the largest row does.
     pub weights: Vec<f32>,
 }
 
+const WIDTH: u32 = 680;
+const HEIGHT: u32 = 226;
+
+impl WeightPlot {
+    /// Where each expert stands in the legend, in as many rows as there must be.
+    fn legend(&self) -> Vec<(i32, i32)> {
+        let (mut x, mut y) = (50, 8);
+        let place = |name: &String| {
+            let wide = 34 + 8 * name.chars().count() as i32;
+            if x > 50 && x + wide > WIDTH as i32 {
+                (x, y) = (50, y + 18);
+            }
+            let place = (x, y);
+            x += wide;
+            place
+        };
+        self.experts.iter().map(place).collect()
+    }
+}
+
 impl Plot for WeightPlot {
     fn size(&self) -> (u32, u32) {
-        (680, 260)
+        let lowest = self.legend().last().map_or(0, |p| p.1);
+        (WIDTH, HEIGHT + 34 + lowest as u32)
     }
 
     fn draw<B>(&self, area: &DrawingArea<B, Shift>, scale: u32) -> Result<(), Failure>
@@ -33,7 +56,7 @@ impl Plot for WeightPlot {
         let sums = self.weights.chunks(experts);
         let sums = sums.map(|row| row.iter().map(|w| f64::from(*w)).sum::<f64>());
         let top = sums.fold(1.0, f64::max);
-        let (plot, legend) = area.split_vertically(226 * scale);
+        let (plot, legend) = area.split_vertically(HEIGHT * scale);
         let mut chart = ChartBuilder::on(&plot)
             .caption(&self.title, text(13, scale, HPos::Center))
             .margin(6 * scale)
@@ -59,18 +82,20 @@ impl Plot for WeightPlot {
             for (expert, &weight) in row.iter().enumerate() {
                 let to = from + f64::from(weight);
                 let corners = [(t as f64, from), (t as f64 + 1.0, to)];
-                chart.draw_series([Rectangle::new(corners, colour(expert).mix(0.85).filled())])?;
+                chart.draw_series([Rectangle::new(
+                    corners,
+                    colour(self.places[expert]).mix(0.85).filled(),
+                )])?;
                 from = to;
             }
         }
-        let mut x = 50;
-        for (expert, name) in self.experts.iter().enumerate() {
-            let (left, top, side) = (x * scale as i32, 8 * scale as i32, 12 * scale as i32);
-            let square = [(left, top), (left + side, top + side)];
-            legend.draw(&Rectangle::new(square, colour(expert).mix(0.85).filled()))?;
-            let place = (left + side + 5 * scale as i32, top + side / 2);
+        let shown = self.experts.iter().zip(&self.places);
+        for ((name, expert), (x, y)) in shown.zip(self.legend()) {
+            let pixel = |v: i32| v * scale as i32;
+            let square = [(pixel(x), pixel(y)), (pixel(x + 12), pixel(y + 12))];
+            legend.draw(&Rectangle::new(square, colour(*expert).mix(0.85).filled()))?;
+            let place = (pixel(x + 17), pixel(y + 6));
             legend.draw(&Text::new(name.clone(), place, text(12, scale, HPos::Left)))?;
-            x += 34 + 8 * name.chars().count() as i32;
         }
         Ok(())
     }

@@ -27,6 +27,8 @@ pub struct Report<'a> {
     pub strategies: &'a [String],
     /// The same.
     pub preferences: &'a [String],
+    /// Every expert of the responses, in the order of colours.
+    pub experts: &'a [String],
     /// Responses with their scores; the browser shows as many prompts as fit into a file of a few
     /// megabytes, the first ones.
     pub samples: Vec<(&'a GenerationRow, &'a ScoreRow)>,
@@ -68,14 +70,11 @@ impl Report<'_> {
         out.push_str("<h2 id=\"plots\">Plots</h2>\n<div class=\"plots\">\n");
         for (caption, svg) in &self.plots {
             let caption = escape_html(caption);
-            let wide = if width(svg) > WIDE {
-                " class=\"wide\""
-            } else {
-                ""
-            };
+            let width = width(svg);
+            let wide = if width > WIDE { " class=\"wide\"" } else { "" };
             writeln!(
                 out,
-                "<figure{wide}>{svg}<figcaption>{caption}</figcaption></figure>"
+                "<figure{wide} style=\"--width:{width}px\">{svg}<figcaption>{caption}</figcaption></figure>"
             )
             .ok();
         }
@@ -95,7 +94,12 @@ impl Report<'_> {
     }
 
     fn browser(&self, out: &mut String) {
-        let data = samples::data(self.strategies, self.preferences, &self.samples);
+        let data = samples::data(
+            self.strategies,
+            self.preferences,
+            self.experts,
+            &self.samples,
+        );
         let (shown, all) = (data.prompts.len(), samples::prompts(&self.samples).len());
         let part = match shown < all {
             true => format!(" The first {shown} of {all} prompts; all are in generations/."),
@@ -172,7 +176,7 @@ mod tests {
             kl: vec![0.5, 0.25],
             base_log_probs: vec![-1.0, -2.0],
             experts: vec!["one".into(), "two".into()],
-            weights: vec![0.75, 0.25, 0.0, 1.0],
+            weights: vec![0.75, 0.25, -0.5, 1.5],
             ended: true,
         };
         let score = ScoreRow {
@@ -193,6 +197,7 @@ mod tests {
             plots: vec![],
             strategies: &["fixed".to_string()],
             preferences: &["p".to_string()],
+            experts: &["one".to_string(), "two".to_string()],
             samples: vec![(&row, &score)],
             config: "(name: \"<\")",
             manifest: "{}",
@@ -200,7 +205,7 @@ mod tests {
         let html = report.html().unwrap();
         assert!(html.contains("<title>t &amp; t</title>") && html.contains("1 &lt; 2"));
         assert!(html.contains("a \\u003c/script>\\u003cb>?"));
-        assert!(html.contains("\"w\":[75,25,0,100]") && html.contains("\"g\":[0.5,0.25]"));
+        assert!(html.contains("\"w\":[75,25,-50,150]") && html.contains("\"g\":[0.5,0.25]"));
         assert!(!html.contains("src=") && !html.contains("http"));
     }
 }

@@ -40,7 +40,7 @@ const prompt = choice("prompt", data.prompts.map(p => short(p.id + ": " + p.ques
 const preference = choice("preference", data.preferences);
 const sample = choice("sample", data.samples.map(String));
 const reading = document.querySelector(".reading");
-const colour = (expert, weight) => `rgba(${data.colours[expert % data.colours.length]},${0.08 + 0.42 * weight})`;
+const colour = (expert, weight) => `rgba(${data.colours[expert % data.colours.length]},${0.08 + 0.42 * Math.min(Math.max(weight, 0), 1)})`;
 
 function card(item) {
   const box = make("article", "card");

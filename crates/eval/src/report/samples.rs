@@ -16,7 +16,7 @@ pub(super) struct Data<'a> {
     preferences: &'a [String],
     samples: Vec<u32>,
     pub prompts: Vec<Question<'a>>,
-    experts: Vec<&'a str>,
+    experts: &'a [String],
     colours: Vec<String>,
     items: Vec<Item<'a>>,
 }
@@ -42,9 +42,9 @@ struct Item<'a> {
     k: &'a [String],
     l: Vec<f64>,
     g: Vec<f64>,
-    /// Experts by their places, and their weights in hundredths.
+    /// Experts by their places, and their weights in hundredths; gates may be below 0 or above 1.
     x: Vec<usize>,
-    w: Vec<u8>,
+    w: Vec<i32>,
 }
 
 type Samples<'a> = [(&'a GenerationRow, &'a ScoreRow)];
@@ -63,6 +63,7 @@ pub(super) fn prompts<'a>(samples: &Samples<'a>) -> Vec<&'a str> {
 pub(super) fn data<'a>(
     strategies: &'a [String],
     preferences: &'a [String],
+    experts: &'a [String],
     samples: &Samples<'a>,
 ) -> Data<'a> {
     let mut tokens = 0;
@@ -82,7 +83,7 @@ pub(super) fn data<'a>(
         preferences,
         samples: Vec::new(),
         prompts: Vec::new(),
-        experts: Vec::new(),
+        experts,
         colours: COLOURS
             .iter()
             .map(|c| format!("{},{},{}", c.0, c.1, c.2))
@@ -106,13 +107,8 @@ pub(super) fn data<'a>(
         if !data.samples.contains(&i.sample) {
             data.samples.push(i.sample);
         }
-        for expert in &row.experts {
-            if !data.experts.contains(&expert.as_str()) {
-                data.experts.push(expert);
-            }
-        }
-        let experts = row.experts.iter();
-        let x = experts.filter_map(|e| data.experts.iter().position(|n| n == e));
+        let own = row.experts.iter();
+        let x = own.filter_map(|e| experts.iter().position(|n| n == e));
         let x = x.collect();
         data.items.push(Item {
             s,
@@ -137,7 +133,7 @@ pub(super) fn data<'a>(
             w: row
                 .weights
                 .iter()
-                .map(|w| (w * 100.0).round() as u8)
+                .map(|w| (w * 100.0).round() as i32)
                 .collect(),
         });
     }

@@ -103,8 +103,14 @@ impl Bootstrap {
     /// # Errors
     /// What polars reports.
     pub fn frame(&self) -> Result<DataFrame> {
-        let draws: Vec<Series> = self.draws().map(|d| Series::new("".into(), d)).collect();
-        let signs: Vec<Series> = self.signs().map(|s| Series::new("".into(), s)).collect();
+        // Also where there is nothing to draw from: as many draws, of nothing.
+        let own = |i: usize| i * self.clusters..(i + 1) * self.clusters;
+        let draws: Vec<Series> = (0..RESAMPLES)
+            .map(|i| Series::new("".into(), &self.draws[own(i)]))
+            .collect();
+        let signs: Vec<Series> = (0..RESAMPLES)
+            .map(|i| Series::new("".into(), &self.turned[own(i)]))
+            .collect();
         let columns = vec![
             Column::new("prompts".into(), draws),
             Column::new("turned".into(), signs),
@@ -131,6 +137,9 @@ mod tests {
         let bootstrap = Bootstrap::new(4);
         let frame = bootstrap.frame().unwrap();
         assert_eq!(frame.height(), RESAMPLES);
+        let nothing = Bootstrap::new(0).frame().unwrap();
+        assert_eq!(nothing.height(), RESAMPLES);
+        assert_eq!(nothing.dtypes(), frame.dtypes());
         let list = frame.column("prompts").unwrap().list().unwrap();
         let last = list.get_as_series(RESAMPLES - 1).unwrap();
         let own: Vec<u32> = last.u32().unwrap().iter().flatten().collect();

@@ -326,14 +326,14 @@ fn frame(rows: &[Measured]) -> Result<DataFrame> {
 fn write(out: &Path, rows: &[Measured], frame: &mut DataFrame) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     write_all(out, "bench", frame)?;
-    let mut curves: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
+    let mut curves: Vec<(String, usize, Vec<(f64, f64)>)> = Vec::new();
     for row in rows {
         let name = format!("{} {} experts", row.weights, row.experts);
         let lanes = (row.experts * row.sequences) as f64;
         let point = (lanes, row.decode_steps_per_s * lanes);
-        match curves.iter_mut().find(|(n, _)| *n == name) {
-            Some((_, points)) => points.push(point),
-            None => curves.push((name, vec![point])),
+        match curves.iter_mut().find(|(n, ..)| *n == name) {
+            Some((_, _, points)) => points.push(point),
+            None => curves.push((name, curves.len(), vec![point])),
         }
     }
     let plot = CurvePlot {

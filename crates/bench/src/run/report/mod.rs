@@ -80,11 +80,20 @@ pub fn report(
         "responses",
         &mut responses(generations, scores)?,
     )?;
+    // Those of the file first, then what was merged from them.
+    let experts = experiment.expert_names().into_iter().map(String::from);
+    let mut experts: Vec<String> = experts.collect();
+    for expert in generations.iter().flat_map(|g| &g.experts) {
+        if !experts.contains(expert) {
+            experts.push(expert.clone());
+        }
+    }
     let plots = Plots {
         manifest,
         comparison: &comparison,
         generations,
         weights: &weights,
+        experts: &experts,
         folder: folder.path("plots"),
         drawn: Vec::new(),
     };
@@ -100,6 +109,7 @@ pub fn report(
         plots: plots.draw()?,
         strategies: &strategies,
         preferences: &preference_names,
+        experts: &experts,
         samples: samples(generations, scores),
         config: &manifest.source,
         manifest: &text,

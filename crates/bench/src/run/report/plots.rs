@@ -27,6 +27,8 @@ pub(super) struct Plots<'a> {
     pub comparison: &'a Comparison<'a>,
     pub generations: &'a [GenerationRow],
     pub weights: &'a [(String, Weights)],
+    /// In the order of colours.
+    pub experts: &'a [String],
     pub folder: PathBuf,
     pub drawn: Vec<(String, String)>,
 }
@@ -137,7 +139,7 @@ impl Plots<'_> {
         let outline = |&i: &usize| {
             let values = preferences.iter();
             let values = values.map(|p| Some(comparison.utility_for(&strategies[i], p)?.mean));
-            Some((strategies[i].clone(), values.collect::<Option<_>>()?))
+            Some((strategies[i].clone(), i, values.collect::<Option<_>>()?))
         };
         let radar = RadarPlot {
             title: "Utility by preference".into(),
@@ -246,6 +248,12 @@ impl Plots<'_> {
         Ok(())
     }
 
+    /// The place of an expert in the order of colours, the same in every plot and in the browser of responses.
+    fn place(&self, expert: &str) -> usize {
+        let place = self.experts.iter().position(|e| e == expert);
+        place.unwrap_or(self.experts.len())
+    }
+
     /// Weights that change from token to token.
     fn changing(&mut self, strategy: &str, weights: &Weights) -> Result<()> {
         let curve = |e: usize| {
@@ -257,7 +265,9 @@ impl Plots<'_> {
             title: format!("{strategy}: mean weight by position"),
             x: "token".into(),
             y: "weight".into(),
-            curves: names.map(|(e, name)| (name.clone(), curve(e))).collect(),
+            curves: names
+                .map(|(e, name)| (name.clone(), self.place(name), curve(e)))
+                .collect(),
         };
         let caption =
             format!("Mean weights of the experts under '{strategy}', by position in the response.");
@@ -275,6 +285,7 @@ impl Plots<'_> {
         let trace = WeightPlot {
             title: format!("{strategy}: {preference}, prompt {prompt}"),
             experts: shown.iter().map(|&e| row.experts[e].clone()).collect(),
+            places: shown.iter().map(|&e| self.place(&row.experts[e])).collect(),
             weights: tokens.flat_map(|t| shown.iter().map(|&e| t[e])).collect(),
         };
         let caption = format!("Weights of the experts over one response of '{strategy}'.");

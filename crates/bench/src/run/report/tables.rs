@@ -88,6 +88,16 @@ pub(super) fn tables(
             comparison.win_rate_table()?,
         ),
         table(
+            "seeds",
+            "Seeds",
+            format!(
+                "Strategies with several samples, and methods that were trained with several seeds: utility and \
+                 its difference to '{first}' over all repetitions, which stay with their prompt in intervals and \
+                 tests; standard deviation, smallest and largest of the repetitions' means."
+            ),
+            comparison.seed_table(&experiment.repeated())?,
+        ),
+        table(
             "fronts",
             "Fronts",
             format!(
