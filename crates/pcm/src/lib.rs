@@ -9,6 +9,7 @@
 //! ([`Support`]).
 
 mod config;
+mod credit;
 mod model;
 mod output;
 mod rollout;
@@ -16,9 +17,10 @@ mod runner;
 mod trainer;
 
 pub use config::{PcmConfig, PreferenceInput};
+pub use credit::Credit;
 pub use model::{Context, Pcm, PcmGradient};
-pub use output::{Output, Support, mixture};
-pub use rollout::{Rollout, read_rollouts, write_rollouts};
+pub use output::{Moments, Output, Support, mixture};
+pub use rollout::{Prefixes, Rollout, read_rollouts, write_rollouts};
 pub use runner::{Runner, Sequence};
 pub use trainer::{Algorithm, Fit, PcmTrainer, TrainerConfig};
 
