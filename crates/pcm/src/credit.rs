@@ -13,7 +13,8 @@
 //! fitted to all records by ridge regression, each `k` by itself: where a beginning tells nothing, its coefficient
 //! says so.
 //!
-//! REBEL then regresses each segment's log-ratio on `η A_k`, instead of a pair's on `η (u − u')`:
+//! REBEL then regresses each segment's log-ratio on `η A_k`, instead of a pair's on `η (u − u')`, the residuals of
+//! each `k` centred over the minibatch, as a pair's difference centres its two:
 //!
 //! 1. At the reference both have the same expected gradient, `−2 η ∇E[u]` a response, for λ = 1 whatever `V` is:
 //!    `V_k` depends on nothing that comes later, and so cancels in expectation (a potential, as in Ng et al. 1999).
@@ -94,7 +95,9 @@ impl Credit {
             let open: Vec<usize> = open.collect();
             let features = |&i: &usize| {
                 let rollout = &rollouts[i];
-                let own = k.checked_sub(1).map(|before| rollout.prefixes.worth[before]);
+                let own = k
+                    .checked_sub(1)
+                    .map(|before| rollout.prefixes.worth[before]);
                 let shares = rollout.context.shares.iter().map(|s| f64::from(*s));
                 own.into_iter().chain([partner(i)]).chain(shares).collect()
             };
@@ -153,7 +156,13 @@ fn fitted(rows: &[Vec<f64>], targets: &[f64]) -> Vec<f64> {
     }
     (0..width).for_each(|i| gram[i][i] += RIDGE);
     let coefficients = solve(gram, right);
-    let value = |row: &Vec<f64>| mean + row.iter().zip(&coefficients).map(|(x, c)| x * c).sum::<f64>();
+    let value = |row: &Vec<f64>| {
+        mean + row
+            .iter()
+            .zip(&coefficients)
+            .map(|(x, c)| x * c)
+            .sum::<f64>()
+    };
     rows.iter().map(value).collect()
 }
 
@@ -164,7 +173,11 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
         for j in 0..=i {
             let dot: f64 = (0..j).map(|k| a[i][k] * a[j][k]).sum();
             let left = a[i][j] - dot;
-            a[i][j] = if i == j { left.max(1e-300).sqrt() } else { left / a[j][j] };
+            a[i][j] = if i == j {
+                left.max(1e-300).sqrt()
+            } else {
+                left / a[j][j]
+            };
         }
     }
     for i in 0..n {
@@ -188,7 +201,10 @@ mod tests {
     fn a_positive_definite_system_is_solved() {
         // [[4, 2], [2, 3]] x = [2, 5] has x = [−0.5, 2].
         let x = solve(vec![vec![4.0, 0.0], vec![2.0, 3.0]], vec![2.0, 5.0]);
-        assert!((x[0] + 0.5).abs() < 1e-12 && (x[1] - 2.0).abs() < 1e-12, "{x:?}");
+        assert!(
+            (x[0] + 0.5).abs() < 1e-12 && (x[1] - 2.0).abs() < 1e-12,
+            "{x:?}"
+        );
     }
 
     fn rollout(worth: &[f64]) -> Rollout {
@@ -221,7 +237,9 @@ mod tests {
         let credit = Credit::Segments { lambda: 0.0 };
         assert_eq!(credit.segments(&rollouts[0]), [0..2, 2..4, 4..6]);
         let steps = credit.advantages(&rollouts).unwrap();
-        let later = Credit::Segments { lambda: 1.0 }.advantages(&rollouts).unwrap();
+        let later = Credit::Segments { lambda: 1.0 }
+            .advantages(&rollouts)
+            .unwrap();
         for ((rollout, steps), later) in rollouts.iter().zip(&steps).zip(&later) {
             let worth = &rollout.prefixes.worth;
             for k in 1..3 {

@@ -107,7 +107,10 @@ impl Rollout {
                 } = support.moments(&own);
                 if output.reads_base() {
                     kl = divergence;
-                    named.iter().zip(slopes).for_each(|(&i, s)| kl_by_weight[i] = s);
+                    named
+                        .iter()
+                        .zip(slopes)
+                        .for_each(|(&i, s)| kl_by_weight[i] = s);
                 }
                 let base = self.base.get(token).map_or(0.0, |b| f64::from(*b));
                 let mut log_prob = base - total;

@@ -241,11 +241,10 @@ impl PcmTrainer {
     ) -> Result<(f64, f64)> {
         let (mut left, mut kl) = (0.0, 0.0);
         for some in pairs.chunks(self.config.minibatch) {
-            for (pair, own) in some.iter().zip(taken(&self.pcm, some, embed)?) {
-                kl += own.iter().map(|o| o.kl).sum::<f64>();
-                let log_probs = own.map(|o| o.log_probs);
-                left += self.regress(pair, &log_probs, eta, scale).0;
-            }
+            let own = taken(&self.pcm, some, embed)?;
+            kl += own.iter().flatten().map(|o| o.kl).sum::<f64>();
+            let log_probs: Vec<_> = own.into_iter().map(|o| o.map(|o| o.log_probs)).collect();
+            left += self.regress(some, &log_probs, eta, scale).0;
         }
         Ok((left, left + self.price(scale) * kl))
     }
@@ -259,32 +258,49 @@ impl PcmTrainer {
         }
     }
 
-    /// REBEL's loss of a pair for its tokens' log-probabilities, and the derivatives by those of each segment.
+    /// REBEL's loss of some pairs, each for its tokens' log-probabilities, and the derivatives by those of each
+    /// segment, pair after pair.
     fn regress(
         &self,
-        pair: &Known<'_>,
-        log_probs: &[Vec<f32>; 2],
+        pairs: &[Known<'_>],
+        log_probs: &[[Vec<f32>; 2]],
         eta: f64,
         scale: f64,
-    ) -> (f64, [Vec<f64>; 2]) {
-        if self.config.credit == Credit::Response {
-            let [a, b] = log_probs;
-            let own = rebel([a, b], &pair.scaled(scale), eta);
-            let first = |g: &Vec<f32>| vec![g.first().map_or(0.0, |g| f64::from(*g))];
-            return (own.value, [first(&own.gradient[0]), first(&own.gradient[1])]);
-        }
+    ) -> (f64, Vec<Vec<f64>>) {
         let mut value = 0.0;
-        let factors = [0, 1].map(|i: usize| {
-            let now = sums(&log_probs[i], &pair.segments[i]);
-            let old = now.iter().zip(&pair.old[i]);
-            let each = old.zip(&pair.advantages[i]).map(|((now, old), advantage)| {
-                let residual = now - old - eta * advantage / scale;
-                value += residual * residual;
-                2.0 * residual
-            });
-            each.collect()
-        });
-        (value, factors)
+        if self.config.credit == Credit::Response {
+            let mut factors = Vec::new();
+            for (pair, [a, b]) in pairs.iter().zip(log_probs) {
+                let own = rebel([a, b], &pair.scaled(scale), eta);
+                value += own.value;
+                let first = |g: &Vec<f32>| vec![g.first().map_or(0.0, |g| f64::from(*g))];
+                factors.extend(own.gradient.iter().map(first));
+            }
+            return (value, factors);
+        }
+        let mut residuals = Vec::new();
+        for (pair, log_probs) in pairs.iter().zip(log_probs) {
+            for (i, log_probs) in log_probs.iter().enumerate() {
+                let now = sums(log_probs, &pair.segments[i]);
+                let old = now.iter().zip(&pair.old[i]);
+                let each = old.zip(&pair.advantages[i]);
+                let own = each.map(|((now, old), a)| now - old - eta * a / scale);
+                residuals.push(own.collect::<Vec<f64>>());
+            }
+        }
+        // What is the same for all that have a segment is the normaliser's, as what is the same for a pair.
+        let longest = residuals.iter().map(Vec::len).max().unwrap_or(0);
+        for k in 0..longest {
+            let own = || residuals.iter().filter_map(|r| r.get(k));
+            let mean = own().sum::<f64>() / own().count() as f64;
+            let all = residuals.iter_mut().filter_map(|r| r.get_mut(k));
+            for residual in all {
+                *residual -= mean;
+                value += *residual * *residual;
+                *residual *= 2.0;
+            }
+        }
+        (value, residuals)
     }
 
     fn pairs<'r>(&self, rollouts: &'r [Rollout]) -> Result<Vec<Known<'r>>> {
@@ -389,16 +405,16 @@ impl PcmTrainer {
             .collect();
         // What a segment's log-probabilities are to be pushed by. REBEL's factors need both responses of a pair,
         // whose log-probabilities come first.
-        let mut pushes: Vec<Vec<f64>> = Vec::with_capacity(rollouts.len());
+        let mut pushes: Vec<Vec<f64>> = Vec::new();
         let mut regression = 0.0;
         match self.config.algorithm {
             Algorithm::Rebel { eta } => {
-                for (pair, own) in pairs.iter().zip(taken(&self.pcm, pairs, embed)?) {
-                    let own = own.map(|o| o.log_probs);
-                    let (value, factors) = self.regress(pair, &own, eta, scale);
-                    regression += value / count;
-                    pushes.extend(factors.map(|f| f.iter().map(|f| f / count).collect()));
-                }
+                let own = taken(&self.pcm, pairs, embed)?;
+                let own: Vec<_> = own.into_iter().map(|o| o.map(|o| o.log_probs)).collect();
+                let (value, factors) = self.regress(pairs, &own, eta, scale);
+                regression = value / count;
+                pushes = factors;
+                pushes.iter_mut().flatten().for_each(|f| *f /= count);
             }
             Algorithm::Ppo { .. } => {
                 let all = pairs.iter().flat_map(|p| &p.advantages);

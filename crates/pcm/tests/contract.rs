@@ -66,7 +66,9 @@ fn an_epoch_runs_no_expert_and_builds_nothing_as_wide_as_their_vocabulary() {
     // What the crate cannot name it cannot run.
     let manifest = include_str!("../Cargo.toml");
     for other in ["experts", "eval", "mixing"] {
-        let names = manifest.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
+        let names = manifest
+            .lines()
+            .filter_map(|line| line.split(['.', ' ', '=']).next());
         assert!(names.into_iter().all(|name| name != other), "{other}");
     }
     // Records of a million kinds of tokens; they alone are what it learns from.
