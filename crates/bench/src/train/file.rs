@@ -13,7 +13,7 @@ use lm::Weights;
 use lm::save::Precision;
 use lm::tuning::LoraConfig;
 use mixing::Named;
-use pcm::{Algorithm, Output, PcmConfig, PreferenceInput, TrainerConfig};
+use pcm::{Algorithm, Credit, Output, PcmConfig, PreferenceInput, TrainerConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, model_path, plain, resolve_expert};
@@ -177,7 +177,8 @@ pub struct PcmTraining {
     #[serde(default)]
     pub input: PcmInput,
     /// Folders of rollouts of earlier trainings over the same experts, relative to this file, to learn from, too; with
-    /// `replay`, and with enough of them no iterations are needed. Default: none.
+    /// `replay`, and with enough of them no iterations are needed. `{seed}` in a name stands for the training's seed.
+    /// What a response is worth is worked out again from its recorded rewards. Default: none.
     #[serde(default)]
     pub records: Vec<PathBuf>,
     /// What its outputs do. Default `Probabilities` (paper).
@@ -271,6 +272,9 @@ pub struct PcmSettings {
     /// Likeliest tokens of each step that are recorded where experts are multiplied. Default 32 (ours: at
     /// temperature 0.7 all others together hold about 1 % of the mass).
     pub keep: usize,
+    /// Tokens after which a response is scored on its way, for credit by segments; 0: only the whole is. Default 0
+    /// (paper).
+    pub segment: usize,
     /// How rollouts are fitted.
     pub fit: TrainerConfig,
 }
@@ -286,6 +290,7 @@ impl Default for PcmSettings {
             replay: false,
             kl: 0.0,
             keep: 32,
+            segment: 0,
             fit: TrainerConfig::default(),
         }
     }
@@ -333,6 +338,18 @@ impl PcmTraining {
             return Err(
                 "settings: fit: entropy and uniform are for weights that sum to 1, not for Gates"
                     .into(),
+            );
+        }
+        if self.settings.fit.kl > 0.0 && !self.output.reads_base() {
+            return Err(
+                "settings: fit: kl is worked out where the base takes part, with Gates; elsewhere settings: kl takes it \
+                 from the utility"
+                    .into(),
+            );
+        }
+        if matches!(s.fit.credit, Credit::Segments { .. }) && s.segment == 0 && s.iterations > 0 {
+            return Err(
+                "settings: segment is 0; credit by segments needs responses that are scored on their way".into(),
             );
         }
         if let Preferences::Dirichlet { alpha } = self.preferences
@@ -399,7 +416,23 @@ impl Training {
         Ok(training)
     }
 
-    fn validate(&self) -> Result<(), String> {
+    /// Takes another seed, and what is named after it.
+    pub fn seeded(mut self, seed: Option<u64>) -> Self {
+        self.seed = seed.unwrap_or(self.seed);
+        if let Recipe::Pcm(t) = &mut self.recipe {
+            for folder in &mut t.records {
+                let name = folder.to_string_lossy();
+                *folder = name.replace("{seed}", &self.seed.to_string()).into();
+            }
+        }
+        self
+    }
+
+    /// Checks what the file says.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn validate(&self) -> Result<(), String> {
         plain("name", &self.name).map_err(|e| e.to_string())?;
         if !matches!(self.weights, Weights::F32 | Weights::Bf16) {
             return Err(format!(
