@@ -412,6 +412,9 @@ pub struct BenchArgs {
     /// Measure LoRA steps instead (F32 and Bf16), --sequences a batch
     #[arg(long)]
     pub train: bool,
+    /// Measure an epoch of a PCM's training from records, beside running the experts again (F32)
+    #[arg(long, conflicts_with = "train")]
+    pub records: bool,
     /// Repetitions, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub repeat: usize,

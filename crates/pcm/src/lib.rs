@@ -12,11 +12,12 @@ mod config;
 mod credit;
 mod model;
 mod output;
+mod pretrained;
 mod rollout;
 mod runner;
 mod trainer;
 
-pub use config::{PcmConfig, PreferenceInput};
+pub use config::{Origin, PcmConfig, PreferenceInput};
 pub use credit::Credit;
 pub use model::{Context, Pcm, PcmGradient};
 pub use output::{Moments, Output, Support, mixture};

@@ -173,6 +173,10 @@ pub struct PcmTraining {
     /// Shape of the PCM.
     #[serde(default)]
     pub shape: Shape,
+    /// Decoder that it begins as instead, by registered name or path (relative to this file), with the base's
+    /// vocabulary (paper: a LLaMA of 160M). Default: fresh weights of that shape.
+    #[serde(default)]
+    pub pretrained: Option<String>,
     /// How it reads preference, context and statistics.
     #[serde(default)]
     pub input: PcmInput,
@@ -402,6 +406,7 @@ impl Training {
             Recipe::Pcm(t) => {
                 t.prompts = folder.join(&t.prompts);
                 t.texts = folder.join(&t.texts);
+                t.pretrained = t.pretrained.as_ref().map(|m| model_path(folder, m));
                 t.records.iter_mut().for_each(|r| *r = folder.join(&*r));
                 for (_, expert) in t.experts.iter_mut() {
                     resolve_expert(folder, expert);

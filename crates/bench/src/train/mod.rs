@@ -220,7 +220,10 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
     let texts = texts.map(|t| hashes(t)).transpose()?;
     let mut records = Vec::new();
     let mut experts = Map::new();
+    let mut pretrained = None;
     if let Recipe::Pcm(t) = &training.recipe {
+        let named = t.pretrained.as_deref();
+        pretrained = named.map(|m| hashes(&resolve(m)?)).transpose()?;
         for folder in &t.records {
             let files = parquet_files(folder).map_err(|e| usage(format!("records: {e:#}")))?;
             let files = files.iter().map(|f| lm::source::sha256(f));
@@ -239,6 +242,7 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
         "texts": texts,
         "experts": experts,
         "records": records,
+        "pretrained": pretrained,
     }))
 }
 

@@ -1,5 +1,6 @@
-//! `mope bench`: how fast a mixture of adapters decodes, and how fast one is trained.
+//! `mope bench`: how fast a mixture of adapters decodes, and how fast an adapter and a PCM are trained.
 
+mod records;
 mod training;
 
 use std::path::Path;
@@ -67,6 +68,15 @@ pub fn bench(global: &Global, args: &BenchArgs) -> Result<()> {
         if let Some(out) = &args.out {
             std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
             write_all(out, "training", &mut frame)?;
+        }
+        return global.print(json!(rows), || markdown(&frame).unwrap_or_default());
+    }
+    if args.records {
+        let rows = records::measure(args, &device, seed)?;
+        let mut frame = records::frame(&rows)?;
+        if let Some(out) = &args.out {
+            std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+            write_all(out, "records", &mut frame)?;
         }
         return global.print(json!(rows), || markdown(&frame).unwrap_or_default());
     }

@@ -26,7 +26,7 @@ use super::file::{PcmTraining, Training};
 use super::{Standing, resume, write};
 use crate::cli::TrainArgs;
 use crate::failure::usage;
-use crate::models::Models;
+use crate::models::{Models, resolve};
 use crate::progress::Progress;
 use crate::prompts::{self, NamedPrompt};
 use crate::run::folder::parquet_files;
@@ -78,7 +78,16 @@ pub fn train(
     config.context = recipe.input.context;
     config.statistics = recipe.input.statistics;
     config.output = recipe.output;
-    let mut pcm = Pcm::new(&config, training.seed).map_err(|e| usage(e.to_string()))?;
+    let fresh = match &recipe.pretrained {
+        None => Pcm::new(&config, training.seed),
+        Some(model) => {
+            let (path, tokenizer) = (resolve(model)?, &mixture.base.tokenizer);
+            Pcm::pretrained(&config, &path, tokenizer, training.seed)
+        }
+    };
+    let fresh = fresh.map_err(|e| usage(e.to_string()))?;
+    let config = fresh.config().clone();
+    let mut pcm = fresh.clone();
     let file = out.join("checkpoint.safetensors");
     let mut values = pcm.values().to_vec();
     let known = json!({"training": training, "inputs": inputs});
@@ -105,7 +114,7 @@ pub fn train(
     };
     let given = mixture.given(&config)?;
     if standing.done == 0 && !given.is_empty() {
-        let fit = mixture.replay(&given, &mut trainer, 0)?;
+        let fit = mixture.replay(&given, &fresh, &mut trainer, 0)?;
         eprintln!(
             "{} recorded responses explain {:.1} % of held-out pairs",
             given.len(),
@@ -129,7 +138,7 @@ pub fn train(
                     let path = rollouts.join(format!("{before:05}.parquet"));
                     all.extend(read_rollouts(&path)?);
                 }
-                mixture.replay(&all, &mut trainer, number)?
+                mixture.replay(&all, &fresh, &mut trainer, number)?
             }
             false => mixture.fit(&records.rollouts, &mut trainer, number)?,
         };
@@ -261,11 +270,16 @@ impl<'a> Mixture<'a> {
     }
 
     /// Fits to everything, anew.
-    fn replay(&self, all: &[Rollout], trainer: &mut PcmTrainer, number: u64) -> Result<Fit> {
+    fn replay(
+        &self,
+        all: &[Rollout],
+        fresh: &Pcm,
+        trainer: &mut PcmTrainer,
+        number: u64,
+    ) -> Result<Fit> {
         let seed = self.training.seed.to_le_bytes();
         let parts: [&[u8]; 3] = [&seed, b"replay", &number.to_le_bytes()];
-        let fresh = Pcm::new(trainer.pcm.config(), self.training.seed)?;
-        Ok(trainer.replay(all, &fresh, &|token, out| self.embed(token, out), &parts)?)
+        Ok(trainer.replay(all, fresh, &|token, out| self.embed(token, out), &parts)?)
     }
 
     /// What a training that samples nothing has to tell of the records that it was given.
