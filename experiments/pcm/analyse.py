@@ -1,6 +1,13 @@
-"""What degrees.ron and wordings.ron say, from their rows (pandas, scipy; scripts/recompute/requirements.txt).
+"""What the runs of this folder say, from their rows (pandas, scipy; scripts/recompute/requirements.txt).
 
-    python experiments/pcm/analyse.py runs/pcm_degrees runs/pcm_wordings
+    python experiments/pcm/analyse.py degrees runs/pcm_degrees
+    python experiments/pcm/analyse.py wordings runs/pcm_wordings
+    python experiments/pcm/analyse.py seeds runs/pcm_seeds
+    python experiments/pcm/analyse.py oracle runs/pcm_oracle
+    python experiments/pcm/analyse.py divergence runs/pcm_divergence
+    python experiments/pcm/analyse.py witnesses runs/pcm_witnesses
+
+Intervals are bootstraps over prompts, 10,000 draws.
 """
 
 import json
@@ -16,11 +23,30 @@ def scores(run):
     return pd.concat([pd.read_parquet(p) for p in sorted(Path(run).glob("scores/*.parquet"))], ignore_index=True)
 
 
+def experiment(run):
+    return json.loads((Path(run) / "manifest.json").read_text())["experiment"]
+
+
+def ends(run):
+    """Dimension and sign of each direction."""
+    dimensions = experiment(run)["dimensions"]
+    return {d[end]: (name, sign) for name, d in dimensions.items() for end, sign in [("low", -1), ("high", 1)]}
+
+
+def draws(prompts):
+    return np.random.default_rng(0).integers(0, prompts, (10_000, prompts))
+
+
+def interval(by_prompt):
+    """Mean of numbers by prompt, and its interval, as text."""
+    values = np.asarray(by_prompt, dtype=float)
+    low, high = np.percentile(values[draws(len(values))].mean(1), [2.5, 97.5])
+    return f"{values.mean():+.3f} ({low:+.3f} – {high:+.3f})"
+
+
 def degrees(run):
-    dimensions = json.loads((Path(run) / "manifest.json").read_text())["experiment"]["dimensions"]
-    ends = {d[end]: (name, sign) for name, d in dimensions.items() for end, sign in [("low", -1), ("high", 1)]}
     rows = scores(run)
-    for direction, (dimension, sign) in ends.items():
+    for direction, (dimension, sign) in ends(run).items():
         levels = {
             int(p.rsplit("_", 1)[1]) / 100: sign * own[f"reward_{dimension}"].mean()
             for p, own in rows[rows.strategy == "pcm"].groupby("preference")
@@ -42,12 +68,81 @@ def wordings(run):
     gain = rows.pivot_table(index="prompt", columns=["wording", "strategy"], values="utility")
     gain = gain.xs("pcm", axis=1, level=1) - gain.xs("base", axis=1, level=1)
     unseen = gain.drop(columns="known").mean(axis=1)
-    draws = np.random.default_rng(0).integers(0, len(gain), (10_000, len(gain)))
-    ratio = unseen.to_numpy()[draws].mean(1) / gain.known.to_numpy()[draws].mean(1)
+    chosen = draws(len(gain))
+    ratio = unseen.to_numpy()[chosen].mean(1) / gain.known.to_numpy()[chosen].mean(1)
     low, high = np.percentile(ratio, [2.5, 97.5])
     print(f"unseen wordings keep {unseen.mean() / gain.known.mean():.3f} of the gain, 95 % interval {low:.3f} to {high:.3f}")
 
 
+def by_prompt(rows):
+    """Mean utility, `[prompts, strategies]`."""
+    return rows.pivot_table(index="prompt", columns="strategy", values="utility")
+
+
+def seeds(run):
+    table = by_prompt(scores(run))
+    own = [c for c in table if c.startswith("pcm_")]
+    means = table[own].mean()
+    print("| strategy | utility | the seeds' mean less it |\n|---|--:|--:|")
+    for name in table:
+        lead = "" if name in own else interval(table[own].mean(axis=1) - table[name])
+        print(f"| {name} | {table[name].mean():.3f} | {lead} |")
+    print(f"spread of the seeds: {means.min():.3f} to {means.max():.3f}, standard deviation {means.std():.4f}")
+
+
+def oracle(run):
+    table = by_prompt(scores(run))
+    print("| strategy | utility | less the PCM |\n|---|--:|--:|")
+    for name in table.mean().sort_values(ascending=False).index:
+        gap = "" if name == "pcm" else interval(table[name] - table.pcm)
+        print(f"| {name} | {table[name].mean():.3f} | {gap} |")
+
+
+def divergence(run):
+    """Utility of constant gates at the PCM's divergence, read off the line through DeRa's settings."""
+    rows = scores(run)
+    rows["kl"] = rows.kl / rows.tokens
+    utility = by_prompt(rows)
+    kl = rows.pivot_table(index="prompt", columns="strategy", values="kl")
+    print("| strategy | KL, nats per token | utility |\n|---|--:|--:|")
+    for name in utility:
+        print(f"| {name} | {kl[name].mean():.2f} | {utility[name].mean():.3f} |")
+    constant = ["base"] + [c for c in utility if c.startswith("dera_")]
+    for name in [c for c in utility if c.startswith("pcm_")]:
+
+        def lead(chosen):
+            x = [kl[c].to_numpy()[chosen].mean() for c in constant]
+            y = [utility[c].to_numpy()[chosen].mean() for c in constant]
+            order = np.argsort(x)
+            at = kl[name].to_numpy()[chosen].mean()
+            return utility[name].to_numpy()[chosen].mean() - np.interp(at, np.take(x, order), np.take(y, order))
+
+        everything = np.arange(len(utility))
+        low, high = np.percentile([lead(d) for d in draws(len(utility))], [2.5, 97.5])
+        beyond = kl[name].mean() > max(kl[c].mean() for c in constant)
+        note = "; beyond the last λ, compared with it" if beyond else ""
+        print(f"{name}: at equal divergence {lead(everything):+.3f} ({low:+.3f} – {high:+.3f}) over constant gates{note}")
+
+
+def witnesses(run):
+    """Shift of each direction from the base, as the reward sees it and as its witness does."""
+    rows, preferences = scores(run), experiment(run)["preferences"]
+    print("| strategy | direction | reward | witness |\n|---|---|--:|--:|")
+    for strategy in [s for s in rows.strategy.unique() if s != "base"]:
+        for direction, (dimension, sign) in ends(run).items():
+            stated = [p for p, own in preferences.items() if direction in own["weights"]]
+            if dimension.endswith("_model") or not stated:
+                continue
+            own = rows[rows.preference.isin(stated)]
+            shifts = []
+            for column in [f"reward_{dimension}", f"reward_{dimension}_model"]:
+                table = own.pivot_table(index="prompt", columns="strategy", values=column)
+                shifts.append(interval(sign * (table[strategy] - table["base"])))
+            print(f"| {strategy} | {direction} | {shifts[0]} | {shifts[1]} |")
+
+
 if __name__ == "__main__":
-    degrees(sys.argv[1])
-    wordings(sys.argv[2])
+    known = {f.__name__: f for f in [degrees, wordings, seeds, oracle, divergence, witnesses]}
+    if len(sys.argv) != 3 or sys.argv[1] not in known:
+        sys.exit(__doc__)
+    known[sys.argv[1]](sys.argv[2])

@@ -67,7 +67,9 @@ pub enum Command {
     #[command(
         after_help = "Example: mope train experiments/experts/friendly.ron\n\n\
                       The folder gets adapter/ (as PEFT saves it), checkpoint.safetensors, metrics.*,\n\
-                      plots/*.{svg,png}, samples.md and manifest.json."
+                      plots/*.{svg,png}, samples.md and manifest.json.\n\n\
+                      --set seed=1,2,3 makes three trainings, in runs/train/NAME/seed=1 and so on;\n\
+                      --set recipe.Pcm.settings.kl=0.1 replaces one field."
     )]
     Train(TrainArgs),
     /// Generate one response and stream it
@@ -228,6 +230,9 @@ pub struct TrainArgs {
     /// Folder of its results [default: runs/train/NAME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Replaces a field, or makes a training for each of several values: seed=1,2,3
+    #[arg(long, value_name = "FIELD=VALUE,…")]
+    pub set: Vec<Setting>,
     /// Stop after this many more iterations or steps; the same command goes on
     #[arg(long, value_name = "N", value_parser = positive)]
     pub stop_after: Option<usize>,
@@ -411,8 +416,11 @@ pub struct BenchArgs {
     #[arg(long)]
     pub train: bool,
     /// Compare the formats with F32 on this text and on greedy mixtures instead
-    #[arg(long, value_name = "TEXT", conflicts_with = "train")]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["train", "records"])]
     pub accuracy: Option<PathBuf>,
+    /// Measure an epoch of a PCM's training from records, beside running the experts again (F32)
+    #[arg(long, conflicts_with = "train")]
+    pub records: bool,
     /// Repetitions, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub repeat: usize,

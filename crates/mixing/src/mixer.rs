@@ -121,7 +121,8 @@ pub struct Plan {
     pub examples: Vec<Message>,
     /// Mixes them.
     pub mixer: Box<dyn Mixer>,
-    /// Responses that are made for each one that is kept, by utility.
+    /// Responses that are made for each one that is kept, by utility; attempt `a` of request `r` is sequence
+    /// `r · samples + a` ([`History::request`]).
     pub samples: usize,
     /// One of these is to serve the preference; which, is still to be found out. The plan's experts are all of
     /// theirs. Empty where nothing is to be chosen.

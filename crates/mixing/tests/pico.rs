@@ -11,7 +11,7 @@ use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
 use lm::{DeviceSpec, LanguageModel, Weights};
 use mixing::strategies::{
-    Base, BestOfN, BestSingle, Cliper, DeRa, Divergence, Example, FewShot, Fixed, Mato, Mod, Pack,
+    Base, BestOfN, BestSingle, Cliper, DeRa, Divergence, Example, FewShot, Fixed, Mato, Mod, Oracle, Pack,
     Prompting, Single, Space, TopK, Uniform,
 };
 use mixing::{
@@ -633,6 +633,99 @@ fn the_best_of_several_is_the_best_of_the_same_attempts_made_apart() {
             assert!(error.to_string().contains("needs rewards"), "{error}");
         }
     });
+}
+
+#[test]
+fn the_oracle_keeps_the_best_of_all_weights() {
+    let (steps, space) = (2, Space::Probability);
+    let oracle = Oracle {
+        steps,
+        space,
+        lambda: 1.0,
+    };
+    with_generator(&Strategy::Oracle(oracle.clone()), |generator| {
+        // Four directions share two halves in ten ways.
+        assert_eq!(
+            (generator.plan().samples, generator.experts().len()),
+            (10, 4)
+        );
+        let mut seen = std::collections::BTreeSet::new();
+        let utility = |_: usize, r: &Response| {
+            seen.insert(format!("{:?}", &r.weights[..4]));
+            Ok::<f64, mixing::Error>(f64::from(r.weights[2]))
+        };
+        let best = generator.best(requests(), 3, &SETTINGS, utility, |_, _| ());
+        for response in best.unwrap() {
+            let own = response.weights.chunks(4);
+            assert!(
+                own.into_iter().all(|w| w == [0.0, 0.0, 1.0, 0.0]),
+                "{response:?}"
+            );
+        }
+        assert_eq!(seen.len(), 10);
+    });
+    let far = Oracle {
+        space: Space::Log,
+        lambda: 2.0,
+        ..oracle.clone()
+    };
+    with_generator(&Strategy::Oracle(far), |generator| {
+        let utility = |_: usize, r: &Response| Ok::<f64, mixing::Error>(f64::from(r.weights[1]));
+        let best = generator.best(requests(), 3, &SETTINGS, utility, |_, _| ());
+        assert_eq!(generator.experts()[0], "base");
+        for response in best.unwrap() {
+            assert_eq!(response.weights[..5], [-1.0, 2.0, 0.0, 0.0, 0.0]);
+        }
+    });
+    let names: Vec<String> = experts().iter().map(|e| e.name.clone()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (wrong, expected) in [
+        (
+            Oracle {
+                steps: 0,
+                ..oracle.clone()
+            },
+            "steps is 0",
+        ),
+        (
+            Oracle {
+                lambda: 2.0,
+                ..oracle
+            },
+            "space: Log",
+        ),
+    ] {
+        let error = Strategy::Oracle(wrong)
+            .plan(&preference(), &names)
+            .unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_pcm_mixes_what_is_seen_of_truncated_experts() {
+    let folder = tempfile::tempdir().unwrap();
+    let width = experts()[0].model.config().hidden_size;
+    let names = ["full", "patterns", "plain", "prompted"];
+    let pcm = pcm::Pcm::new(&pcm::PcmConfig::tiny(&names, width), 3).unwrap();
+    pcm.save(folder.path()).unwrap();
+    let whole = Strategy::Pcm(mixing::strategies::Pcm {
+        model: folder.path().into(),
+        choice: Default::default(),
+        hold: 1,
+        space: None,
+        strength: 1.0,
+    });
+    let seen = |k| {
+        let of = Box::new(whole.clone());
+        generate(&Strategy::TopK(TopK { k, of }), requests())
+    };
+    let vocab = experts()[0].model.config().vocab_size;
+    let plain = generate(&whole, requests());
+    for (all, plain) in seen(vocab).iter().zip(&plain) {
+        assert_eq!((&all.tokens, &all.weights), (&plain.tokens, &plain.weights));
+    }
+    assert_ne!(seen(1)[0].log_probs, plain[0].log_probs);
 }
 
 #[test]

@@ -21,6 +21,20 @@ pub enum PreferenceInput {
     Both,
 }
 
+/// What a PCM keeps of the checkpoint that it began as.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Tokens of its own embeddings, which stay as they were; the base's tokens are the same.
+    pub vocabulary: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Positions.
+    pub rope: Rope,
+    /// Of the norms.
+    pub norm_eps: f32,
+}
+
 /// Shape of a PCM.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +61,9 @@ pub struct PcmConfig {
     /// What its outputs do. Default: mix probabilities (paper).
     #[serde(default)]
     pub output: Output,
+    /// The checkpoint that it began as; `None`: fresh weights on the base's embeddings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 impl PcmConfig {
@@ -75,6 +92,7 @@ impl PcmConfig {
             context: true,
             statistics: false,
             output: Output::default(),
+            origin: None,
         }
     }
 
@@ -89,7 +107,8 @@ impl PcmConfig {
         }
     }
 
-    /// The shape of `JackFram/llama-160m`, the likely PCM of the paper: 12 blocks of width 768.
+    /// The shape of `JackFram/llama-160m`, the likely PCM of the paper: 12 blocks of width 768. The weights
+    /// themselves are for another vocabulary than SmolLM2's ([`Pcm::pretrained`](crate::Pcm::pretrained)).
     pub fn llama160m(experts: &[&str], embedding: usize) -> Self {
         Self {
             hidden: 768,
@@ -108,20 +127,22 @@ impl PcmConfig {
 
     /// The decoder between inputs and weights.
     pub fn decoder(&self) -> DecoderConfig {
+        let plain = Rope {
+            theta: 10_000.0,
+            scaling: RopeScaling::Plain,
+        };
+        let origin = self.origin.as_ref();
         DecoderConfig {
             vocab_size: 1,
             hidden_size: self.hidden,
             intermediate_size: self.intermediate,
             layers: self.layers,
             heads: self.heads,
-            kv_heads: self.heads,
+            kv_heads: origin.map_or(self.heads, |o| o.kv_heads),
             head_dim: self.hidden / self.heads.max(1),
             context_length: 1 << 16,
-            norm_eps: 1e-5,
-            rope: Rope {
-                theta: 10_000.0,
-                scaling: RopeScaling::Plain,
-            },
+            norm_eps: origin.map_or(1e-5, |o| o.norm_eps),
+            rope: origin.map_or(plain, |o| o.rope.clone()),
             tied_head: false,
             qkv_bias: false,
             output_bias: false,
@@ -143,6 +164,12 @@ impl PcmConfig {
             return Err(format!(
                 "width {} does not divide by {} heads",
                 self.hidden, self.heads
+            ));
+        }
+        if self.origin.is_some() && self.embedding != self.hidden {
+            return Err(format!(
+                "its own embeddings are {} wide and its stream {}",
+                self.embedding, self.hidden
             ));
         }
         if !self.context && self.preference == PreferenceInput::Text {

@@ -9,16 +9,19 @@
 //! ([`Support`]).
 
 mod config;
+mod credit;
 mod model;
 mod output;
+mod pretrained;
 mod rollout;
 mod runner;
 mod trainer;
 
-pub use config::{PcmConfig, PreferenceInput};
+pub use config::{Origin, PcmConfig, PreferenceInput};
+pub use credit::Credit;
 pub use model::{Context, Pcm, PcmGradient};
-pub use output::{Output, Support, mixture};
-pub use rollout::{Rollout, read_rollouts, write_rollouts};
+pub use output::{Moments, Output, Support, mixture};
+pub use rollout::{Prefixes, Rollout, read_rollouts, write_rollouts};
 pub use runner::{Runner, Sequence};
 pub use trainer::{Algorithm, Fit, PcmTrainer, TrainerConfig};
 

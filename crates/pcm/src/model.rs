@@ -1,5 +1,6 @@
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use kernels::dense::{View, product};
 use lm::tuning::{Blocks, Layout, normal};
@@ -33,20 +34,22 @@ pub struct Context {
 pub struct Pcm {
     config: PcmConfig,
     blocks: Blocks,
-    places: Places,
+    pub(crate) places: Places,
     values: Vec<f32>,
+    /// Embeddings of its own, `[vocabulary, embedding]`; empty where it reads the base's.
+    pub(crate) table: Arc<Vec<f32>>,
 }
 
 /// Where each matrix lies among all weights.
 #[derive(Debug, Clone)]
-struct Places {
-    blocks: Range<usize>,
+pub(crate) struct Places {
+    pub blocks: Range<usize>,
     /// `[embedding, hidden]`.
-    projection: Range<usize>,
+    pub projection: Range<usize>,
     /// `[experts, hidden]`.
-    preference: Range<usize>,
+    pub preference: Range<usize>,
     /// `[statistics, hidden]`.
-    statistics: Range<usize>,
+    pub statistics: Range<usize>,
     /// `[experts, hidden]`.
     head: Range<usize>,
     /// `[experts, experts + 1]`.
@@ -108,13 +111,14 @@ impl Pcm {
     }
 
     /// With weights of zero outside of the blocks.
-    fn over(config: &PcmConfig, blocks: Blocks) -> Self {
+    pub(crate) fn over(config: &PcmConfig, blocks: Blocks) -> Self {
         let places = Places::new(config);
         Self {
             config: config.clone(),
             blocks,
             values: vec![0.0; places.direct.end],
             places,
+            table: Arc::default(),
         }
     }
 
@@ -412,7 +416,7 @@ impl Pcm {
         items.iter().map(one).collect()
     }
 
-    /// The base's embeddings of tokens, each of mean square 1, `[tokens, embedding]`.
+    /// The base's embeddings of tokens, each of mean square 1, or its own as they are, `[tokens, embedding]`.
     pub(crate) fn embed(&self, tokens: &[u32], embed: &Embed<'_>) -> Vec<f32> {
         let width = self.config.embedding;
         let mut out = vec![0.0; tokens.len() * width];
@@ -420,6 +424,14 @@ impl Pcm {
             return out;
         }
         for (token, row) in tokens.iter().zip(out.chunks_mut(width)) {
+            if self.config.origin.is_some() {
+                let place = *token as usize * width;
+                // Tokens come from the base, whose vocabulary is the same; one from elsewhere reads as nothing.
+                if let Some(own) = self.table.get(place..place + width) {
+                    row.copy_from_slice(own);
+                }
+                continue;
+            }
             embed(*token, row);
             let mean = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / width as f64;
             let inverse = (1.0 / (mean + 1e-12).sqrt()) as f32;
@@ -450,10 +462,20 @@ impl Pcm {
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, e))?;
         let path = folder.join("model.safetensors");
-        let bytes: Vec<u8> = self.values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let view = TensorView::new(Dtype::F32, vec![self.values.len()], &bytes);
-        let view = view.map_err(|e| Error::file(&path, e))?;
-        let file = safetensors::serialize([("values", view)], None);
+        let all = [
+            ("values", &self.values),
+            ("embeddings", self.table.as_ref()),
+        ];
+        let bytes = all.map(|(name, values)| {
+            let bytes = values.iter().flat_map(|v| v.to_le_bytes());
+            (name, values.len(), bytes.collect::<Vec<u8>>())
+        });
+        let mut views = Vec::new();
+        for (name, len, bytes) in bytes.iter().filter(|(_, len, _)| *len > 0) {
+            let view = TensorView::new(Dtype::F32, vec![*len], bytes);
+            views.push((*name, view.map_err(|e| Error::file(&path, e))?));
+        }
+        let file = safetensors::serialize(views, None);
         let file = file.map_err(|e| Error::file(&path, e))?;
         let config = serde_json::to_string_pretty(&self.config);
         let config = config.map_err(|e| Error::file(folder, e))? + "\n";
@@ -477,24 +499,31 @@ impl Pcm {
         let path = folder.join("model.safetensors");
         let bytes = std::fs::read(&path).map_err(|e| Error::file(&path, e))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| Error::file(&path, e))?;
-        let tensor = file.tensor("values").map_err(|e| Error::file(&path, e))?;
-        let shape = tensor.shape();
-        if tensor.dtype() != Dtype::F32 || shape != [pcm.values.len()] {
-            let expected = pcm.values.len();
-            return Err(Error::file(
-                &path,
-                format!(
-                    "values {shape:?} in {:?}, the config asks for [{expected}] in F32",
-                    tensor.dtype()
-                ),
-            ));
-        }
-        let parts = tensor.data().chunks_exact(4);
-        let values: Vec<f32> = parts
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
-        if values.iter().any(|v| !v.is_finite()) {
-            return Err(Error::file(&path, "there are weights that are no numbers"));
+        let read = |name: &str, expected: usize| -> Result<Vec<f32>> {
+            let tensor = file.tensor(name).map_err(|e| Error::file(&path, e))?;
+            let shape = tensor.shape();
+            if tensor.dtype() != Dtype::F32 || shape != [expected] {
+                return Err(Error::file(
+                    &path,
+                    format!(
+                        "{name} {shape:?} in {:?}, the config asks for [{expected}] in F32",
+                        tensor.dtype()
+                    ),
+                ));
+            }
+            let parts = tensor.data().chunks_exact(4);
+            let values: Vec<f32> = parts
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            if values.iter().any(|v| !v.is_finite()) {
+                return Err(Error::file(&path, "there are weights that are no numbers"));
+            }
+            Ok(values)
+        };
+        let values = read("values", pcm.values.len())?;
+        if let Some(origin) = &config.origin {
+            let size = origin.vocabulary.saturating_mul(config.embedding);
+            pcm.table = Arc::new(read("embeddings", size)?);
         }
         pcm.set_values(&values);
         Ok(pcm)

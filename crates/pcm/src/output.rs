@@ -184,21 +184,54 @@ impl Support<'_> {
         out.push((mass.ln() + log_total - moved) as f32);
     }
 
-    /// `ln Σ exp(offset + Σ w_i terms_i)` and its derivatives, the terms' means, `[experts]`.
-    pub fn total(&self, weights: &[f64]) -> (f64, Vec<f64>) {
-        let rows = || self.rows.chunks(self.experts + 1);
-        let value = |row: &[f32]| {
-            let terms = weights.iter().zip(row).map(|(w, t)| w * f64::from(*t));
-            f64::from(row[self.experts]) + terms.sum::<f64>()
+    /// Normaliser, means and divergence for some weights of the named experts.
+    ///
+    /// With `A(w) = ln Σ exp(offset + w · terms)` the means are `∇A`, the divergence from the base is
+    /// `w · ∇A − A`, and its derivatives are `∇²A w`, the covariances with `w · terms`: that of an exponential
+    /// family whose base measure is the base's distribution. At the weights that were sampled with all but the
+    /// last are exact; the spread of the terms among the others is left out.
+    pub fn moments(&self, weights: &[f64]) -> Moments {
+        let moved = |row: &[f32]| -> f64 {
+            let terms = weights.iter().zip(row);
+            terms.map(|(w, t)| w * f64::from(*t)).sum()
         };
-        let values: Vec<f64> = rows().map(value).collect();
+        let rows = || self.rows.chunks(self.experts + 1);
+        let sums: Vec<f64> = rows().map(moved).collect();
+        let offsets = rows().map(|row| f64::from(row[self.experts]));
+        let values: Vec<f64> = offsets.zip(&sums).map(|(o, s)| o + s).collect();
         let total = log_sum_exp(values.iter().copied());
-        let mut means = vec![0.0; self.experts];
-        for (row, value) in rows().zip(&values) {
+        let (mut means, mut products) = (vec![0.0; self.experts], vec![0.0; self.experts]);
+        let mut mean_sum = 0.0;
+        for ((row, value), sum) in rows().zip(&values).zip(&sums) {
             let p = (value - total).exp();
-            let terms = means.iter_mut().zip(row);
-            terms.for_each(|(mean, term)| *mean += p * f64::from(*term));
+            if p > 0.0 {
+                mean_sum += p * sum;
+                let terms = means.iter_mut().zip(&mut products).zip(row);
+                for ((mean, product), term) in terms {
+                    *mean += p * f64::from(*term);
+                    *product += p * f64::from(*term) * sum;
+                }
+            }
         }
-        (total, means)
+        let slopes = products.iter().zip(&means);
+        Moments {
+            slopes: slopes.map(|(p, m)| p - m * mean_sum).collect(),
+            divergence: mean_sum - total,
+            total,
+            means,
+        }
     }
+}
+
+/// What [`Support::moments`] gives.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Moments {
+    /// `A = ln Σ exp(offset + Σ w_i terms_i)`.
+    pub total: f64,
+    /// Its derivatives, the terms' means, `[experts]`.
+    pub means: Vec<f64>,
+    /// Divergence from the base in nats, where offsets are the base's log-probabilities.
+    pub divergence: f64,
+    /// Its derivatives by the weights, `[experts]`.
+    pub slopes: Vec<f64>,
 }

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use polars::prelude::*;
 
-use crate::output::{Output, Support, mixture};
+use crate::output::{Moments, Output, Support, mixture};
 use crate::{Context, Error, Result};
 
 /// One sampled response and all that training needs to know of it.
@@ -26,12 +26,33 @@ pub struct Rollout {
     pub behaviour: Vec<f32>,
     /// Normalised reward by dimension, in the order of the training's dimensions.
     pub rewards: Vec<f64>,
+    /// The same of the reference response; empty where it was not recorded.
+    pub references: Vec<f64>,
+    /// Mean divergence of the tokens' distributions from the base, in nats; 0 where it was not measured.
+    pub divergence: f64,
     /// What the response is worth.
     pub utility: f64,
+    /// What it was worth on its way; empty where only the whole was scored.
+    pub prefixes: Prefixes,
     /// Divides each expert's logits.
     pub temperature: f32,
     /// Seed of the training that sampled it.
     pub seed: u64,
+}
+
+/// Beginnings of a response, the whole of it the last.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Prefixes {
+    /// Tokens of each, rising.
+    pub cuts: Vec<u32>,
+    /// What each is worth, beside the reference's beginning of the same length; the last is the utility.
+    pub worth: Vec<f64>,
+    /// Normalised rewards, `[cuts, dimensions]`.
+    pub rewards: Vec<f64>,
+    /// The same of the reference's beginnings.
+    pub references: Vec<f64>,
+    /// Mean divergence of the tokens so far from the base, in nats.
+    pub divergences: Vec<f64>,
 }
 
 impl Rollout {
@@ -61,6 +82,7 @@ impl Rollout {
         let log_probs = &self.log_probs[token * n..(token + 1) * n];
         let weights = output.weights(logits, shares);
         let mut by_weight = vec![0.0; n];
+        let (mut kl, mut kl_by_weight) = (0.0, vec![0.0; n]);
         let log_prob = match output {
             Output::Probabilities => {
                 let log_prob = mixture(logits, log_probs);
@@ -77,7 +99,19 @@ impl Rollout {
                     rows: &self.support[token * width..(token + 1) * width],
                     experts: named.len(),
                 };
-                let (total, means) = support.total(&own);
+                let Moments {
+                    total,
+                    means,
+                    divergence,
+                    slopes,
+                } = support.moments(&own);
+                if output.reads_base() {
+                    kl = divergence;
+                    named
+                        .iter()
+                        .zip(slopes)
+                        .for_each(|(&i, s)| kl_by_weight[i] = s);
+                }
                 let base = self.base.get(token).map_or(0.0, |b| f64::from(*b));
                 let mut log_prob = base - total;
                 for (&i, mean) in named.iter().zip(means) {
@@ -91,6 +125,8 @@ impl Rollout {
         Chance {
             log_prob,
             slope: output.back(&weights, shares, &by_weight),
+            kl,
+            kl_slope: output.back(&weights, shares, &kl_by_weight),
             weights,
         }
     }
@@ -110,7 +146,9 @@ impl Rollout {
             )));
         }
         let named = self.context.shares.iter().filter(|s| **s > 0.0).count();
-        let base = if output.reads_base() { tokens } else { 0 };
+        // A record for gates holds what the other outputs need, and more.
+        let base = output.reads_base() || !self.base.is_empty();
+        let base = if base { tokens } else { 0 };
         let whole = match output.is_product() {
             true => {
                 !self.support.is_empty() && self.support.len().is_multiple_of(tokens * (named + 1))
@@ -123,6 +161,14 @@ impl Rollout {
                  it was recorded for another output than {output:?}",
                 self.base.len(),
                 self.support.len()
+            )));
+        }
+        let Prefixes { cuts, worth, .. } = &self.prefixes;
+        let rising = cuts.windows(2).all(|w| w[0] < w[1]) && cuts.first().is_none_or(|c| *c > 0);
+        let ends = cuts.last().is_none_or(|c| *c as usize == tokens);
+        if worth.len() != cuts.len() || !rising || !ends || worth.iter().any(|w| !w.is_finite()) {
+            return Err(Error::Argument(format!(
+                "a rollout of {tokens} tokens with beginnings of {cuts:?} tokens worth {worth:?}; the last is the whole"
             )));
         }
         if tokens == 0 || !self.utility.is_finite() {
@@ -140,6 +186,10 @@ pub(crate) struct Chance {
     pub log_prob: f64,
     /// Its derivatives by the logits of the weights, `[experts]`.
     pub slope: Vec<f64>,
+    /// Divergence of the distribution from the base in nats, where the base takes part; else 0.
+    pub kl: f64,
+    /// Its derivatives by the logits of the weights, `[experts]`.
+    pub kl_slope: Vec<f64>,
     /// The weights, `[experts]`.
     pub weights: Vec<f64>,
 }
@@ -168,6 +218,22 @@ pub fn write_rollouts(path: &Path, rollouts: &[Rollout]) -> Result<()> {
         list("support", &|r| Series::new("".into(), &r.support)),
         list("behaviour", &|r| Series::new("".into(), &r.behaviour)),
         list("rewards", &|r| Series::new("".into(), &r.rewards)),
+        list("references", &|r| Series::new("".into(), &r.references)),
+        list("cuts", &|r| Series::new("".into(), &r.prefixes.cuts)),
+        list("cut_worth", &|r| Series::new("".into(), &r.prefixes.worth)),
+        list("cut_rewards", &|r| {
+            Series::new("".into(), &r.prefixes.rewards)
+        }),
+        list("cut_references", &|r| {
+            Series::new("".into(), &r.prefixes.references)
+        }),
+        list("cut_divergences", &|r| {
+            Series::new("".into(), &r.prefixes.divergences)
+        }),
+        Column::new(
+            "divergence".into(),
+            rollouts.iter().map(|r| r.divergence).collect::<Vec<_>>(),
+        ),
         Column::new(
             "utility".into(),
             rollouts.iter().map(|r| r.utility).collect::<Vec<_>>(),
@@ -222,7 +288,17 @@ pub fn read_rollouts(path: &Path) -> Result<Vec<Rollout>> {
             .flatten()
             .collect())
     };
+    let numbers = |name: &str, row: usize| -> Result<Vec<f64>> {
+        let series = lists(name, row)?;
+        Ok(series
+            .f64()
+            .map_err(|e| failed(&e))?
+            .iter()
+            .flatten()
+            .collect())
+    };
     let (prompts, utility) = (column("prompt")?, column("utility")?);
+    let divergence = column("divergence")?.f64().map_err(|e| failed(&e))?;
     let prompts = prompts.str().map_err(|e| failed(&e))?;
     let utility = utility.f64().map_err(|e| failed(&e))?;
     let (temperature, seed) = (column("temperature")?, column("seed")?);
@@ -231,7 +307,6 @@ pub fn read_rollouts(path: &Path) -> Result<Vec<Rollout>> {
     let mut rollouts = Vec::new();
     for row in 0..frame.height() {
         let missing = || failed(&format!("row {row} has missing values"));
-        let rewards = lists("rewards", row)?;
         rollouts.push(Rollout {
             prompt: prompts.get(row).ok_or_else(missing)?.to_string(),
             context: Context {
@@ -244,13 +319,17 @@ pub fn read_rollouts(path: &Path) -> Result<Vec<Rollout>> {
             base: floats("base", row)?,
             support: floats("support", row)?,
             behaviour: floats("behaviour", row)?,
-            rewards: rewards
-                .f64()
-                .map_err(|e| failed(&e))?
-                .iter()
-                .flatten()
-                .collect(),
+            rewards: numbers("rewards", row)?,
+            references: numbers("references", row)?,
+            divergence: divergence.get(row).ok_or_else(missing)?,
             utility: utility.get(row).ok_or_else(missing)?,
+            prefixes: Prefixes {
+                cuts: integers("cuts", row)?,
+                worth: numbers("cut_worth", row)?,
+                rewards: numbers("cut_rewards", row)?,
+                references: numbers("cut_references", row)?,
+                divergences: numbers("cut_divergences", row)?,
+            },
             temperature: temperature.get(row).ok_or_else(missing)?,
             seed: seed.get(row).ok_or_else(missing)?,
         });

@@ -1,6 +1,7 @@
 //! Fitting the PCM to recorded rollouts: REBEL (arXiv 2404.16767), and PPO (arXiv 1707.06347) as the ablation.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use lm::objectives::{Pair, rebel};
 use lm::sampling::permutation;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Embed;
 use crate::rollout::Chance;
-use crate::{Context, Error, Output, Pcm, PcmGradient, Result, Rollout};
+use crate::{Context, Credit, Error, Output, Pcm, PcmGradient, Result, Rollout};
 
 /// How rollouts become a gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -20,7 +21,7 @@ pub enum Algorithm {
         /// Default 2 (ours: a mixture of three experts can move a sequence by a few nats).
         eta: f64,
     },
-    /// Clipped policy gradient per token, the pair's mean utility as baseline.
+    /// Clipped policy gradient per token.
     Ppo {
         /// Range of the ratio, 0.2 in the paper.
         clip: f64,
@@ -39,6 +40,8 @@ impl Default for Algorithm {
 pub struct TrainerConfig {
     /// Default REBEL (paper).
     pub algorithm: Algorithm,
+    /// Which token is credited with what of a response's utility. Default `Response` (paper).
+    pub credit: Credit,
     /// Passes over the rollouts of an iteration. Default 4 (REBEL's code).
     pub epochs: u64,
     /// Pairs of a step. Default 16 (ours).
@@ -47,6 +50,9 @@ pub struct TrainerConfig {
     pub entropy: f64,
     /// Penalty `KL(uniform ‖ α)` per token (a prior that keeps every expert alive; ours). Default 0.
     pub uniform: f64,
+    /// Gates: what a nat per token of divergence from the base costs, in units of utility, worked out at every token
+    /// from its record (ours: exact where `settings: kl`, which takes it from the utility, is a draw). Default 0.
+    pub kl: f64,
     /// Steps.
     pub optimisation: Optimisation,
 }
@@ -55,10 +61,12 @@ impl Default for TrainerConfig {
     fn default() -> Self {
         Self {
             algorithm: Algorithm::default(),
+            credit: Credit::default(),
             epochs: 4,
             minibatch: 16,
             entropy: 0.0,
             uniform: 0.0,
+            kl: 0.0,
             optimisation: Optimisation {
                 learning_rate: 1e-3,
                 ..Optimisation::default()
@@ -86,6 +94,10 @@ impl TrainerConfig {
         if !(self.entropy >= 0.0 && self.uniform >= 0.0) {
             return Err("entropy and uniform are numbers from 0 on".into());
         }
+        if !(self.kl >= 0.0 && self.kl.is_finite()) {
+            return Err(format!("kl is {}, not a number from 0 on", self.kl));
+        }
+        self.credit.validate()?;
         self.optimisation.validate()
     }
 }
@@ -95,13 +107,15 @@ impl TrainerConfig {
 pub struct Fit {
     /// Loss per pair in the last epoch.
     pub loss: f64,
-    /// REBEL: root mean square of the residual in the last epoch, in nats.
+    /// REBEL: root mean square of the residual in the last epoch, in nats; of a pair, or of all its segments.
     pub residual: f64,
-    /// REBEL: what of it no weights could take away, in nats: a mixture of probabilities never exceeds its best
+    /// REBEL over whole responses: what of it no weights could take away, in nats: a mixture of probabilities never exceeds its best
     /// expert. 0 for products.
     pub floor: f64,
     /// Entropy of the weights' shares in nats, in the last epoch.
     pub entropy: f64,
+    /// Gates: divergence from the base in nats per token, by the records, in the last epoch; 0 elsewhere.
+    pub divergence: f64,
     /// Length of the gradient before clipping, in the last epoch.
     pub gradient: f64,
     /// Replay: share of the squared targets of held-out pairs that the fit explains; 0 elsewhere.
@@ -177,9 +191,9 @@ impl PcmTrainer {
         let mut pairs = self.pairs(rollouts)?;
         let scale = spread(&pairs);
         for some in pairs.chunks_mut(self.config.minibatch) {
-            let known = log_probs(reference, some, embed)?;
-            for (pair, [a, b]) in some.iter_mut().zip(known) {
-                pair.old = [total(&a), total(&b)];
+            let known = taken(reference, some, embed)?;
+            for (pair, known) in some.iter_mut().zip(known) {
+                pair.depart(known.map(|own| own.log_probs));
             }
         }
         let prompts: BTreeSet<&str> = rollouts.iter().map(|r| r.prompt.as_str()).collect();
@@ -194,10 +208,6 @@ impl PcmTrainer {
                 "all rollouts are of one prompt; there is nothing to hold out".into(),
             ));
         }
-        let targets = held_out
-            .iter()
-            .map(|p| (eta * p.difference() / scale).powi(2));
-        let all: f64 = targets.sum();
         let mut out = Fit {
             floor: self.floor(&pairs, scale),
             ..Fit::default()
@@ -205,25 +215,92 @@ impl PcmTrainer {
         self.pcm = reference.clone();
         self.adam = AdamW::new(self.config.optimisation.adamw, AdamWState::default());
         self.steps = self.config.epochs * pairs.len().div_ceil(self.config.minibatch) as u64;
-        let mut best = (0.0, self.pcm.values().to_vec());
+        let (all, paid) = self.judge(&held_out, scale, eta, embed)?;
+        let mut best = (paid, 0.0, reference.values().to_vec());
         for epoch in 0..self.config.epochs {
             let number = epoch.to_le_bytes();
             let named = [parts, &[&number]].concat();
             self.epoch(&pairs, scale, embed, &named, &mut out)?;
-            let mut left = 0.0;
-            for some in held_out.chunks(self.config.minibatch) {
-                for (pair, [a, b]) in some.iter().zip(log_probs(&self.pcm, some, embed)?) {
-                    left += rebel([&a, &b], &pair.scaled(scale), eta).value;
-                }
-            }
-            let explained = 1.0 - left / all;
-            if explained > best.0 {
-                best = (explained, self.pcm.values().to_vec());
+            let (left, paid) = self.judge(&held_out, scale, eta, embed)?;
+            if paid < best.0 {
+                best = (paid, 1.0 - left / all, self.pcm.values().to_vec());
             }
         }
-        out.explained = best.0;
-        self.pcm.set_values(&best.1);
+        out.explained = best.1;
+        self.pcm.set_values(&best.2);
         Ok(out)
+    }
+
+    /// What is left of the regression of some pairs, and all that the fit pays.
+    fn judge(
+        &self,
+        pairs: &[Known<'_>],
+        scale: f64,
+        eta: f64,
+        embed: &Embed<'_>,
+    ) -> Result<(f64, f64)> {
+        let (mut left, mut kl) = (0.0, 0.0);
+        for some in pairs.chunks(self.config.minibatch) {
+            let own = taken(&self.pcm, some, embed)?;
+            kl += own.iter().flatten().map(|o| o.kl).sum::<f64>();
+            let log_probs: Vec<_> = own.into_iter().map(|o| o.map(|o| o.log_probs)).collect();
+            left += self.regress(some, &log_probs, eta, scale).0;
+        }
+        Ok((left, left + self.price(scale) * kl))
+    }
+
+    /// What a nat per token of a response's divergence costs in the loss. REBEL's regression has at first the
+    /// gradient `−2 η ∇E[u] / scale` a response.
+    fn price(&self, scale: f64) -> f64 {
+        match self.config.algorithm {
+            Algorithm::Rebel { eta } => 2.0 * eta * self.config.kl / scale,
+            Algorithm::Ppo { .. } => self.config.kl / scale,
+        }
+    }
+
+    /// REBEL's loss of some pairs, each for its tokens' log-probabilities, and the derivatives by those of each
+    /// segment, pair after pair.
+    fn regress(
+        &self,
+        pairs: &[Known<'_>],
+        log_probs: &[[Vec<f32>; 2]],
+        eta: f64,
+        scale: f64,
+    ) -> (f64, Vec<Vec<f64>>) {
+        let mut value = 0.0;
+        if self.config.credit == Credit::Response {
+            let mut factors = Vec::new();
+            for (pair, [a, b]) in pairs.iter().zip(log_probs) {
+                let own = rebel([a, b], &pair.scaled(scale), eta);
+                value += own.value;
+                let first = |g: &Vec<f32>| vec![g.first().map_or(0.0, |g| f64::from(*g))];
+                factors.extend(own.gradient.iter().map(first));
+            }
+            return (value, factors);
+        }
+        let mut residuals = Vec::new();
+        for (pair, log_probs) in pairs.iter().zip(log_probs) {
+            for (i, log_probs) in log_probs.iter().enumerate() {
+                let now = sums(log_probs, &pair.segments[i]);
+                let old = now.iter().zip(&pair.old[i]);
+                let each = old.zip(&pair.advantages[i]);
+                let own = each.map(|((now, old), a)| now - old - eta * a / scale);
+                residuals.push(own.collect::<Vec<f64>>());
+            }
+        }
+        // What is the same for all that have a segment is the normaliser's, as what is the same for a pair.
+        let longest = residuals.iter().map(Vec::len).max().unwrap_or(0);
+        for k in 0..longest {
+            let own = || residuals.iter().filter_map(|r| r.get(k));
+            let mean = own().sum::<f64>() / own().count() as f64;
+            let all = residuals.iter_mut().filter_map(|r| r.get_mut(k));
+            for residual in all {
+                *residual -= mean;
+                value += *residual * *residual;
+                *residual *= 2.0;
+            }
+        }
+        (value, residuals)
     }
 
     fn pairs<'r>(&self, rollouts: &'r [Rollout]) -> Result<Vec<Known<'r>>> {
@@ -233,15 +310,28 @@ impl PcmTrainer {
                 "entropy and uniform are for weights that sum to 1, not for gates".into(),
             ));
         }
+        if self.config.kl > 0.0 && !output.reads_base() {
+            return Err(Error::Argument(
+                "kl is worked out where the base takes part, with gates".into(),
+            ));
+        }
         for rollout in rollouts {
             rollout.check(self.pcm.config().experts.len(), output)?;
         }
         if rollouts.is_empty() || !rollouts.len().is_multiple_of(2) {
             return Err(Error::Argument("rollouts come in pairs".into()));
         }
-        let pairs = rollouts.chunks(2).map(|pair| Known {
-            rollouts: pair,
-            old: [pair[0].behaviour(), pair[1].behaviour()],
+        let credit = self.config.credit;
+        let mut advantages = credit.advantages(rollouts)?.into_iter();
+        let pairs = rollouts.chunks(2).map(|pair| {
+            let mut known = Known {
+                rollouts: pair,
+                segments: [0, 1].map(|i: usize| credit.segments(&pair[i])),
+                advantages: [(); 2].map(|()| advantages.next().unwrap_or_default()),
+                old: [Vec::new(), Vec::new()],
+            };
+            known.depart([0, 1].map(|i: usize| pair[i].behaviour.clone()));
+            known
         });
         Ok(pairs.collect())
     }
@@ -249,7 +339,10 @@ impl PcmTrainer {
     fn floor(&self, pairs: &[Known<'_>], scale: f64) -> f64 {
         let config = self.pcm.config();
         match self.config.algorithm {
-            Algorithm::Rebel { eta } if config.output == Output::Probabilities => {
+            Algorithm::Rebel { eta }
+                if config.output == Output::Probabilities
+                    && self.config.credit == Credit::Response =>
+            {
                 floor(pairs, eta / scale, config.experts.len())
             }
             _ => 0.0,
@@ -266,17 +359,21 @@ impl PcmTrainer {
         out: &mut Fit,
     ) -> Result<()> {
         let order = permutation(pairs.len(), parts);
-        (out.loss, out.entropy, out.gradient) = (0.0, 0.0, 0.0);
+        (out.loss, out.entropy) = (0.0, 0.0);
+        (out.divergence, out.gradient) = (0.0, 0.0);
+        let mut regression = 0.0;
         for chosen in order.chunks(self.config.minibatch) {
-            let chosen: Vec<Known<'_>> = chosen.iter().map(|&p| pairs[p]).collect();
+            let chosen: Vec<Known<'_>> = chosen.iter().map(|&p| pairs[p].clone()).collect();
             let step = self.gradient(&chosen, scale, embed)?;
             let share = chosen.len() as f64 / pairs.len() as f64;
             out.loss += step.loss * share;
+            regression += step.regression * share;
             out.entropy += step.entropy * share;
+            out.divergence += step.divergence * share;
             out.gradient += self.step(step.gradient) * share;
         }
         if matches!(self.config.algorithm, Algorithm::Rebel { .. }) {
-            out.residual = out.loss.max(0.0).sqrt();
+            out.residual = regression.max(0.0).sqrt();
         }
         Ok(())
     }
@@ -302,52 +399,65 @@ impl PcmTrainer {
         let n = self.pcm.config().experts.len();
         let output = self.pcm.config().output;
         let count = pairs.len() as f64;
-        // REBEL's factor needs both responses of a pair: their log-probabilities come first.
-        let mut factors = vec![0.0; rollouts.len()];
-        let mut loss = 0.0;
-        if let Algorithm::Rebel { eta } = self.config.algorithm {
-            let now = log_probs(&self.pcm, pairs, embed)?;
-            for (p, (pair, [a, b])) in pairs.iter().zip(&now).enumerate() {
-                let own = rebel([a, b], &pair.scaled(scale), eta);
-                loss += own.value / count;
-                for (factor, gradient) in factors[2 * p..].iter_mut().zip(&own.gradient) {
-                    *factor = gradient.first().map_or(0.0, |g| f64::from(*g) / count);
-                }
+        let segments: Vec<&[Range<usize>]> = pairs
+            .iter()
+            .flat_map(|p| p.segments.iter().map(Vec::as_slice))
+            .collect();
+        // What a segment's log-probabilities are to be pushed by. REBEL's factors need both responses of a pair,
+        // whose log-probabilities come first.
+        let mut pushes: Vec<Vec<f64>> = Vec::new();
+        let mut regression = 0.0;
+        match self.config.algorithm {
+            Algorithm::Rebel { eta } => {
+                let own = taken(&self.pcm, pairs, embed)?;
+                let own: Vec<_> = own.into_iter().map(|o| o.map(|o| o.log_probs)).collect();
+                let (value, factors) = self.regress(pairs, &own, eta, scale);
+                regression = value / count;
+                pushes = factors;
+                pushes.iter_mut().flatten().for_each(|f| *f /= count);
+            }
+            Algorithm::Ppo { .. } => {
+                let all = pairs.iter().flat_map(|p| &p.advantages);
+                pushes.extend(all.map(|a| a.iter().map(|a| a / scale).collect::<Vec<f64>>()));
             }
         }
-        let sums = std::sync::Mutex::new(vec![(0.0, 0.0); rollouts.len()]);
+        let price = self.price(scale);
+        let sums = std::sync::Mutex::new(vec![Sums::default(); rollouts.len()]);
         let gradient = self.pcm.gradient(&items, embed, |i, logits| {
             let rollout = rollouts[i];
             let steps = rollout.tokens.len() as f64;
-            let partner = rollouts[i ^ 1];
-            let advantage = (rollout.utility - partner.utility) / 2.0 / scale;
             let mut d = Vec::with_capacity(logits.len());
-            let (mut own_loss, mut own_entropy) = (0.0, 0.0);
+            let mut own = Sums::default();
             let rows = logits.chunks(n).enumerate();
             for ((token, z), old) in rows.zip(&rollout.behaviour) {
                 let Chance {
                     log_prob,
                     slope,
+                    kl,
+                    kl_slope,
                     weights: alpha,
                 } = rollout.chance(token, z, output);
+                let place = segments[i].iter().position(|s| s.contains(&token));
+                let push = place.and_then(|p| pushes[i].get(p)).copied().unwrap_or(0.0);
                 let factor = match self.config.algorithm {
-                    Algorithm::Rebel { .. } => factors[i],
+                    Algorithm::Rebel { .. } => push,
                     Algorithm::Ppo { clip } => {
                         let ratio = (log_prob - f64::from(*old)).exp();
                         let clipped = ratio.clamp(1.0 - clip, 1.0 + clip);
-                        let (free, bound) = (ratio * advantage, clipped * advantage);
-                        own_loss -= free.min(bound) / steps;
+                        let (free, bound) = (ratio * push, clipped * push);
+                        own.loss -= free.min(bound) / steps;
                         let open = free <= bound;
                         if open { -free / steps / count } else { 0.0 }
                     }
                 };
+                own.kl += kl / steps;
                 let named = alpha.iter().filter(|a| **a > 0.0).count() as f64;
                 let sum: f64 = alpha.iter().sum();
                 let shares = alpha.iter().map(|a| a / sum).filter(|a| *a > 0.0);
                 let entropy = -shares.map(|a| a * a.ln()).sum::<f64>();
-                own_entropy += entropy / steps;
-                for (a, s) in alpha.iter().zip(&slope) {
-                    let mut value = factor * s;
+                own.entropy += entropy / steps;
+                for ((a, s), k) in alpha.iter().zip(&slope).zip(&kl_slope) {
+                    let mut value = factor * s + price * k / steps / count;
                     if *a > 0.0 {
                         let weight = 1.0 / steps / count;
                         value += self.config.entropy * weight * a * (a.ln() + entropy);
@@ -356,34 +466,60 @@ impl PcmTrainer {
                     d.push(value as f32);
                 }
             }
-            sums.lock().unwrap_or_else(|e| e.into_inner())[i] = (own_loss, own_entropy);
+            sums.lock().unwrap_or_else(|e| e.into_inner())[i] = own;
             d
         })?;
         let sums = sums.into_inner().unwrap_or_else(|e| e.into_inner());
-        loss += sums.iter().map(|(l, _)| l).sum::<f64>() / count;
-        let entropy = sums.iter().map(|(_, e)| e).sum::<f64>() / rollouts.len() as f64;
+        let total = |get: fn(&Sums) -> f64| sums.iter().map(get).sum::<f64>();
+        let responses = rollouts.len() as f64;
+        let kl = total(|s| s.kl);
         Ok(StepResult {
-            loss,
-            entropy,
+            loss: regression + (total(|s| s.loss) + price * kl) / count,
+            regression,
+            entropy: total(|s| s.entropy) / responses,
+            divergence: kl / responses,
             gradient,
         })
     }
 }
 
-struct StepResult {
+/// Means over a response's tokens.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
     loss: f64,
     entropy: f64,
+    kl: f64,
+}
+
+struct StepResult {
+    loss: f64,
+    /// REBEL's part of it.
+    regression: f64,
+    entropy: f64,
+    divergence: f64,
     gradient: PcmGradient,
 }
 
-/// Two responses to the same prompt, and their log-probabilities under the policy that is departed from, in nats.
-#[derive(Clone, Copy)]
+/// Two responses to the same prompt.
+#[derive(Clone)]
 struct Known<'a> {
     rollouts: &'a [Rollout],
-    old: [f64; 2],
+    /// Tokens that are credited together.
+    segments: [Vec<Range<usize>>; 2],
+    /// With what, in units of utility.
+    advantages: [Vec<f64>; 2],
+    /// Log-probability of each segment under the policy that is departed from, in nats.
+    old: [Vec<f64>; 2],
 }
 
 impl Known<'_> {
+    /// Takes the tokens' log-probabilities under the policy that is departed from.
+    fn depart(&mut self, log_probs: [Vec<f32>; 2]) {
+        for ((old, own), segments) in self.old.iter_mut().zip(log_probs).zip(&self.segments) {
+            *old = sums(&own, segments);
+        }
+    }
+
     /// First utility less the second.
     fn difference(&self) -> f64 {
         self.rollouts[0].utility - self.rollouts[1].utility
@@ -391,27 +527,46 @@ impl Known<'_> {
 
     fn scaled(&self, scale: f64) -> Pair {
         Pair {
-            old: self.old,
+            old: [0, 1].map(|i: usize| self.old[i].iter().sum()),
             rewards: [0, 1].map(|i: usize| self.rollouts[i].utility / scale),
         }
     }
 }
 
-/// Log-probability of every token of each pair under a PCM, in nats.
-fn log_probs(pcm: &Pcm, pairs: &[Known<'_>], embed: &Embed<'_>) -> Result<Vec<[Vec<f32>; 2]>> {
+/// A response under a PCM.
+#[derive(Default)]
+struct Taken {
+    /// Of every token, in nats.
+    log_probs: Vec<f32>,
+    /// Gates: divergence from the base in nats per token.
+    kl: f64,
+}
+
+/// Each pair under a PCM.
+fn taken(pcm: &Pcm, pairs: &[Known<'_>], embed: &Embed<'_>) -> Result<Vec<[Taken; 2]>> {
     let rollouts = || pairs.iter().flat_map(|p| p.rollouts);
     let items: Vec<(&Context, &[u32])> = rollouts()
         .map(|r| (&r.context, r.tokens.as_slice()))
         .collect();
     let logits = pcm.logits(&items, embed)?;
-    let output = pcm.config().output;
-    let mut each = rollouts().zip(&logits).map(|(r, z)| r.mixed(z, output));
+    let (output, n) = (pcm.config().output, pcm.config().experts.len());
+    let mut each = rollouts().zip(&logits).map(|(rollout, logits)| {
+        let mut own = Taken::default();
+        for (token, z) in logits.chunks(n).enumerate() {
+            let chance = rollout.chance(token, z, output);
+            own.log_probs.push(chance.log_prob as f32);
+            own.kl += chance.kl / rollout.tokens.len() as f64;
+        }
+        own
+    });
     let two = |_| [(); 2].map(|()| each.next().unwrap_or_default());
     Ok((0..pairs.len()).map(two).collect())
 }
 
-fn total(log_probs: &[f32]) -> f64 {
-    log_probs.iter().map(|l| f64::from(*l)).sum()
+/// Log-probability of each segment, in nats.
+fn sums(log_probs: &[f32], segments: &[Range<usize>]) -> Vec<f64> {
+    let of = |s: &Range<usize>| log_probs[s.clone()].iter().map(|l| f64::from(*l)).sum();
+    segments.iter().map(of).collect()
 }
 
 /// Standard deviation of utility within pairs: differences divided by √2; 1 where there are none.

@@ -3,9 +3,10 @@
 
 use lm::sampling::Draws;
 use lm::tuning::{AdamWState, Optimisation};
+use lm::{DeviceSpec, LanguageModel, Weights};
 use pcm::{
-    Algorithm, Context, Output, Pcm, PcmConfig, PcmTrainer, PreferenceInput, Rollout, Runner,
-    Sequence, Support, TrainerConfig, mixture, read_rollouts, write_rollouts,
+    Algorithm, Context, Credit, Output, Pcm, PcmConfig, PcmTrainer, PreferenceInput, Prefixes,
+    Rollout, Runner, Sequence, Support, TrainerConfig, mixture, read_rollouts, write_rollouts,
 };
 use proptest::prelude::*;
 
@@ -59,9 +60,55 @@ fn context(config: &PcmConfig, steps: usize, shares: [f32; 3]) -> Context {
     }
 }
 
+/// A number and its derivative: automatic differentiation in forward mode.
+#[derive(Clone, Copy)]
+struct Dual(f64, f64);
+
+impl Dual {
+    fn exp(self) -> Self {
+        Self(self.0.exp(), self.1 * self.0.exp())
+    }
+
+    fn ln(self) -> Self {
+        Self(self.0.ln(), self.1 / self.0)
+    }
+}
+
+impl std::ops::Add for Dual {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self(self.0 + other.0, self.1 + other.1)
+    }
+}
+
+impl std::ops::Mul for Dual {
+    type Output = Self;
+    fn mul(self, other: Self) -> Self {
+        Self(self.0 * other.0, self.1 * other.0 + self.0 * other.1)
+    }
+}
+
+impl std::ops::Div for Dual {
+    type Output = Self;
+    fn div(self, other: Self) -> Self {
+        let slope = (self.1 * other.0 - self.0 * other.1) / (other.0 * other.0);
+        Self(self.0 / other.0, slope)
+    }
+}
+
+/// `ln Σ softmax(z)_i p_i` as it is written, differentiated by `z_by`.
+fn differentiated(logits: &[f32], log_probs: &[f32], by: usize) -> Dual {
+    let z = |i: usize| Dual(f64::from(logits[i]), f64::from(u8::from(i == by)));
+    let zero = Dual(0.0, 0.0);
+    let total = (0..logits.len()).fold(zero, |sum, i| sum + z(i).exp());
+    let p = |i: usize| Dual(f64::from(log_probs[i]).exp(), 0.0);
+    let each = (0..logits.len()).fold(zero, |sum, i| sum + z(i).exp() / total * p(i));
+    each.ln()
+}
+
 proptest! {
     #[test]
-    fn the_hand_derived_gradient_is_the_slope(
+    fn the_hand_derived_gradient_is_that_of_automatic_differentiation(
         logits in prop::collection::vec(-3.0f32..3.0, 4),
         log_probs in prop::collection::vec(-9.0f32..-0.01, 4),
     ) {
@@ -76,17 +123,10 @@ proptest! {
         };
         let slope = rollout.slope(0, &logits, Output::Probabilities);
         prop_assert!(slope.iter().sum::<f64>().abs() < 1e-12);
-        for i in 0..4 {
-            // In steps of a power of two, which f32 adds exactly enough.
-            let h = 1.0f32 / 256.0;
-            let at = |d: f32| {
-                let mut moved = logits.clone();
-                moved[i] += d;
-                (mixture(&moved, &log_probs), f64::from(moved[i]))
-            };
-            let ((up, x), (down, y)) = (at(h), at(-h));
-            let numeric = (up - down) / (x - y);
-            prop_assert!((numeric - slope[i]).abs() < 1e-5, "{} {}", numeric, slope[i]);
+        for (i, slope) in slope.iter().enumerate() {
+            let Dual(value, exact) = differentiated(&logits, &log_probs, i);
+            prop_assert!((value - mixture(&logits, &log_probs)).abs() < 1e-9);
+            prop_assert!((exact - slope).abs() < 1e-9, "{exact} {slope}");
         }
     }
 }
@@ -168,6 +208,29 @@ proptest! {
         let exact = distribution(output, &rows, &there, &rollout.context.shares)[token];
         let got = f64::from(rollout.mixed(&there, output)[0]);
         prop_assert!((got - exact).abs() < 1e-5, "{got} {exact}");
+        if gates {
+            let width = rollout.support.len();
+            let whole = Support { rows: &rollout.support[..width], experts: 2 };
+            let weights = output.weights(&there, &rollout.context.shares);
+            let all = distribution(output, &rows, &there, &rollout.context.shares);
+            let kl: f64 = all.iter().zip(&rows[2]).map(|(l, b)| l.exp() * (l - b)).sum();
+            let moments = whole.moments(&weights[..2]);
+            prop_assert!((moments.divergence - kl).abs() < 1e-5, "{} {kl}", moments.divergence);
+            for i in 0..2 {
+                let at = |h: f64| {
+                    let mut moved = weights[..2].to_vec();
+                    moved[i] += h;
+                    whole.moments(&moved).divergence
+                };
+                let numeric = (at(1e-4) - at(-1e-4)) / 2e-4;
+                prop_assert!((moments.slopes[i] - numeric).abs() < 1e-5 * (1.0 + numeric.abs()));
+            }
+            // With the others as one it is exact where it was sampled.
+            let (short, _) = product(output, 5, &there, token);
+            let rest = Support { rows: &short.support, experts: 2 };
+            let moments = rest.moments(&weights[..2]);
+            prop_assert!((moments.divergence - kl).abs() < 1e-4, "{} {kl}", moments.divergence);
+        }
         // Five of twelve are: equal where it was sampled, in value and slope, and never too small elsewhere.
         let (rollout, rows) = product(output, 5, &here, token);
         let shares = rollout.context.shares.clone();
@@ -302,6 +365,8 @@ fn decoding_equals_reading_at_once_whoever_else_is_there() {
 
 const STEPS: usize = 16;
 const GOOD: f64 = 0.9;
+/// Tokens after which a response is scored on its way.
+const SEGMENT: u32 = 2;
 
 /// Two experts, each right where the token before says so.
 struct Halves;
@@ -352,6 +417,9 @@ impl Halves {
                     (if hit { p } else { 1.0 - p }).ln() as f32
                 });
                 hits[i] += f64::from(u8::from(hit));
+                if (step as u32 + 1).is_multiple_of(SEGMENT) {
+                    rollout.prefixes.worth.push(hits[i] / STEPS as f64);
+                }
                 // What follows is a coin, not the experts' choice.
                 let token = 2 * (draws[i].uniform(3 * step + 1) * 8.0) as u32;
                 let parity = u32::from(draws[i].uniform(3 * step + 2) < 0.5);
@@ -362,6 +430,11 @@ impl Halves {
         }
         for (rollout, hits) in rollouts.iter_mut().zip(hits) {
             rollout.utility = hits / STEPS as f64;
+            rollout.prefixes = Prefixes {
+                cuts: (1..=STEPS as u32 / SEGMENT).map(|k| k * SEGMENT).collect(),
+                worth: rollout.prefixes.worth.clone(),
+                ..Prefixes::default()
+            };
             rollout.context.tokens = context.to_vec();
             rollout.context.shares = shares.to_vec();
         }
@@ -488,6 +561,182 @@ fn recorded_rollouts_of_another_policy_are_enough() {
 }
 
 #[test]
+fn credit_for_segments_learns_more_from_the_same_records() {
+    let config = PcmConfig {
+        hidden: 32,
+        layers: 1,
+        heads: 2,
+        intermediate: 64,
+        preference: PreferenceInput::Weights,
+        ..PcmConfig::tiny(&["even", "odd"], WIDTH)
+    };
+    let fresh = Pcm::new(&config, 1).unwrap();
+    let mut rollouts = Vec::new();
+    for number in 0..150u64 {
+        let pair = Halves::pair(&mut Runner::new(fresh.clone()), number);
+        for (i, mut rollout) in pair.into_iter().enumerate() {
+            // What no expert is to blame for: most of the utility, as in texts.
+            let mut draws = Draws::new(&[b"luck", &number.to_le_bytes(), &[i as u8]]);
+            let mut luck = 0.0;
+            for (k, worth) in rollout.prefixes.worth.iter_mut().enumerate() {
+                luck += 0.5 * (draws.uniform(k) - 0.5);
+                *worth += luck;
+            }
+            rollout.utility += luck;
+            rollout.prompt = (number % 50).to_string();
+            rollouts.push(rollout);
+        }
+    }
+    let learnt = |credit| {
+        let settings = TrainerConfig {
+            algorithm: Algorithm::Rebel { eta: 8.0 },
+            credit,
+            epochs: 12,
+            optimisation: Optimisation {
+                learning_rate: 3e-3,
+                ..Optimisation::default()
+            },
+            ..TrainerConfig::default()
+        };
+        let new = PcmTrainer::new(fresh.clone(), settings, AdamWState::default(), 0);
+        let mut trainer = new.unwrap();
+        let fit = trainer.replay(&rollouts, &fresh, &embed, &[]).unwrap();
+        (Halves::value(&trainer.pcm), fit.explained)
+    };
+    let whole = learnt(Credit::Response);
+    let to_go = learnt(Credit::Segments { lambda: 1.0 });
+    let steps = learnt(Credit::Segments { lambda: 0.0 });
+    assert!(
+        steps.0 > whole.0 + 0.1 && steps.0 > 0.75 && to_go.0 > whole.0 - 0.02,
+        "{whole:?} {to_go:?} {steps:?}"
+    );
+}
+
+#[test]
+fn a_price_on_divergence_holds_gates_back() {
+    let output = Output::Gates { limit: 2.0 };
+    let config = PcmConfig {
+        hidden: 32,
+        layers: 1,
+        heads: 2,
+        intermediate: 48,
+        output,
+        ..PcmConfig::tiny(&["a", "b", "c"], WIDTH)
+    };
+    let fresh = Pcm::new(&config, 1).unwrap();
+    let even = [0.0, 0.0, f32::NEG_INFINITY];
+    // Utilities say nothing; only the price does.
+    let rollouts: Vec<Rollout> = (0..64)
+        .map(|i| Rollout {
+            prompt: (i / 2).to_string(),
+            utility: f64::from(u8::from(i % 4 < 2)) - f64::from(u8::from(i % 2 == 0)),
+            ..product(output, 8, &even, i % 12).0
+        })
+        .collect();
+    let fit = |kl| {
+        let settings = TrainerConfig {
+            algorithm: Algorithm::Rebel { eta: 1.0 },
+            kl,
+            epochs: 4,
+            ..TrainerConfig::default()
+        };
+        let new = PcmTrainer::new(fresh.clone(), settings, AdamWState::default(), 0);
+        new.unwrap().fit(&rollouts, &embed, &[]).unwrap()
+    };
+    let (free, priced, dear) = (fit(0.0), fit(0.5), fit(5.0));
+    assert!(
+        dear.divergence < priced.divergence && priced.divergence < free.divergence,
+        "{free:?} {priced:?} {dear:?}"
+    );
+    let settings = TrainerConfig {
+        kl: 0.1,
+        ..TrainerConfig::default()
+    };
+    let plain = Pcm::new(
+        &PcmConfig {
+            output: Output::Logs,
+            ..config.clone()
+        },
+        1,
+    )
+    .unwrap();
+    let mut trainer = PcmTrainer::new(plain, settings, AdamWState::default(), 0).unwrap();
+    let error = trainer.fit(&rollouts, &embed, &[]).unwrap_err().to_string();
+    assert!(error.contains("with gates"), "{error}");
+}
+
+#[test]
+fn a_pretrained_pcm_reads_as_its_checkpoint_does_and_only_its_tokens() {
+    let fixtures =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../lm/tests/fixtures/pico");
+    let path = fixtures.join("llama");
+    let open = |path: &std::path::Path| {
+        LanguageModel::open(path, &DeviceSpec::Flex, Weights::F32).unwrap()
+    };
+    let model = open(&path);
+    let config = PcmConfig {
+        preference: PreferenceInput::Text,
+        ..PcmConfig::tiny(&["a", "b", "c"], WIDTH)
+    };
+    let mut pcm = Pcm::pretrained(&config, &path, &model.tokenizer, 1).unwrap();
+    // Its three outputs read what the checkpoint's head gives the tokens 5, 6 and 7.
+    let mut values = pcm.values().to_vec();
+    let d = model.config().hidden_size;
+    let head = values.len() - 3 * 4 - 3 * d;
+    for token in 0..3 {
+        let row = &mut values[head + token * d..head + (token + 1) * d];
+        model.engine.embedding(token as u32 + 5, row).unwrap();
+    }
+    pcm.set_values(&values);
+    let folder = tempfile::tempdir().unwrap();
+    pcm.save(folder.path()).unwrap();
+    let pcm = Pcm::load(folder.path()).unwrap();
+    let context = Context {
+        tokens: vec![1, 40, 41],
+        shares: vec![0.4, 0.3, 0.3],
+        statistics: Vec::new(),
+    };
+    let response = [50u32, 51, 52, 53];
+    let nobody = |_: u32, _: &mut [f32]| unreachable!("it has embeddings of its own");
+    let got = pcm.logits(&[(&context, &response)], &nobody).unwrap();
+    let read = [&context.tokens[..], &response[..3]].concat();
+    let mut expected = Vec::new();
+    let row = |_, t: usize, row: &mut [f32]| {
+        if t >= 2 {
+            expected.extend_from_slice(&row[5..8]);
+        }
+    };
+    model.engine.all_logits(&[&read], None, row).unwrap();
+    assert_eq!(got[0].len(), 12);
+    for (got, expected) in got[0].iter().zip(&expected) {
+        assert!((got - expected).abs() < 1e-4, "{got} {expected}");
+    }
+    // Another vocabulary is refused, and so is another kind of block.
+    let json = std::fs::read_to_string(path.join("tokenizer.json")).unwrap();
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(path.join(file), other.join(file)).unwrap();
+    }
+    let mut json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+    let id = vocabulary.remove("E").unwrap();
+    vocabulary.insert("renamed".into(), id.clone());
+    let renamed = json.to_string();
+    std::fs::write(other.join("tokenizer.json"), renamed).unwrap();
+    let error = Pcm::pretrained(&config, &other, &model.tokenizer, 1).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains(&format!("its token {id} is")) && error.contains("presets"),
+        "{error}"
+    );
+    let qwen = fixtures.join("qwen3");
+    let own = open(&qwen);
+    let error = Pcm::pretrained(&config, &qwen, &own.tokenizer, 1).unwrap_err();
+    assert!(error.to_string().contains("fill its stream"), "{error}");
+}
+
+#[test]
 fn models_and_rollouts_come_back_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
     let pcm = scrambled(&config(true));
@@ -516,6 +765,11 @@ fn models_and_rollouts_come_back_as_they_were() {
     );
     let mut rollouts = Halves::pair(&mut runner, 1);
     rollouts[1].rewards = vec![0.5, -1.0];
+    rollouts[1].references = vec![0.25, 2.0];
+    rollouts[1].divergence = 0.125;
+    rollouts[0].prefixes.divergences = vec![0.5; 8];
+    rollouts[1].prefixes.rewards = vec![0.5; 16];
+    rollouts[1].prefixes.references = vec![-0.5; 16];
     rollouts[1].context.statistics = vec![0.25];
     rollouts[0].base = vec![-0.5; 16];
     rollouts[0].support = vec![0.25; 96];

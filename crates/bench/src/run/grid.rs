@@ -3,10 +3,13 @@
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::experiment::Experiment;
 use crate::failure::usage;
+use crate::train::file::{Recipe, Training};
 
 /// A field and the values that it takes: `generation.sampling.temperature=0.5,0.7`.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,7 +63,46 @@ fn separate(text: &str) -> Vec<String> {
 /// # Errors
 /// A field that is not there, or a value that does not fit.
 pub fn grid(experiment: &Experiment, settings: &[Setting]) -> Result<Vec<(String, Experiment)>> {
-    let mut runs = vec![(String::new(), serde_json::to_value(experiment)?)];
+    let open = |(name, mut set): (String, Experiment)| {
+        // A document sorts by name; the file's order says what tables begin with and compare to.
+        set.dimensions.sort_like(&experiment.dimensions.names());
+        set.experts.sort_like(&experiment.experts.names());
+        set.preferences.sort_like(&experiment.preferences.names());
+        set.strategies.sort_like(&experiment.strategies.names());
+        set.validate().map_err(|e| usage(format!("--set: {e:#}")))?;
+        Ok((name, set))
+    };
+    combinations(experiment, settings)?
+        .into_iter()
+        .map(open)
+        .collect()
+}
+
+/// The same for trainings.
+///
+/// # Errors
+/// Those of [`grid`].
+pub fn trainings(training: &Training, settings: &[Setting]) -> Result<Vec<(String, Training)>> {
+    let open = |(name, mut set): (String, Training)| {
+        if let (Recipe::Pcm(new), Recipe::Pcm(old)) = (&mut set.recipe, &training.recipe) {
+            new.dimensions.sort_like(&old.dimensions.names());
+            new.experts.sort_like(&old.experts.names());
+        }
+        set.validate().map_err(|e| usage(format!("--set: {e}")))?;
+        Ok((name, set))
+    };
+    combinations(training, settings)?
+        .into_iter()
+        .map(open)
+        .collect()
+}
+
+/// Every combination of the settings, names sorted.
+fn combinations<T>(file: &T, settings: &[Setting]) -> Result<Vec<(String, T)>>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let mut runs = vec![(String::new(), serde_json::to_value(file)?)];
     for setting in settings {
         let mut next = Vec::new();
         for (name, document) in &runs {
@@ -87,14 +129,7 @@ pub fn grid(experiment: &Experiment, settings: &[Setting]) -> Result<Vec<(String
         runs = next;
     }
     let open = |(name, document): (String, Value)| {
-        let mut set: Experiment =
-            serde_json::from_value(document).map_err(|e| usage(format!("--set: {e}")))?;
-        // A document sorts by name; the file's order says what tables begin with and compare to.
-        set.dimensions.sort_like(&experiment.dimensions.names());
-        set.experts.sort_like(&experiment.experts.names());
-        set.preferences.sort_like(&experiment.preferences.names());
-        set.strategies.sort_like(&experiment.strategies.names());
-        set.validate().map_err(|e| usage(format!("--set: {e:#}")))?;
+        let set = serde_json::from_value(document).map_err(|e| usage(format!("--set: {e}")))?;
         Ok((name, set))
     };
     runs.into_iter().map(open).collect()

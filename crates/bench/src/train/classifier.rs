@@ -21,7 +21,6 @@ use sha2::{Digest, Sha256};
 use super::file::{ClassifierTraining, Training};
 use super::rollouts::sample;
 use crate::cli::TrainArgs;
-use crate::commands::Global;
 use crate::failure::usage;
 use crate::models::Models;
 use crate::progress::Progress;
@@ -39,13 +38,12 @@ struct Answer {
 }
 
 pub fn train(
-    global: &Global,
     args: &TrainArgs,
     training: &Training,
     recipe: &ClassifierTraining,
     out: &Path,
     inputs: &Value,
-) -> Result<()> {
+) -> Result<(Value, String)> {
     let prompts = prompts::load(&recipe.prompts)?;
     let mut models = Models::on(&DeviceSpec::Flex, training.sampling_weights)?;
     let base = models.open(&training.model)?;
@@ -82,9 +80,8 @@ pub fn train(
             progress.finish();
             let done = answers.len();
             let document = json!({"training": training.name, "finished": false, "done": done});
-            return global.print(document, || {
-                format!("interrupted after the answers of {done}; the same command goes on")
-            });
+            let text = format!("interrupted after the answers of {done}; the same command goes on");
+            return Ok((document, text));
         }
         progress.message(expert.name.clone());
         let made = answer(training, recipe, expert, &prompts, &mut progress)?;
@@ -145,21 +142,20 @@ pub fn train(
         "classifier": written.display().to_string(),
         "dimensions": fitted.card().dimensions,
     });
-    global.print(document, || {
-        let lines = fitted.card().dimensions.iter().map(|d| {
-            let t = &d.held_out;
-            format!(
-                "{}: {:.1} % of {} held-out responses told right, {:.1} % of their beginnings, loss {:.3}",
-                d.name,
-                100.0 * t.accuracy,
-                t.responses,
-                100.0 * t.beginnings,
-                t.loss
-            )
-        });
-        let lines: Vec<String> = lines.collect();
-        format!("{}\nclassifier: {}", lines.join("\n"), written.display())
-    })
+    let lines = fitted.card().dimensions.iter().map(|d| {
+        let t = &d.held_out;
+        format!(
+            "{}: {:.1} % of {} held-out responses told right, {:.1} % of their beginnings, loss {:.3}",
+            d.name,
+            100.0 * t.accuracy,
+            t.responses,
+            100.0 * t.beginnings,
+            t.loss
+        )
+    });
+    let lines: Vec<String> = lines.collect();
+    let text = format!("{}\nclassifier: {}", lines.join("\n"), written.display());
+    Ok((document, text))
 }
 
 /// Answers that an earlier process kept.

@@ -14,7 +14,7 @@ use lm::Weights;
 use lm::save::Precision;
 use lm::tuning::LoraConfig;
 use mixing::{BASE, Named, Preference};
-use pcm::{Algorithm, Output, PcmConfig, PreferenceInput, TrainerConfig};
+use pcm::{Algorithm, Credit, Output, PcmConfig, PreferenceInput, TrainerConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, model_path, plain, resolve_expert};
@@ -351,11 +351,16 @@ pub struct PcmTraining {
     /// Shape of the PCM.
     #[serde(default)]
     pub shape: Shape,
+    /// Decoder that it begins as instead, by registered name or path (relative to this file), with the base's
+    /// vocabulary (paper: a LLaMA of 160M). Default: fresh weights of that shape.
+    #[serde(default)]
+    pub pretrained: Option<String>,
     /// How it reads preference, context and statistics.
     #[serde(default)]
     pub input: PcmInput,
     /// Folders of rollouts of earlier trainings over the same experts, relative to this file, to learn from, too; with
-    /// `replay`, and with enough of them no iterations are needed. Default: none.
+    /// `replay`, and with enough of them no iterations are needed. `{seed}` in a name stands for the training's seed.
+    /// What a response is worth is worked out again from its recorded rewards. Default: none.
     #[serde(default)]
     pub records: Vec<PathBuf>,
     /// What its outputs do. Default `Probabilities` (paper).
@@ -449,6 +454,9 @@ pub struct PcmSettings {
     /// Likeliest tokens of each step that are recorded where experts are multiplied. Default 32 (ours: at
     /// temperature 0.7 all others together hold about 1 % of the mass).
     pub keep: usize,
+    /// Tokens after which a response is scored on its way, for credit by segments; 0: only the whole is. Default 0
+    /// (paper).
+    pub segment: usize,
     /// How rollouts are fitted.
     pub fit: TrainerConfig,
 }
@@ -464,6 +472,7 @@ impl Default for PcmSettings {
             replay: false,
             kl: 0.0,
             keep: 32,
+            segment: 0,
             fit: TrainerConfig::default(),
         }
     }
@@ -511,6 +520,18 @@ impl PcmTraining {
             return Err(
                 "settings: fit: entropy and uniform are for weights that sum to 1, not for Gates"
                     .into(),
+            );
+        }
+        if self.settings.fit.kl > 0.0 && !self.output.reads_base() {
+            return Err(
+                "settings: fit: kl is worked out where the base takes part, with Gates; elsewhere settings: kl takes it \
+                 from the utility"
+                    .into(),
+            );
+        }
+        if matches!(s.fit.credit, Credit::Segments { .. }) && s.segment == 0 && s.iterations > 0 {
+            return Err(
+                "settings: segment is 0; credit by segments needs responses that are scored on their way".into(),
             );
         }
         if let Preferences::Dirichlet { alpha } = self.preferences
@@ -578,6 +599,7 @@ impl Training {
             Recipe::Pcm(t) => {
                 t.prompts = folder.join(&t.prompts);
                 t.texts = folder.join(&t.texts);
+                t.pretrained = t.pretrained.as_ref().map(|m| model_path(folder, m));
                 t.records.iter_mut().for_each(|r| *r = folder.join(&*r));
                 for (_, expert) in t.experts.iter_mut() {
                     resolve_expert(folder, expert);
@@ -592,7 +614,23 @@ impl Training {
         Ok(training)
     }
 
-    fn validate(&self) -> Result<(), String> {
+    /// Takes another seed, and what is named after it.
+    pub fn seeded(mut self, seed: Option<u64>) -> Self {
+        self.seed = seed.unwrap_or(self.seed);
+        if let Recipe::Pcm(t) = &mut self.recipe {
+            for folder in &mut t.records {
+                let name = folder.to_string_lossy();
+                *folder = name.replace("{seed}", &self.seed.to_string()).into();
+            }
+        }
+        self
+    }
+
+    /// Checks what the file says.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn validate(&self) -> Result<(), String> {
         plain("name", &self.name).map_err(|e| e.to_string())?;
         if !matches!(self.weights, Weights::F32 | Weights::Bf16) {
             return Err(format!(

@@ -3,7 +3,7 @@
 mod best_worst;
 mod classifier;
 mod data;
-mod file;
+pub(crate) mod file;
 mod mixture;
 mod rollouts;
 
@@ -32,6 +32,7 @@ use crate::failure::usage;
 use crate::models::{hashes, resolve};
 use crate::progress::Progress;
 use crate::run::folder::{lock, parquet_files};
+use crate::run::grid::trainings;
 use crate::run::manifest::{Session, commit, now};
 
 use file::{Recipe, RewardTraining, Training};
@@ -55,24 +56,40 @@ struct Standing {
 }
 
 pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
-    let mut training = Training::load(&args.file)?;
-    training.seed = global.seed.unwrap_or(training.seed);
+    let training = Training::load(&args.file)?;
     let default = || Path::new("runs/train").join(&training.name);
     let out: PathBuf = args.out.clone().unwrap_or_else(default);
-    let _lock = lock(&out)?;
+    let (mut documents, mut said) = (Vec::new(), Vec::new());
+    for (name, training) in trainings(&training, &args.set)? {
+        let out = match name.as_str() {
+            "" => out.clone(),
+            name => out.join(name),
+        };
+        let (document, text) = train_one(args, &training.seeded(global.seed), &out)?;
+        documents.push(document);
+        said.push(text);
+    }
+    let document = match documents.len() {
+        1 => documents.swap_remove(0),
+        _ => json!({"trainings": documents}),
+    };
+    global.print(document, || said.join("\n"))
+}
+
+/// One training into its folder; what is to be said of it, as JSON and as text.
+fn train_one(args: &TrainArgs, training: &Training, out: &Path) -> Result<(Value, String)> {
+    let _lock = lock(out)?;
     let path = resolve(&training.model)?;
-    let inputs = inputs(&training, &path)?;
+    let inputs = inputs(training, &path)?;
     match &training.recipe {
-        Recipe::Pcm(t) => return mixture::train(global, args, &training, t, &out, &inputs),
-        Recipe::Reward(t) => return reward(global, &training, t, &out, &inputs),
-        Recipe::Classifier(t) => {
-            return classifier::train(global, args, &training, t, &out, &inputs);
-        }
+        Recipe::Pcm(t) => return mixture::train(args, training, t, out, &inputs),
+        Recipe::Reward(t) => return reward(training, t, out, &inputs),
+        Recipe::Classifier(t) => return classifier::train(args, training, t, out, &inputs),
         _ => {}
     }
     let model = ModelFile::open(&path)?;
     let mut decoder = TuningDecoder::load(&model, training.weights)?;
-    let lora = start(&training, &decoder)?;
+    let lora = start(training, &decoder)?;
     let file = out.join("checkpoint.safetensors");
     // What is only done to the finished adapter is no reason to train again.
     let trained = Training {
@@ -81,10 +98,10 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
         ..training.clone()
     };
     let known = json!({"training": trained, "inputs": inputs});
-    let mut run = Run::open(&training, &file, lora, known)?;
+    let mut run = Run::open(training, &file, lora, known)?;
     let began = Instant::now();
     let work = Work {
-        training: &training,
+        training,
         file: &file,
         until: args.stop_after.map(|n| run.standing.done + n as u64),
     };
@@ -100,7 +117,7 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
         Recipe::Rebel(t) => {
             decoder.temperature = t.settings.temperature;
             let limits = (t.settings.max_new_tokens, t.settings.temperature);
-            let mut rollouts = Rollouts::open(&training, &t.prompts, &t.reward, limits, &path)?;
+            let mut rollouts = Rollouts::open(training, &t.prompts, &t.reward, limits, &path)?;
             let rebel = Rebel {
                 config: &t.settings,
                 decoder: &decoder,
@@ -111,7 +128,7 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
         }
         Recipe::BestWorst(t) => {
             decoder.temperature = t.temperature;
-            let (items, rewards) = best_worst::pairs(&training, t, &path)?;
+            let (items, rewards) = best_worst::pairs(training, t, &path)?;
             let objective = Objective::Rebel(rewards);
             work.offline(&mut run, &decoder, objective, &items, &t.settings)?
         }
@@ -134,7 +151,7 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
         pair.b.iter_mut().for_each(|b| *b *= training.strength);
     }
     trained.save(&adapter, config, Some(&training.model), training.precision)?;
-    write(&training, &out, &run.standing, &args.file, &inputs)?;
+    write(training, out, &run.standing, &args.file, &inputs)?;
     let last = run.standing.metrics.last().cloned().unwrap_or_default();
     let document = json!({
         "training": training.name,
@@ -143,24 +160,22 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
         "adapter": adapter.display().to_string(),
         "last": last,
     });
-    global.print(document, || {
-        let state = if finished { "trained" } else { "interrupted" };
-        let done = run.standing.done;
-        format!(
-            "{state} after {done} rounds; adapter: {}",
-            adapter.display()
-        )
-    })
+    let state = if finished { "trained" } else { "interrupted" };
+    let done = run.standing.done;
+    let adapter = adapter.display();
+    Ok((
+        document,
+        format!("{state} after {done} rounds; adapter: {adapter}"),
+    ))
 }
 
 /// A reward model: minutes at most, so it is fitted in one go.
 fn reward(
-    global: &Global,
     training: &Training,
     recipe: &RewardTraining,
     out: &Path,
     inputs: &Value,
-) -> Result<()> {
+) -> Result<(Value, String)> {
     let pairs: Vec<PreferencePair> = data::lines(&recipe.data)?;
     let say = |stage: &str| eprintln!("reward: {stage}");
     let (config, seed) = (&recipe.settings, training.seed);
@@ -181,18 +196,17 @@ fn reward(
         "reward": folder.display().to_string(),
         "held_out": held_out,
     });
-    global.print(document, || {
-        format!(
-            "{}: {:.1} % of {} held-out pairs in the right order (longer first: {:.1} %), loss {:.3}, \
-             calibration error {:.3}",
-            folder.display(),
-            100.0 * held_out.accuracy,
-            held_out.pairs,
-            100.0 * held_out.longer,
-            held_out.loss,
-            held_out.calibration_error
-        )
-    })
+    let text = format!(
+        "{}: {:.1} % of {} held-out pairs in the right order (longer first: {:.1} %), loss {:.3}, \
+         calibration error {:.3}",
+        folder.display(),
+        100.0 * held_out.accuracy,
+        held_out.pairs,
+        100.0 * held_out.longer,
+        held_out.loss,
+        held_out.calibration_error
+    );
+    Ok((document, text))
 }
 
 /// SHA-256 of everything that the training reads.
@@ -216,7 +230,10 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
     let texts = texts.map(|t| hashes(t)).transpose()?;
     let mut records = Vec::new();
     let mut experts = Map::new();
+    let mut pretrained = None;
     if let Recipe::Pcm(t) = &training.recipe {
+        let named = t.pretrained.as_deref();
+        pretrained = named.map(|m| hashes(&resolve(m)?)).transpose()?;
         for folder in &t.records {
             let files = parquet_files(folder).map_err(|e| usage(format!("records: {e:#}")))?;
             let files = files.iter().map(|f| lm::source::sha256(f));
@@ -240,6 +257,7 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
         "texts": texts,
         "experts": experts,
         "records": records,
+        "pretrained": pretrained,
     }))
 }
 
@@ -474,9 +492,10 @@ fn write(
 }
 
 /// Curves of a training: file name, columns, and what they are in.
-const CURVES: [(&str, &[&str], &str); 8] = [
+const CURVES: [(&str, &[&str], &str); 9] = [
     ("utility", &["utility"], "utility"),
     ("entropy", &["entropy"], "nats"),
+    ("divergence", &["kl", "divergence"], "nats per token"),
     (
         "reward",
         &["reward", "reward_sd"],

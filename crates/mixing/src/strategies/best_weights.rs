@@ -67,7 +67,7 @@ impl Method for BestWeights {
 }
 
 /// All ways to share `steps` among `places`.
-fn grid(places: usize, steps: usize) -> Vec<Vec<usize>> {
+pub(super) fn grid(places: usize, steps: usize) -> Vec<Vec<usize>> {
     match places {
         0 => Vec::new(),
         1 => vec![vec![steps]],

@@ -15,6 +15,7 @@ mod mato;
 mod merge;
 mod model_arithmetic;
 mod multi_objective;
+mod oracle;
 mod over;
 mod pack;
 mod pcm;
@@ -42,6 +43,7 @@ pub use mato::Mato;
 pub use merge::Merge;
 pub use model_arithmetic::{ModelArithmetic, Operand, Term};
 pub use multi_objective::{Divergence, Mod};
+pub use oracle::Oracle;
 pub use over::Over;
 pub use pack::Pack;
 pub use pcm::{Choice, Pcm, statistics};
@@ -95,6 +97,8 @@ pub enum Strategy {
     Over(Over),
     /// The best of several responses of another strategy.
     BestOfN(BestOfN),
+    /// The constant weights that are best for each prompt, by the rewards that judge them.
+    Oracle(Oracle),
     /// Another strategy over experts of which only the likeliest tokens are seen.
     TopK(TopK),
 }
@@ -134,6 +138,7 @@ impl Strategy {
             Self::Merge(s) => s,
             Self::Over(s) => s,
             Self::BestOfN(s) => s,
+            Self::Oracle(s) => s,
             Self::TopK(s) => s,
         }
     }

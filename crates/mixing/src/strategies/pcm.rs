@@ -263,7 +263,15 @@ impl Mixer for PcmMixer {
             Model::Loaded(pcm, _) => pcm.as_ref().clone(),
         };
         let (width, reads) = (model.config().hidden_size, pcm.config().embedding);
-        if width != reads {
+        if let Some(origin) = &pcm.config().origin {
+            let (own, vocabulary) = (origin.vocabulary, model.config().vocab_size);
+            if own != vocabulary {
+                return refuse(format!(
+                    "the PCM reads a vocabulary of {own} tokens, the model's has {vocabulary}; it was trained for \
+                     another base"
+                ));
+            }
+        } else if width != reads {
             return refuse(format!(
                 "the PCM reads embeddings of width {reads}, the model's are {width} wide; it was trained \
                  for another base"

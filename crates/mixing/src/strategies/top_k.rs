@@ -3,8 +3,11 @@
 //!
 //! `p_i(y) ← p_i(y) [y ∈ top k of p_i] / Σ_{top k} p_i`
 
+use std::sync::Arc;
+
 use experts::NextTokens;
 use kernels::{Shared, Team};
+use lm::LanguageModel;
 use lm::sampling::keep_likeliest;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +86,14 @@ impl Mixer for Truncated {
             history: step.history,
         };
         self.inner.mix(&step, mixed)
+    }
+
+    fn open(&mut self, model: &Arc<LanguageModel>) -> Result<()> {
+        self.inner.open(model)
+    }
+
+    fn reads_context(&self) -> bool {
+        self.inner.reads_context()
     }
 
     fn reads_prompt(&self) -> bool {

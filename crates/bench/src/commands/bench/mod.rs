@@ -1,7 +1,8 @@
-//! `mope bench`: how fast a mixture of adapters decodes, and how fast one is trained.
+//! `mope bench`: how fast a mixture of adapters decodes, and how fast an adapter and a PCM are trained.
 
 mod accuracy;
 mod bandwidth;
+mod records;
 mod training;
 
 use std::path::Path;
@@ -77,6 +78,10 @@ pub fn bench(global: &Global, args: &BenchArgs) -> Result<()> {
     if args.train {
         let rows = training::measure(args, seed)?;
         return print("training", json!(rows), training::frame(&rows)?);
+    }
+    if args.records {
+        let rows = records::measure(args, &device, seed)?;
+        return print("records", json!(rows), records::frame(&rows)?);
     }
     if let Some(text) = &args.accuracy {
         let rows = accuracy::measure(text, args, seed)?;

@@ -1,34 +1,37 @@
 //! Online training of the Preference Control Model: responses of the current mixture, their utility, a fit to
 //! the records; again.
 
+mod records;
+mod wishes;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use eval::dimension::{Dimensions, locate};
+use eval::dimension::Dimensions;
 use eval::rewards::Reward;
-use eval::utility::Stated;
 use experts::training::Checkpoint;
 use experts::{Expert, ExpertPool};
-use lm::sampling::{Draws, Sampling, permutation};
+use lm::sampling::{Draws, Sampling};
 use lm::{DeviceSpec, LanguageModel};
 use mixing::strategies::Choice;
-use mixing::{Generation, Generator, Plan, Preference, Request, Response, Strategy, TemperatureOf};
-use pcm::{Context, Fit, Pcm, PcmTrainer, PreferenceInput, Rollout, read_rollouts, write_rollouts};
+use mixing::{Generation, Generator, Plan, Preference, Request, Response, TemperatureOf};
+use pcm::{Fit, Pcm, PcmConfig, PcmTrainer, Rollout, read_rollouts, write_rollouts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::file::{PcmTraining, Preferences, Training};
+use super::file::{PcmTraining, Training};
 use super::{Standing, resume, write};
 use crate::cli::TrainArgs;
-use crate::commands::Global;
 use crate::failure::usage;
-use crate::models::Models;
+use crate::models::{Models, resolve};
 use crate::progress::Progress;
 use crate::prompts::{self, NamedPrompt};
 use crate::run::folder::parquet_files;
+
+use records::Reference;
 
 /// Sequences decoded together (ours).
 const WIDTH: usize = 16;
@@ -59,21 +62,13 @@ struct Sampled {
     round: Round,
 }
 
-/// Whom an iteration serves.
-struct Wish {
-    preference: Preference,
-    prompts: Vec<usize>,
-    draws: u64,
-}
-
 pub fn train(
-    global: &Global,
     args: &TrainArgs,
     training: &Training,
     recipe: &PcmTraining,
     out: &Path,
     inputs: &Value,
-) -> Result<()> {
+) -> Result<(Value, String)> {
     let mixture = Mixture::open(training, recipe)?;
     let names: Vec<&str> = recipe.experts.names();
     let mut config = recipe
@@ -83,7 +78,16 @@ pub fn train(
     config.context = recipe.input.context;
     config.statistics = recipe.input.statistics;
     config.output = recipe.output;
-    let mut pcm = Pcm::new(&config, training.seed).map_err(|e| usage(e.to_string()))?;
+    let fresh = match &recipe.pretrained {
+        None => Pcm::new(&config, training.seed),
+        Some(model) => {
+            let (path, tokenizer) = (resolve(model)?, &mixture.base.tokenizer);
+            Pcm::pretrained(&config, &path, tokenizer, training.seed)
+        }
+    };
+    let fresh = fresh.map_err(|e| usage(e.to_string()))?;
+    let config = fresh.config().clone();
+    let mut pcm = fresh.clone();
     let file = out.join("checkpoint.safetensors");
     let mut values = pcm.values().to_vec();
     let known = json!({"training": training, "inputs": inputs});
@@ -108,9 +112,9 @@ pub fn train(
         };
         checkpoint.save(&file)
     };
-    let given = mixture.given()?;
+    let given = mixture.given(&config)?;
     if standing.done == 0 && !given.is_empty() {
-        let fit = mixture.replay(&given, &mut trainer, 0)?;
+        let fit = mixture.replay(&given, &fresh, &mut trainer, 0)?;
         eprintln!(
             "{} recorded responses explain {:.1} % of held-out pairs",
             given.len(),
@@ -131,11 +135,10 @@ pub fn train(
             true => {
                 let mut all = given.clone();
                 for before in 0..=number {
-                    all.extend(read_rollouts(
-                        &rollouts.join(format!("{before:05}.parquet")),
-                    )?);
+                    let path = rollouts.join(format!("{before:05}.parquet"));
+                    all.extend(read_rollouts(&path)?);
                 }
-                mixture.replay(&all, &mut trainer, number)?
+                mixture.replay(&all, &fresh, &mut trainer, number)?
             }
             false => mixture.fit(&records.rollouts, &mut trainer, number)?,
         };
@@ -168,11 +171,10 @@ pub fn train(
         "pcm": folder.display().to_string(),
         "last": standing.metrics.last(),
     });
-    global.print(document, || {
-        let state = if finished { "trained" } else { "interrupted" };
-        let done = standing.done;
-        format!("{state} after {done} iterations; PCM: {}", folder.display())
-    })
+    let state = if finished { "trained" } else { "interrupted" };
+    let (done, folder) = (standing.done, folder.display());
+    let text = format!("{state} after {done} iterations; PCM: {folder}");
+    Ok((document, text))
 }
 
 /// Everything that responses and their worth come from.
@@ -185,8 +187,8 @@ struct Mixture<'a> {
     dimensions: Dimensions,
     rewards: BTreeMap<String, Box<dyn Reward>>,
     wordings: BTreeMap<String, Wordings>,
-    /// Normalised rewards of the base's response by prompt.
-    references: std::sync::Mutex<HashMap<usize, Vec<f64>>>,
+    /// The base's responses by prompt.
+    references: std::sync::Mutex<HashMap<usize, Reference>>,
 }
 
 impl<'a> Mixture<'a> {
@@ -233,8 +235,8 @@ impl<'a> Mixture<'a> {
         })
     }
 
-    /// Rollouts of earlier trainings.
-    fn given(&self) -> Result<Vec<Rollout>> {
+    /// Rollouts of earlier trainings, worth what this one pays.
+    fn given(&self, config: &PcmConfig) -> Result<Vec<Rollout>> {
         let mut all = Vec::new();
         for folder in &self.recipe.records {
             let paths = parquet_files(folder).map_err(|e| usage(format!("records: {e:#}")))?;
@@ -248,6 +250,15 @@ impl<'a> Mixture<'a> {
                 )));
             }
         }
+        let measured = all.iter().any(|r| r.divergence > 0.0);
+        if self.recipe.settings.kl > 0.0 && !all.is_empty() && !measured {
+            return Err(usage(
+                "records: the divergence from the base was not measured; leave settings: kl out",
+            ));
+        }
+        for rollout in &mut all {
+            self.value(config, rollout)?;
+        }
         Ok(all)
     }
 
@@ -259,11 +270,16 @@ impl<'a> Mixture<'a> {
     }
 
     /// Fits to everything, anew.
-    fn replay(&self, all: &[Rollout], trainer: &mut PcmTrainer, number: u64) -> Result<Fit> {
+    fn replay(
+        &self,
+        all: &[Rollout],
+        fresh: &Pcm,
+        trainer: &mut PcmTrainer,
+        number: u64,
+    ) -> Result<Fit> {
         let seed = self.training.seed.to_le_bytes();
         let parts: [&[u8]; 3] = [&seed, b"replay", &number.to_le_bytes()];
-        let fresh = Pcm::new(trainer.pcm.config(), self.training.seed)?;
-        Ok(trainer.replay(all, &fresh, &|token, out| self.embed(token, out), &parts)?)
+        Ok(trainer.replay(all, fresh, &|token, out| self.embed(token, out), &parts)?)
     }
 
     /// What a training that samples nothing has to tell of the records that it was given.
@@ -278,7 +294,9 @@ impl<'a> Mixture<'a> {
         Round {
             iteration: 0,
             utility: all.iter().map(|r| r.utility).sum::<f64>() / n,
-            kl: None,
+            kl: self
+                .measures()
+                .then(|| all.iter().map(|r| r.divergence).sum::<f64>() / n),
             length: tokens as f64 / n,
             ended: all.iter().filter(ended).count() as f64 / n,
             fit,
@@ -303,12 +321,9 @@ impl<'a> Mixture<'a> {
                 ended += f64::from(u8::from(response.ended));
                 tokens += response.tokens.len() as f64;
                 let prompt = wish.prompts[i / 2];
-                let divergence = divergence(response);
-                kl += divergence;
-                let mut rollout =
-                    self.record(prompt, &wish.preference, &shares, response, trainer)?;
-                utility += rollout.utility;
-                rollout.utility -= self.recipe.settings.kl * divergence;
+                let rollout = self.record(prompt, &wish.preference, &shares, response, trainer)?;
+                kl += rollout.divergence;
+                utility += rollout.utility + self.recipe.settings.kl * rollout.divergence;
                 rollouts.push(rollout);
             }
         }
@@ -316,78 +331,12 @@ impl<'a> Mixture<'a> {
         let round = Round {
             iteration: number,
             utility: utility / n,
-            kl: (self.recipe.settings.kl > 0.0).then_some(kl / n),
+            kl: self.measures().then_some(kl / n),
             length: tokens / n,
             ended: ended / n,
             fit: Fit::default(),
         };
         Ok(Sampled { rollouts, round })
-    }
-
-    /// Preferences of an iteration, each with its prompts: a walk through permutations of all prompts.
-    fn wishes(&self, number: u64) -> Result<Vec<Wish>> {
-        let settings = &self.recipe.settings;
-        let seed = self.training.seed.to_le_bytes();
-        let all = self.prompts.len() as u64;
-        let names: Vec<&String> = self.dimensions.keys().collect();
-        let mut wishes = Vec::new();
-        for i in 0..settings.preferences as u64 {
-            let place = number * settings.preferences as u64 + i;
-            let mut draws = Draws::new(&[&seed, b"wish", &place.to_le_bytes()]);
-            let mut count = 0;
-            let mut draw = || {
-                count += 1;
-                draws.uniform(count)
-            };
-            let mut weights: Vec<(String, f64)> = Vec::new();
-            match self.recipe.preferences {
-                Preferences::Enumerated => {
-                    for (bit, name) in names.iter().enumerate() {
-                        let dimension = &self.dimensions[*name];
-                        let high = place >> bit & 1 == 1;
-                        let end = if high {
-                            &dimension.high
-                        } else {
-                            &dimension.low
-                        };
-                        weights.push((end.clone(), 1.0));
-                    }
-                }
-                Preferences::Dirichlet { alpha } => {
-                    let order = permutation(names.len(), &[&seed, b"subset", &place.to_le_bytes()]);
-                    let size = 1 + (draw() * names.len() as f64) as usize;
-                    for index in order.into_iter().take(size) {
-                        let dimension = &self.dimensions[names[index]];
-                        let end = if draw() < 0.5 {
-                            &dimension.high
-                        } else {
-                            &dimension.low
-                        };
-                        weights.push((end.clone(), gamma(alpha, &mut draw).max(1e-3)));
-                    }
-                }
-            }
-            weights.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-            let texts = weights.iter().map(|(direction, _)| {
-                let known = &self.wordings[direction].train;
-                known[((draw() * known.len() as f64) as usize).min(known.len() - 1)].as_str()
-            });
-            let text = texts.collect::<Vec<_>>().join(" ");
-            let prompts = (0..settings.prompts as u64).map(|j| {
-                let at = place * settings.prompts as u64 + j;
-                let round = (at / all).to_le_bytes();
-                permutation(all as usize, &[&seed, b"prompts", &round])[(at % all) as usize]
-            });
-            wishes.push(Wish {
-                preference: Preference {
-                    text,
-                    weights: weights.into_iter().collect(),
-                },
-                prompts: prompts.collect(),
-                draws: place,
-            });
-        }
-        Ok(wishes)
     }
 
     fn plan(&self, pcm: &Pcm, preference: &Preference) -> Result<(Plan, Vec<f32>)> {
@@ -403,6 +352,11 @@ impl<'a> Mixture<'a> {
         let shares = pcm.config().experts.iter().map(share).collect();
         let keep = self.recipe.settings.keep;
         Ok((strategy.plan_with(pcm.clone(), preference, keep)?, shares))
+    }
+
+    /// The divergence from the base is measured: where it has a price, or costs no pass.
+    fn measures(&self) -> bool {
+        self.recipe.settings.kl > 0.0 || self.recipe.output.reads_base()
     }
 
     fn respond(
@@ -423,7 +377,7 @@ impl<'a> Mixture<'a> {
             },
         };
         let experts = plan.experts.iter().map(expert).collect();
-        let pool = match self.recipe.settings.kl > 0.0 {
+        let pool = match self.measures() {
             true => ExpertPool::with_reference(experts, expert(&mixing::BASE.to_string()), false)?,
             false => ExpertPool::new(experts)?,
         };
@@ -449,157 +403,5 @@ impl<'a> Mixture<'a> {
             temperature_of: TemperatureOf::Experts,
         };
         Ok(generator.generate(requests, WIDTH, &settings, |_, _| ())?)
-    }
-
-    /// Normalised rewards by dimension, growing towards the high ends.
-    fn rewards(&self, prompt: usize, response: &Response) -> Result<Vec<f64>> {
-        let kept = match response.tokens.split_last() {
-            Some((_, rest)) if response.ended => rest,
-            _ => response.tokens.as_slice(),
-        };
-        let text = self.base.tokenizer.decode(kept)?;
-        let prompt = &self.prompts[prompt].prompt;
-        let each = self.rewards.iter().map(|(name, reward)| {
-            let normaliser = self.dimensions[name].normaliser;
-            let normaliser = normaliser.unwrap_or_else(|| reward.normaliser());
-            Ok(normaliser.apply(reward.score(prompt, &text)?))
-        });
-        each.collect()
-    }
-
-    /// The base's rewards for a prompt, from a response that only prompt and seed decide.
-    fn reference(&self, prompt: usize) -> Result<Vec<f64>> {
-        let mut known = self.references.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(found) = known.get(&prompt) {
-            return Ok(found.clone());
-        }
-        // Prompts of an iteration stand together: a whole block is cheaper than one.
-        let block =
-            prompt / WIDTH * WIDTH..(prompt / WIDTH * WIDTH + WIDTH).min(self.prompts.len());
-        let prompts: Vec<usize> = block.collect();
-        let base = Strategy::Base(mixing::strategies::Base {});
-        let plan = base.plan(&Preference::default(), &[mixing::BASE])?;
-        let responses = self.respond(plan, &prompts, u64::MAX, 1)?;
-        for (prompt, response) in prompts.iter().zip(&responses) {
-            known.insert(*prompt, self.rewards(*prompt, response)?);
-        }
-        Ok(known[&prompt].clone())
-    }
-
-    fn record(
-        &self,
-        prompt: usize,
-        preference: &Preference,
-        shares: &[f32],
-        response: &Response,
-        trainer: &PcmTrainer,
-    ) -> Result<Rollout> {
-        let config = trainer.pcm.config();
-        let rewards = self.rewards(prompt, response)?;
-        let reference = self.reference(prompt)?;
-        let names: Vec<&String> = self.dimensions.keys().collect();
-        let mut stated = Vec::new();
-        for (direction, share) in preference.shares()? {
-            let (name, sign) = locate(&self.dimensions, &direction)?;
-            let place = names.iter().position(|n| *n == name).unwrap_or(0);
-            stated.push(Stated {
-                share,
-                reward: sign * rewards[place],
-                reference: sign * reference[place],
-            });
-        }
-        // From the experts that ran, in their order, to all of the PCM's.
-        let mut ran: Vec<Option<usize>> = preference
-            .shares()?
-            .iter()
-            .map(|(name, _)| config.experts.iter().position(|e| e == name))
-            .collect();
-        if config.output.reads_base() {
-            let before = |(name, _): &(String, f64)| name.as_str() < mixing::BASE;
-            ran.insert(preference.shares()?.partition_point(before), None);
-        }
-        let n = config.experts.len();
-        let mut log_probs = vec![0.0; response.tokens.len() * n];
-        let mut base = Vec::new();
-        for (to, from) in log_probs
-            .chunks_mut(n)
-            .zip(response.expert_log_probs.chunks(ran.len()))
-        {
-            for (place, value) in ran.iter().zip(from) {
-                match place {
-                    Some(place) => to[*place] = *value,
-                    None => base.push(*value),
-                }
-            }
-        }
-        let question = &self.prompts[prompt];
-        let mut tokens = match config.preference {
-            PreferenceInput::Weights => Vec::new(),
-            _ => self.base.tokenizer.encode(&preference.text, false)?,
-        };
-        tokens.extend(self.base.prompt_tokens(&question.prompt)?);
-        Ok(Rollout {
-            prompt: question.id.clone(),
-            context: Context {
-                tokens,
-                shares: shares.to_vec(),
-                statistics: response.features.clone(),
-            },
-            tokens: response.tokens.clone(),
-            log_probs,
-            base,
-            support: response.records.clone(),
-            behaviour: response.log_probs.clone(),
-            utility: self.recipe.utility.of(&stated),
-            rewards,
-            temperature: self.recipe.settings.temperature,
-            seed: self.training.seed,
-        })
-    }
-}
-
-/// Mean divergence of a response's tokens from the base in nats; 0 where it was not measured.
-fn divergence(response: &Response) -> f64 {
-    let sum: f64 = response.kl.iter().map(|kl| f64::from(*kl)).sum();
-    sum / response.kl.len().max(1) as f64
-}
-
-/// A Gamma-distributed number of scale 1 (Marsaglia and Tsang 2000; below 1 by the power of a uniform one).
-fn gamma(alpha: f64, draw: &mut impl FnMut() -> f64) -> f64 {
-    if alpha < 1.0 {
-        let power = draw().max(1e-300).powf(1.0 / alpha);
-        return gamma(alpha + 1.0, draw) * power;
-    }
-    let d = alpha - 1.0 / 3.0;
-    let c = 1.0 / (9.0 * d).sqrt();
-    loop {
-        let radius = (-2.0 * (1.0 - draw()).ln()).sqrt();
-        let x = radius * (2.0 * std::f64::consts::PI * draw()).cos();
-        let v = (1.0 + c * x).powi(3);
-        if v > 0.0 && (1.0 - draw()).ln() < 0.5 * x * x + d - d * v + d * v.ln() {
-            return d * v;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gamma_has_its_mean_and_variance() {
-        for alpha in [0.5, 1.0, 3.0] {
-            let mut draws = Draws::new(&[b"gamma"]);
-            let mut count = 0;
-            let mut draw = || {
-                count += 1;
-                draws.uniform(count)
-            };
-            let all: Vec<f64> = (0..20_000).map(|_| gamma(alpha, &mut draw)).collect();
-            let mean = all.iter().sum::<f64>() / 20_000.0;
-            let variance = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 20_000.0;
-            assert!((mean / alpha - 1.0).abs() < 0.05, "{mean}");
-            assert!((variance / alpha - 1.0).abs() < 0.1, "{variance}");
-        }
     }
 }

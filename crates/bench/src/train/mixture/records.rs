@@ -1,0 +1,244 @@
+//! What a training records of a response, and what it is worth.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use eval::dimension::locate;
+use eval::utility::Stated;
+use lm::chat::Prompt;
+use mixing::{Preference, Response, Strategy};
+use pcm::{Context, PcmConfig, PcmTrainer, PreferenceInput, Prefixes, Rollout};
+
+use super::{Mixture, WIDTH};
+use crate::failure::usage;
+
+/// The base's response to a prompt.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reference {
+    tokens: Vec<u32>,
+    /// Normalised rewards of its beginnings by their length, as far as they were asked for.
+    rewards: BTreeMap<usize, Vec<f64>>,
+}
+
+impl Mixture<'_> {
+    /// Normalised rewards of texts, `[texts][dimensions]`, growing towards the high ends.
+    fn rewards(&self, prompt: &Prompt, texts: &[String]) -> Result<Vec<Vec<f64>>> {
+        let items: Vec<(&Prompt, &str)> = texts.iter().map(|t| (prompt, t.as_str())).collect();
+        let mut all = vec![Vec::new(); texts.len()];
+        for (name, reward) in &self.rewards {
+            let normaliser = self.dimensions[name].normaliser;
+            let normaliser = normaliser.unwrap_or_else(|| reward.normaliser());
+            for (own, score) in all.iter_mut().zip(reward.score_all(&items)?) {
+                own.push(normaliser.apply(score));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Rewards of the beginnings of the base's response, from draws that only prompt and seed decide; one beyond
+    /// its end is the whole.
+    fn reference(&self, prompt: usize, lengths: &[usize]) -> Result<Vec<Vec<f64>>> {
+        let mut known = self.references.lock().unwrap_or_else(|e| e.into_inner());
+        if !known.contains_key(&prompt) {
+            // Prompts of an iteration stand together: a whole block is cheaper than one.
+            let first = prompt / WIDTH * WIDTH;
+            let prompts: Vec<usize> = (first..(first + WIDTH).min(self.prompts.len())).collect();
+            let base = Strategy::Base(mixing::strategies::Base {});
+            let plan = base.plan(&Preference::default(), &[mixing::BASE])?;
+            let responses = self.respond(plan, &prompts, u64::MAX, 1)?;
+            for (prompt, response) in prompts.into_iter().zip(responses) {
+                let reference = Reference {
+                    tokens: said(&response).to_vec(),
+                    ..Reference::default()
+                };
+                known.insert(prompt, reference);
+            }
+        }
+        let own = known.entry(prompt).or_default();
+        let end = own.tokens.len();
+        let mut missing: Vec<usize> = lengths.iter().map(|l| (*l).min(end)).collect();
+        missing.retain(|l| !own.rewards.contains_key(l));
+        missing.dedup();
+        let texts = missing
+            .iter()
+            .map(|l| Ok(self.base.tokenizer.decode(&own.tokens[..*l])?));
+        let texts: Vec<String> = texts.collect::<Result<_>>()?;
+        let scored = self.rewards(&self.prompts[prompt].prompt, &texts)?;
+        own.rewards.extend(missing.into_iter().zip(scored));
+        let each = lengths.iter().map(|l| own.rewards[&(*l).min(end)].clone());
+        Ok(each.collect())
+    }
+
+    /// What rewards are worth to importances of the PCM's experts, beside the reference's.
+    fn worth(
+        &self,
+        config: &PcmConfig,
+        shares: &[f32],
+        rewards: &[f64],
+        references: &[f64],
+    ) -> Result<f64> {
+        let mut stated = Vec::new();
+        for (direction, share) in config.experts.iter().zip(shares) {
+            if *share > 0.0 {
+                let (name, sign) = locate(&self.dimensions, direction)?;
+                let place = self.dimensions.keys().position(|n| n == name).unwrap_or(0);
+                stated.push(Stated {
+                    share: f64::from(*share),
+                    reward: sign * rewards[place],
+                    reference: sign * references[place],
+                });
+            }
+        }
+        Ok(self.recipe.utility.of(&stated))
+    }
+
+    /// Works out again what a recorded response is worth, by this training's utility and price of divergence.
+    /// Records of versions that did not keep the reference's rewards stay as they are.
+    pub(super) fn value(&self, config: &PcmConfig, rollout: &mut Rollout) -> Result<()> {
+        if !config.statistics {
+            rollout.context.statistics.clear();
+        }
+        let dimensions = self.dimensions.len();
+        let fits = |values: &[f64], rows: usize| values.len() == rows * dimensions;
+        let Prefixes {
+            cuts,
+            rewards,
+            references,
+            divergences,
+            ..
+        } = &rollout.prefixes;
+        let rows = cuts.len();
+        let whole = fits(&rollout.rewards, 1) && fits(&rollout.references, 1);
+        let parts = fits(rewards, rows) && fits(references, rows) && divergences.len() == rows;
+        if !whole || !parts || rollout.context.shares.len() != config.experts.len() {
+            return Err(usage(format!(
+                "records: a response to '{}' was scored in other than {dimensions} dimensions, or for other than {} \
+                 experts; record again with these",
+                rollout.prompt,
+                config.experts.len()
+            )));
+        }
+        let shares = &rollout.context.shares;
+        let price = self.recipe.settings.kl;
+        let worth = self.worth(config, shares, &rollout.rewards, &rollout.references)?;
+        rollout.utility = worth - price * rollout.divergence;
+        let rows = rewards
+            .chunks(dimensions)
+            .zip(references.chunks(dimensions));
+        let worth = rows.zip(divergences).map(|((own, reference), kl)| {
+            Ok(self.worth(config, shares, own, reference)? - price * kl)
+        });
+        rollout.prefixes.worth = worth.collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    pub(super) fn record(
+        &self,
+        prompt: usize,
+        preference: &Preference,
+        shares: &[f32],
+        response: &Response,
+        trainer: &PcmTrainer,
+    ) -> Result<Rollout> {
+        let config = trainer.pcm.config();
+        let length = response.tokens.len();
+        let cuts = match self.recipe.settings.segment {
+            0 => vec![length],
+            segment => {
+                let inner = (1..).map(|k| k * segment).take_while(|c| *c < length);
+                inner.chain([length]).collect()
+            }
+        };
+        let kept = said(response);
+        let question = &self.prompts[prompt];
+        let texts = cuts.iter().map(|&cut| {
+            let tokens = &kept[..cut.min(kept.len())];
+            Ok(self.base.tokenizer.decode(tokens)?)
+        });
+        let texts: Vec<String> = texts.collect::<Result<_>>()?;
+        let mut rewards = self.rewards(&question.prompt, &texts)?;
+        // The whole is compared with the whole reference.
+        let mut beside = cuts.clone();
+        if let Some(last) = beside.last_mut() {
+            *last = usize::MAX;
+        }
+        let mut references = self.reference(prompt, &beside)?;
+        let divergences = cuts.iter().map(|&cut| divergence(&response.kl, cut));
+        let divergences: Vec<f64> = divergences.collect();
+        let prefixes = match self.recipe.settings.segment {
+            0 => Prefixes::default(),
+            _ => Prefixes {
+                cuts: cuts.iter().map(|c| *c as u32).collect(),
+                worth: Vec::new(),
+                rewards: rewards.concat(),
+                references: references.concat(),
+                divergences,
+            },
+        };
+        // From the experts that ran, in their order, to all of the PCM's.
+        let mut ran: Vec<Option<usize>> = preference
+            .shares()?
+            .iter()
+            .map(|(name, _)| config.experts.iter().position(|e| e == name))
+            .collect();
+        if config.output.reads_base() {
+            let before = |(name, _): &(String, f64)| name.as_str() < mixing::BASE;
+            ran.insert(preference.shares()?.partition_point(before), None);
+        }
+        let n = config.experts.len();
+        let mut log_probs = vec![0.0; response.tokens.len() * n];
+        let mut base = Vec::new();
+        for (to, from) in log_probs
+            .chunks_mut(n)
+            .zip(response.expert_log_probs.chunks(ran.len()))
+        {
+            for (place, value) in ran.iter().zip(from) {
+                match place {
+                    Some(place) => to[*place] = *value,
+                    None => base.push(*value),
+                }
+            }
+        }
+        let mut tokens = match config.preference {
+            PreferenceInput::Weights => Vec::new(),
+            _ => self.base.tokenizer.encode(&preference.text, false)?,
+        };
+        tokens.extend(self.base.prompt_tokens(&question.prompt)?);
+        let mut rollout = Rollout {
+            prompt: question.id.clone(),
+            context: Context {
+                tokens,
+                shares: shares.to_vec(),
+                statistics: response.features.clone(),
+            },
+            tokens: response.tokens.clone(),
+            log_probs,
+            base,
+            support: response.records.clone(),
+            behaviour: response.log_probs.clone(),
+            rewards: rewards.pop().unwrap_or_default(),
+            references: references.pop().unwrap_or_default(),
+            divergence: divergence(&response.kl, length),
+            utility: 0.0,
+            prefixes,
+            temperature: self.recipe.settings.temperature,
+            seed: self.training.seed,
+        };
+        self.value(config, &mut rollout)?;
+        Ok(rollout)
+    }
+}
+
+/// A response's tokens without the one that ends it.
+fn said(response: &Response) -> &[u32] {
+    match response.tokens.split_last() {
+        Some((_, rest)) if response.ended => rest,
+        _ => &response.tokens,
+    }
+}
+
+/// Mean divergence of the first tokens from the base in nats; 0 where it was not measured.
+fn divergence(kl: &[f32], tokens: usize) -> f64 {
+    let own = &kl[..tokens.min(kl.len())];
+    own.iter().map(|kl| f64::from(*kl)).sum::<f64>() / own.len().max(1) as f64
+}
