@@ -71,6 +71,31 @@ impl Mixed {
             row(i, log_probs, weights);
         });
     }
+
+    /// Makes room for a step, lets `weigh` set every sequence's weights and mixes probabilities with them, parts
+    /// of the vocabulary at once.
+    pub fn probabilities(&mut self, step: &Step<'_>, mut weigh: impl FnMut(usize, &mut [f32])) {
+        /// Tokens of a part: what stays in a core's cache.
+        const PART: usize = 8192;
+        let next = step.next;
+        let (vocab, experts) = (next.vocab, next.experts);
+        self.log_probs.resize(next.sequences * vocab, 0.0);
+        self.weights.resize(next.sequences * experts, 0.0);
+        for (i, weights) in self.weights.chunks_mut(experts.max(1)).enumerate() {
+            weigh(i, weights);
+        }
+        let (log_probs, weights) = (Shared::new(&mut self.log_probs), &self.weights);
+        let parts = vocab.div_ceil(PART);
+        Team::global().for_each(next.sequences * parts, |task| {
+            let (i, first) = (task / parts, task % parts * PART);
+            let part = first..vocab.min(first + PART);
+            // SAFETY: each number is handed out once.
+            let out = unsafe { log_probs.write(i * vocab + part.start..i * vocab + part.end) };
+            let row = |e: usize| &next.row(e, i)[part.clone()];
+            let rows: Vec<&[f32]> = (0..experts).map(row).collect();
+            mix_probabilities(&rows, &weights[i * experts..(i + 1) * experts], out);
+        });
+    }
 }
 
 /// Turns the experts' distributions into one.

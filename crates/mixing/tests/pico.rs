@@ -11,8 +11,8 @@ use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
 use lm::{DeviceSpec, LanguageModel, Weights};
 use mixing::strategies::{
-    Base, BestOfN, BestSingle, Cliper, DeRa, Divergence, Example, FewShot, Fixed, Mato, Mod, Oracle, Pack,
-    Prompting, Single, Space, TopK, Uniform,
+    Base, BestOfN, BestSingle, Cliper, DeRa, Divergence, Example, FewShot, Fixed, Mato, Mod,
+    Oracle, Pack, Prompting, Single, Space, TopK, Uniform,
 };
 use mixing::{
     BASE, Generation, Generator, History, Mixed, Mixer, Plan, Preference, Request, Response, Step,

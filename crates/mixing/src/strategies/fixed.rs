@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Method;
 use crate::mixer::same_experts;
 use crate::preference::constant_weights;
-use crate::{Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities};
+use crate::{Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs};
 
 /// Where distributions are averaged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,14 +74,16 @@ impl Mixer for Constant {
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
         let (next, own) = (step.next, &self.weights);
         same_experts(step, own.len())?;
-        mixed.each(step, |sequence, out, weights| {
-            weights.copy_from_slice(own);
-            let rows: Vec<&[f32]> = (0..own.len()).map(|e| next.row(e, sequence)).collect();
-            match self.space {
-                Space::Probability => mix_probabilities(&rows, own, out),
-                Space::Log => mix_logs(&rows, own, out),
-            }
-        });
+        match self.space {
+            Space::Probability => mixed.probabilities(step, |_, weights| {
+                weights.copy_from_slice(own);
+            }),
+            Space::Log => mixed.each(step, |sequence, out, weights| {
+                weights.copy_from_slice(own);
+                let rows: Vec<&[f32]> = (0..own.len()).map(|e| next.row(e, sequence)).collect();
+                mix_logs(&rows, own, out);
+            }),
+        }
         Ok(())
     }
 }

@@ -21,9 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Method, Space};
 use crate::mixer::same_experts;
-use crate::{
-    BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities, refuse,
-};
+use crate::{BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, refuse};
 
 /// How logits become weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -358,7 +356,7 @@ impl Mixer for PcmMixer {
         let (experts, strength) = (self.places.len(), self.strategy.strength as f32);
         let (base_at, space) = (self.base_at, self.space);
         let of = |sequence: usize| &weights[sequence * experts..(sequence + 1) * experts];
-        mixed.each(step, |sequence, out, used| {
+        let weigh = |sequence: usize, used: &mut [f32]| {
             let weights = of(sequence);
             let moved = own.iter().zip(weights);
             match base_at {
@@ -373,12 +371,15 @@ impl Mixer for PcmMixer {
                     used[base] = 1.0 - strength * sum;
                 }
             }
-            let rows: Vec<&[f32]> = (0..next.experts).map(|e| next.row(e, sequence)).collect();
-            match space {
-                Space::Probability => mix_probabilities(&rows, used, out),
-                Space::Log => mix_logs(&rows, used, out),
-            }
-        });
+        };
+        match space {
+            Space::Probability => mixed.probabilities(step, weigh),
+            Space::Log => mixed.each(step, |sequence, out, used| {
+                weigh(sequence, used);
+                let rows: Vec<&[f32]> = (0..next.experts).map(|e| next.row(e, sequence)).collect();
+                mix_logs(&rows, used, out);
+            }),
+        }
         if let Model::Loaded(_, keep @ 1..) = self.model {
             let all: Vec<Mutex<Vec<f32>>> = (0..next.sequences).map(|_| Mutex::default()).collect();
             Team::global().for_each(next.sequences, |sequence| {
