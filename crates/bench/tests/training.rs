@@ -264,14 +264,26 @@ fn a_preference_control_model_trains_resumes_and_mixes() {
     }
     // Credit for segments and a price on divergence, from the same responses.
     let settings = "settings: (segment: 2, fit: (credit: Segments(lambda: 0.5), kl: 0.1),";
-    preference_model(here, "output: Gates(limit: 2.0), input: (statistics: true),");
+    preference_model(
+        here,
+        "output: Gates(limit: 2.0), input: (statistics: true),",
+    );
     let text = std::fs::read_to_string(here.join("pcm.ron")).unwrap();
     write(here, "pcm.ron", &text.replace("settings: (", settings));
-    let made = json(here, &["train", "pcm.ron", "--set", "seed=1,2", "--out", "segments"]);
+    let made = json(
+        here,
+        &["train", "pcm.ron", "--set", "seed=1,2", "--out", "segments"],
+    );
     let divergence = |i: usize| made["trainings"][i]["last"]["divergence"].as_f64().unwrap();
-    assert!(divergence(0) > 0.0 && divergence(0) != divergence(1), "{made}");
+    assert!(
+        divergence(0) > 0.0 && divergence(0) != divergence(1),
+        "{made}"
+    );
     for (output, more) in [
-        ("Gates(limit: 2.0)", "fit: (credit: Segments(lambda: 0), kl: 0.1)"),
+        (
+            "Gates(limit: 2.0)",
+            "fit: (credit: Segments(lambda: 0), kl: 0.1)",
+        ),
         ("Gates(limit: 2.0)", "kl: 0.1"),
         // What was recorded for gates serves the other outputs, too.
         ("Probabilities", "fit: (epochs: 1)"),
@@ -280,16 +292,31 @@ fn a_preference_control_model_trains_resumes_and_mixes() {
         let recipe = format!("output: {output}, records: [\"segments/seed={{seed}}/rollouts\"],");
         preference_model(here, &recipe);
         let text = std::fs::read_to_string(here.join("pcm.ron")).unwrap();
-        let from = "settings: (iterations: 3, preferences: 2, prompts: 2, max_new_tokens: 5, kl: 0.1)";
+        let from =
+            "settings: (iterations: 3, preferences: 2, prompts: 2, max_new_tokens: 5, kl: 0.1)";
         assert!(text.contains(from));
         let to = format!("settings: (iterations: 0, replay: true, {more})");
         write(here, "again.ron", &text.replace(from, &to));
-        done(here, &["train", "again.ron", "--set", "seed=2", "--out", "again"]);
+        done(
+            here,
+            &["train", "again.ron", "--set", "seed=2", "--out", "again"],
+        );
         std::fs::remove_dir_all(here.join("again")).unwrap();
     }
-    let error = fails(here, &["train", "again.ron", "--seed", "7", "--out", "again"], 2);
+    let error = fails(
+        here,
+        &["train", "again.ron", "--seed", "7", "--out", "again"],
+        2,
+    );
     assert!(error.contains("seed=7"), "{error}");
-    let wrong = ["train", "again.ron", "--set", "recipe.Pcm.setting=1", "--out", "again"];
+    let wrong = [
+        "train",
+        "again.ron",
+        "--set",
+        "recipe.Pcm.setting=1",
+        "--out",
+        "again",
+    ];
     let error = fails(here, &wrong, 2);
     assert!(error.contains("setting"), "{error}");
     // It may begin as a decoder whose vocabulary is the base's.
