@@ -12,6 +12,7 @@ mod config;
 mod credit;
 mod model;
 mod output;
+mod pairs;
 mod pretrained;
 mod rollout;
 mod runner;

@@ -18,6 +18,9 @@ use super::super::manifest::Manifest;
 /// Outlines of the radar plot; more can't be told apart (ours).
 const OUTLINES: usize = 5;
 
+/// Responses whose weights are shown, of different preferences (ours).
+const TRACES: usize = 3;
+
 /// Information in nats below which weights don't change: there is nothing to see then.
 const NOTHING: f64 = 1e-6;
 
@@ -272,23 +275,41 @@ impl Plots<'_> {
         let caption =
             format!("Mean weights of the experts under '{strategy}', by position in the response.");
         self.add(&format!("weights_by_position_{strategy}"), caption, &plot)?;
-        let mut own = self.generations.iter();
-        let Some(row) = own.find(|g| g.identity.strategy == *strategy) else {
-            return Ok(());
-        };
-        let Identity {
-            preference, prompt, ..
-        } = &row.identity;
-        let shown = |e: &usize| weights.experts.contains(&row.experts[*e]);
-        let shown: Vec<usize> = (0..row.experts.len()).filter(shown).collect();
-        let tokens = row.weights.chunks(row.experts.len().max(1));
-        let trace = WeightPlot {
-            title: format!("{strategy}: {preference}, prompt {prompt}"),
-            experts: shown.iter().map(|&e| row.experts[e].clone()).collect(),
-            places: shown.iter().map(|&e| self.place(&row.experts[e])).collect(),
-            weights: tokens.flat_map(|t| shown.iter().map(|&e| t[e])).collect(),
-        };
-        let caption = format!("Weights of the experts over one response of '{strategy}'.");
-        self.add(&format!("weights_{strategy}"), caption, &trace)
+        // The first response to each of the first preferences.
+        let mut rows: Vec<&GenerationRow> = Vec::new();
+        for row in self.generations.iter() {
+            let Identity {
+                strategy: own,
+                preference,
+                ..
+            } = &row.identity;
+            let seen = rows.iter().any(|r| r.identity.preference == *preference);
+            if own == strategy && !seen && rows.len() < TRACES {
+                rows.push(row);
+            }
+        }
+        for (i, row) in rows.into_iter().enumerate() {
+            let Identity {
+                preference, prompt, ..
+            } = &row.identity;
+            let shown = |e: &usize| weights.experts.contains(&row.experts[*e]);
+            let shown: Vec<usize> = (0..row.experts.len()).filter(shown).collect();
+            let tokens = row.weights.chunks(row.experts.len().max(1));
+            let trace = WeightPlot {
+                title: format!("{strategy}: {preference}, prompt {prompt}"),
+                experts: shown.iter().map(|&e| row.experts[e].clone()).collect(),
+                places: shown.iter().map(|&e| self.place(&row.experts[e])).collect(),
+                weights: tokens.flat_map(|t| shown.iter().map(|&e| t[e])).collect(),
+            };
+            let caption = format!(
+                "Weights of the experts over one response of '{strategy}' to '{preference}'."
+            );
+            let name = match i {
+                0 => format!("weights_{strategy}"),
+                i => format!("trace_{}_{strategy}", i + 1),
+            };
+            self.add(&name, caption, &trace)?;
+        }
+        Ok(())
     }
 }

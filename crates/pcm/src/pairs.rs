@@ -1,0 +1,111 @@
+//! Pairs of responses as a fit sees them.
+
+use std::ops::Range;
+
+use lm::objectives::Pair;
+
+use crate::model::Embed;
+use crate::{Context, Pcm, Result, Rollout};
+
+/// Two responses to the same prompt.
+#[derive(Clone)]
+pub(crate) struct Known<'a> {
+    pub rollouts: &'a [Rollout],
+    /// Tokens that are credited together.
+    pub segments: [Vec<Range<usize>>; 2],
+    /// With what, in units of utility.
+    pub advantages: [Vec<f64>; 2],
+    /// Log-probability of each segment under the policy that is departed from, in nats.
+    pub old: [Vec<f64>; 2],
+}
+
+impl Known<'_> {
+    /// Takes the tokens' log-probabilities under the policy that is departed from.
+    pub fn depart(&mut self, log_probs: [Vec<f32>; 2]) {
+        for ((old, own), segments) in self.old.iter_mut().zip(log_probs).zip(&self.segments) {
+            *old = sums(&own, segments);
+        }
+    }
+
+    /// First utility less the second.
+    pub fn difference(&self) -> f64 {
+        self.rollouts[0].utility - self.rollouts[1].utility
+    }
+
+    pub fn scaled(&self, scale: f64) -> Pair {
+        Pair {
+            old: [0, 1].map(|i: usize| self.old[i].iter().sum()),
+            rewards: [0, 1].map(|i: usize| self.rollouts[i].utility / scale),
+        }
+    }
+}
+
+/// A response under a PCM.
+#[derive(Default)]
+pub(crate) struct Taken {
+    /// Of every token, in nats.
+    pub log_probs: Vec<f32>,
+    /// Gates: divergence from the base in nats per token.
+    pub kl: f64,
+}
+
+/// Each pair under a PCM.
+pub(crate) fn taken(pcm: &Pcm, pairs: &[Known<'_>], embed: &Embed<'_>) -> Result<Vec<[Taken; 2]>> {
+    let rollouts = || pairs.iter().flat_map(|p| p.rollouts);
+    let items: Vec<(&Context, &[u32])> = rollouts()
+        .map(|r| (&r.context, r.tokens.as_slice()))
+        .collect();
+    let logits = pcm.logits(&items, embed)?;
+    let (output, n) = (pcm.config().output, pcm.config().experts.len());
+    let mut each = rollouts().zip(&logits).map(|(rollout, logits)| {
+        let mut own = Taken::default();
+        for (token, z) in logits.chunks(n).enumerate() {
+            let chance = rollout.chance(token, z, output);
+            own.log_probs.push(chance.log_prob as f32);
+            own.kl += chance.kl / rollout.tokens.len() as f64;
+        }
+        own
+    });
+    let two = |_| [(); 2].map(|()| each.next().unwrap_or_default());
+    Ok((0..pairs.len()).map(two).collect())
+}
+
+/// Log-probability of each segment, in nats.
+pub(crate) fn sums(log_probs: &[f32], segments: &[Range<usize>]) -> Vec<f64> {
+    let of = |s: &Range<usize>| log_probs[s.clone()].iter().map(|l| f64::from(*l)).sum();
+    segments.iter().map(of).collect()
+}
+
+/// Standard deviation of utility within pairs: differences divided by √2; 1 where there are none.
+pub(crate) fn spread(pairs: &[Known<'_>]) -> f64 {
+    let squares = pairs.iter().map(|p| p.difference().powi(2) / 2.0);
+    let sd = (squares.sum::<f64>() / pairs.len() as f64).sqrt();
+    if sd > 1e-9 { sd } else { 1.0 }
+}
+
+/// Root mean square of how far REBEL's targets lie outside of what any weights reach.
+pub(crate) fn floor(pairs: &[Known<'_>], eta: f64, n: usize) -> f64 {
+    let bounds = |rollout: &Rollout| {
+        let old = rollout.behaviour();
+        let rows = rollout.log_probs.chunks(n);
+        let (mut low, mut high) = (0.0, 0.0);
+        for row in rows {
+            let named = row
+                .iter()
+                .zip(&rollout.context.shares)
+                .filter(|(_, s)| **s > 0.0);
+            let named: Vec<f64> = named.map(|(l, _)| f64::from(*l)).collect();
+            low += named.iter().copied().fold(f64::INFINITY, f64::min);
+            high += named.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        }
+        (low - old, high - old)
+    };
+    let squares = pairs.iter().map(|pair| {
+        let target = eta * pair.difference();
+        let [first, second] = [0, 1].map(|i: usize| bounds(&pair.rollouts[i]));
+        let ((low, high), (other_low, other_high)) = (first, second);
+        let reachable = target.clamp(low - other_high, high - other_low);
+        (target - reachable).powi(2)
+    });
+    (squares.sum::<f64>() / pairs.len() as f64).sqrt()
+}
