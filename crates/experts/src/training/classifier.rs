@@ -396,7 +396,7 @@ mod tests {
     fn responses() -> Vec<Labelled> {
         let draws = lm::sampling::Draws::new(&[b"responses"]);
         let make = |i: usize| {
-            let high = i % 2 == 0;
+            let high = i.is_multiple_of(2);
             let from = if high { 0 } else { 4 };
             let token = |t: usize| {
                 let u = draws.clone().uniform(i * 12 + t);
