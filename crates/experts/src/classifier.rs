@@ -121,7 +121,10 @@ impl Classifier {
     /// Another number of numbers than dimensions times a vocabulary.
     pub fn new(card: ClassifierCard, token: Vec<f32>, context: Vec<f32>) -> Result<Self> {
         let dimensions = card.dimensions.len().max(1);
-        if card.window == 0 || token.len() != context.len() || token.len() % dimensions != 0 {
+        if card.window == 0
+            || token.len() != context.len()
+            || !token.len().is_multiple_of(dimensions)
+        {
             let (a, b, window) = (token.len(), context.len(), card.window);
             return Err(Error::Argument(format!(
                 "a classifier of {dimensions} dimensions with {a} and {b} numbers and a window of {window}"

@@ -22,7 +22,8 @@ pub struct ClassifierConfig {
     pub window: usize,
     /// Share of the prompts whose responses are kept for measuring. Default 0.2 (ours).
     pub held_out: f64,
-    /// Weight of the squared heads in the mean loss, features standardised. Default 1e-4 (ours).
+    /// Weight of the squared heads in the mean loss, features standardised. Default 0.1 (ours: on a hundred prompts
+    /// less than 0.03 learns the responses by heart, and a held-out loss above that of a coin).
     pub ridge: f64,
     /// Full-batch steps. Default 300 (ours).
     pub steps: u64,
@@ -33,7 +34,7 @@ impl Default for ClassifierConfig {
         Self {
             window: 32,
             held_out: 0.2,
-            ridge: 1e-4,
+            ridge: 0.1,
             steps: 300,
         }
     }
@@ -395,7 +396,7 @@ mod tests {
     fn responses() -> Vec<Labelled> {
         let draws = lm::sampling::Draws::new(&[b"responses"]);
         let make = |i: usize| {
-            let high = i % 2 == 0;
+            let high = i.is_multiple_of(2);
             let from = if high { 0 } else { 4 };
             let token = |t: usize| {
                 let u = draws.clone().uniform(i * 12 + t);
@@ -422,6 +423,7 @@ mod tests {
         };
         let config = ClassifierConfig {
             window: 4,
+            ridge: 1e-4,
             ..ClassifierConfig::default()
         };
         let fitted = fit(card(), &responses(), &embeddings, &config, 1).unwrap();

@@ -30,16 +30,16 @@ use crate::{BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, normalise
 pub struct Cliper {
     /// Folder of the classifier.
     pub model: PathBuf,
-    /// Sum of the exponents. Default 8 (ours).
-    #[serde(default = "eight")]
+    /// Sum of the exponents. Default 16 (ours).
+    #[serde(default = "sixteen")]
     pub strength: f64,
     /// Who is guided. Default: the base model (paper).
     #[serde(default = "base")]
     pub expert: String,
 }
 
-fn eight() -> f64 {
-    8.0
+fn sixteen() -> f64 {
+    16.0
 }
 
 fn base() -> String {
