@@ -1,8 +1,9 @@
-//! The best and the worst of many responses of the base to each prompt.
+//! The best and the worst of many responses to each prompt.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use experts::ExpertSpec;
 use experts::training::rebel::Sampled;
 use lm::sampling::Draws;
 use lm::source::cache_folder;
@@ -39,11 +40,25 @@ pub fn pairs(
     let limits = (recipe.max_new_tokens, recipe.temperature);
     let rollouts = Rollouts::open(training, &recipe.prompts, &recipe.reward, limits, model)?;
     let prompts = rollouts.tokens()?;
-    let samples = recipe.samples as usize;
-    let responses = responses(training, recipe, model, &rollouts, prompts.len())?;
+    let each = recipe.samples as usize;
+    let samples = each * recipe.candidates.len();
+    let mut by_candidate = Vec::new();
+    for candidate in &recipe.candidates {
+        let own = responses(training, recipe, candidate, model, &rollouts, prompts.len())?;
+        by_candidate.push(own);
+    }
+    let of_prompt = |prompt: usize| {
+        let own = prompt * each..(prompt + 1) * each;
+        by_candidate.iter().flat_map(move |c| &c[own.clone()])
+    };
+    let responses: Vec<&Sampled> = (0..prompts.len()).flat_map(of_prompt).collect();
     let mut all = Vec::new();
     for (i, response) in responses.iter().enumerate() {
-        all.push(rollouts.scored(i / samples, response)?.1);
+        let reward = rollouts.scored(i / samples, response)?.1;
+        all.push(match response.ended {
+            true => reward,
+            false => reward - recipe.missing_end,
+        });
     }
     let spread = |rewards: &[f64]| {
         let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
@@ -77,15 +92,16 @@ pub fn pairs(
     Ok((items, rewards))
 }
 
-/// Samples of the base, `[prompts, samples]`, from the cache where they are known.
+/// Samples of a candidate, `[prompts, samples]`, from the cache where they are known.
 fn responses(
     training: &Training,
     recipe: &BestWorstTraining,
+    candidate: &ExpertSpec,
     model: &Path,
     rollouts: &Rollouts,
     prompts: usize,
 ) -> Result<Vec<Sampled>> {
-    let key = json!({
+    let mut key = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": hashes(model)?,
         "weights": training.sampling_weights,
@@ -95,6 +111,11 @@ fn responses(
         "temperature": recipe.temperature,
         "seed": training.seed,
     });
+    match candidate {
+        ExpertSpec::Base => {}
+        ExpertSpec::Adapter(folder) => key["adapter"] = json!(hashes(folder)?),
+        other => key["candidate"] = json!(other),
+    }
     let hash: String = Sha256::digest(key.to_string())
         .iter()
         .take(16)
@@ -117,6 +138,7 @@ fn responses(
         };
         return Ok(stored.into_iter().map(response).collect());
     }
+    let expert = rollouts.candidate(candidate)?;
     let mut progress = Progress::new("sample", "prompts", prompts as u64);
     let mut all: Vec<Sampled> = Vec::new();
     let seed = training.seed.to_le_bytes();
@@ -130,7 +152,7 @@ fn responses(
                 (prompt, Draws::new(&[&seed, b"pool", &p, &s]))
             })
             .collect();
-        all.extend(rollouts.sample(None, &asked)?);
+        all.extend(rollouts.sample(expert.clone(), &asked)?);
         progress.advance(piece.len() as u64);
     }
     progress.finish();

@@ -90,7 +90,7 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
             work.offline(&mut run, &decoder, Objective::Nll, &items, &t.settings)?
         }
         Recipe::Dpo(t) => {
-            let items = data::pairs(&t.data, &path)?;
+            let items = data::pairs(&t.data, t.swap, &path)?;
             work.offline(&mut run, &decoder, Objective::Dpo, &items, &t.settings)?
         }
         Recipe::Rebel(t) => {
@@ -204,6 +204,13 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
     let texts = texts.map(|t| hashes(t)).transpose()?;
     let mut records = Vec::new();
     let mut experts = Map::new();
+    if let Recipe::BestWorst(t) = &training.recipe {
+        for (i, candidate) in t.candidates.iter().enumerate() {
+            if let ExpertSpec::Adapter(folder) = candidate {
+                experts.insert(format!("candidate {i}"), json!(hashes(folder)?));
+            }
+        }
+    }
     if let Recipe::Pcm(t) = &training.recipe {
         for folder in &t.records {
             let files = parquet_files(folder).map_err(|e| usage(format!("records: {e:#}")))?;
