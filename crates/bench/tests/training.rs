@@ -54,6 +54,54 @@ const MORL: &str = "Morl(prompts: \"asked.jsonl\", DIMENSIONS, \
                   \"b\": (text: \"a\", weights: {\"short\": 1.0})}, \
     penalties: (repetition: 1.0), samples: 6, max_new_tokens: 8, settings: (epochs: 1, minibatch: 1))";
 
+fn best_worst(extra: &str) -> String {
+    format!(
+        "BestWorst(prompts: \"asked.jsonl\", samples: 3, max_new_tokens: 5, {extra}, \
+         reward: (terms: [(scorer: Informativeness, weight: 1.0, normaliser: (mean: 1.0, sd: 0.5))]), \
+         settings: (epochs: 1, minibatch: 2))"
+    )
+}
+
+#[test]
+fn others_than_the_base_write_candidates() {
+    let folder = experiment();
+    let here = folder.path();
+    data(here);
+    let plain = fixture("adapter_plain");
+    let candidates = format!("candidates: [Base, Adapter({plain:?})]");
+    let mut results = Vec::new();
+    for (name, extra) in [
+        ("alone", "candidates: [Base]"),
+        ("both", candidates.as_str()),
+        ("strict", "candidates: [Base], missing_end: 9.0"),
+    ] {
+        training(here, name, &best_worst(extra));
+        let done = json(here, &["train", &format!("{name}.ron")]);
+        assert_eq!(done["finished"], true, "{name}");
+        results.push(adapter(&here.join("runs/train").join(name)));
+    }
+    assert_ne!(results[0], results[1]);
+}
+
+#[test]
+fn exchanged_pairs_and_the_chosen_ones_loss_change_a_training() {
+    let folder = experiment();
+    let here = folder.path();
+    data(here);
+    let mut results = Vec::new();
+    for (name, extra) in [
+        ("plain", ""),
+        ("swapped", ", swap: true"),
+        ("anchored", ", settings: (nll: 1.0)"),
+    ] {
+        training(here, name, &format!("Dpo(data: \"pairs.jsonl\"{extra})"));
+        let done = json(here, &["train", &format!("{name}.ron")]);
+        assert_eq!(done["finished"], true, "{name}");
+        results.push(adapter(&here.join("runs/train").join(name)));
+    }
+    assert!(results[0] != results[1] && results[0] != results[2]);
+}
+
 fn adapter(run: &Path) -> Vec<u8> {
     std::fs::read(run.join("adapter/adapter_model.safetensors")).unwrap()
 }
@@ -196,6 +244,19 @@ fn mistakes_name_their_place() {
             CLASSIFIER.replace("samples: 3", "samples: 1"),
             "at least 2 responses",
         ),
+        (
+            "Sft(data: \"responses.jsonl\", swap: true)".into(),
+            "swap is for pairs",
+        ),
+        (
+            "Dpo(data: \"pairs.jsonl\", settings: (nll: -1.0))".into(),
+            "nll is -1",
+        ),
+        (
+            best_worst("candidates: [Full(\"other\")]"),
+            "candidates: one or more of",
+        ),
+        (best_worst("missing_end: -1.0"), "missing_end is -1"),
         (
             "Reward(data: \"asked.jsonl\")".into(),
             "asked.jsonl:1: missing field `chosen`",

@@ -1,8 +1,9 @@
-//! The best and the worst of many responses of the base to each prompt, for one reward or for many preferences.
+//! The best and the worst of many responses to each prompt, for one reward or for many preferences.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use experts::ExpertSpec;
 use experts::training::rebel::Sampled;
 use lm::sampling::{Draws, permutation};
 use lm::source::cache_folder;
@@ -51,7 +52,14 @@ pub fn pairs(
         "temperature": recipe.temperature,
         "seed": training.seed,
     });
-    best_and_worst(training, &rollouts, recipe.samples, &key)
+    let end = recipe.missing_end;
+    best_and_worst(
+        training,
+        &rollouts,
+        (recipe.samples, &recipe.candidates),
+        end,
+        &key,
+    )
 }
 
 /// The same where preferences ask, each prompt by as many as the recipe says.
@@ -97,22 +105,52 @@ pub fn of_preferences(
     });
     let limits = (recipe.max_new_tokens, recipe.temperature);
     let rollouts = Rollouts::of(training, prompts, rewards, limits, model)?;
-    best_and_worst(training, &rollouts, recipe.samples, &key)
+    let candidates = [ExpertSpec::Base];
+    best_and_worst(
+        training,
+        &rollouts,
+        (recipe.samples, &candidates),
+        0.0,
+        &key,
+    )
 }
 
-/// Of `samples` responses to each prompt; they are kept under `key`, which holds all that they follow from.
+/// Of `samples` responses to each prompt by each candidate, worth `missing_end` less where they don't end; they
+/// are kept under `key`, which holds all that those of the base follow from.
 fn best_and_worst(
     training: &Training,
     rollouts: &Rollouts,
-    samples: u64,
+    (samples, candidates): (u64, &[ExpertSpec]),
+    missing_end: f64,
     key: &Value,
 ) -> Result<(Vec<Item>, Vec<[f64; 2]>)> {
     let prompts = rollouts.tokens()?;
-    let responses = responses(training, samples, key, rollouts, prompts.len())?;
-    let samples = samples as usize;
+    let each = samples as usize;
+    let samples = each * candidates.len();
+    let mut by_candidate = Vec::new();
+    for candidate in candidates {
+        let own = responses(
+            training,
+            each as u64,
+            candidate,
+            key,
+            rollouts,
+            prompts.len(),
+        )?;
+        by_candidate.push(own);
+    }
+    let of_prompt = |prompt: usize| {
+        let own = prompt * each..(prompt + 1) * each;
+        by_candidate.iter().flat_map(move |c| &c[own.clone()])
+    };
+    let responses: Vec<&Sampled> = (0..prompts.len()).flat_map(of_prompt).collect();
     let mut all = Vec::new();
     for (i, response) in responses.iter().enumerate() {
-        all.push(rollouts.scored(i / samples, response)?.1);
+        let reward = rollouts.scored(i / samples, response)?.1;
+        all.push(match response.ended {
+            true => reward,
+            false => reward - missing_end,
+        });
     }
     let spread = |rewards: &[f64]| {
         let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
@@ -146,14 +184,21 @@ fn best_and_worst(
     Ok((items, rewards))
 }
 
-/// Samples of the base, `[prompts, samples]`, from the cache where they are known.
+/// Samples of a candidate, `[prompts, samples]`, from the cache where they are known.
 fn responses(
     training: &Training,
     samples: u64,
+    candidate: &ExpertSpec,
     key: &Value,
     rollouts: &Rollouts,
     prompts: usize,
 ) -> Result<Vec<Sampled>> {
+    let mut key = key.clone();
+    match candidate {
+        ExpertSpec::Base => {}
+        ExpertSpec::Adapter(folder) => key["adapter"] = json!(hashes(folder)?),
+        other => key["candidate"] = json!(other),
+    }
     let hash: String = Sha256::digest(key.to_string())
         .iter()
         .take(16)
@@ -176,6 +221,7 @@ fn responses(
         };
         return Ok(stored.into_iter().map(response).collect());
     }
+    let expert = rollouts.candidate(candidate)?;
     let mut progress = Progress::new("sample", "prompts", prompts as u64);
     let mut all: Vec<Sampled> = Vec::new();
     let seed = training.seed.to_le_bytes();
@@ -189,7 +235,7 @@ fn responses(
                 (prompt, Draws::new(&[&seed, b"pool", &p, &s]))
             })
             .collect();
-        all.extend(rollouts.sample(None, &asked)?);
+        all.extend(rollouts.sample(expert.clone(), &asked)?);
         progress.advance(piece.len() as u64);
     }
     progress.finish();

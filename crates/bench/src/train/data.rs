@@ -77,14 +77,18 @@ pub fn responses(data: &Path, model: &Path) -> Result<Vec<Item>> {
     })
 }
 
-/// Reads pairs: JSON lines with `prompt`, `chosen` and `rejected`.
+/// Reads pairs: JSON lines with `prompt`, `chosen` and `rejected`, the last two exchanged on `swap`.
 ///
 /// # Errors
 /// With file and line.
-pub fn pairs(data: &Path, model: &Path) -> Result<Vec<Item>> {
+pub fn pairs(data: &Path, swap: bool, model: &Path) -> Result<Vec<Item>> {
     items(data, model, |encoder, line: Pair| {
         let sequence = |response: &str| encoder.sequence(&line.prompt, response);
-        Ok(vec![sequence(&line.chosen)?, sequence(&line.rejected)?])
+        let (chosen, rejected) = (sequence(&line.chosen)?, sequence(&line.rejected)?);
+        Ok(match swap {
+            true => vec![rejected, chosen],
+            false => vec![chosen, rejected],
+        })
     })
 }
 

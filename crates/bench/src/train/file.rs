@@ -93,6 +93,10 @@ pub enum Recipe {
 pub struct OfflineTraining {
     /// JSON lines, relative to this file.
     pub data: PathBuf,
+    /// Chosen and rejected change places, so that one file of pairs serves both directions. For pairs only. Default
+    /// false.
+    #[serde(default)]
+    pub swap: bool,
     /// How.
     #[serde(default)]
     pub settings: OfflineConfig,
@@ -120,7 +124,12 @@ pub struct BestWorstTraining {
     pub prompts: PathBuf,
     /// What is rewarded; differences are divided by their standard deviation over the responses to a prompt.
     pub reward: ShapedReward,
-    /// Responses to each prompt. Default 8 (ours).
+    /// Who writes the responses: `Base`, `Prompted(…)` or `Adapter(…)`; the adapter is always trained on the prompt
+    /// alone. Where the base hardly ever goes a direction, a base that is told to, or an adapter that does too much,
+    /// shows it. Default `[Base]`.
+    #[serde(default = "base")]
+    pub candidates: Vec<ExpertSpec>,
+    /// Responses to each prompt by each of them. Default 8 (ours).
     #[serde(default = "eight")]
     pub samples: u64,
     /// Longest response in tokens. Default 96 (ours).
@@ -129,9 +138,16 @@ pub struct BestWorstTraining {
     /// Temperature of the policy, in sampling and in every log-probability. Default 0.7.
     #[serde(default = "temperature")]
     pub temperature: f32,
+    /// Taken off the reward of a response that does not end within `max_new_tokens`. Default 0.
+    #[serde(default)]
+    pub missing_end: f64,
     /// How.
     #[serde(default)]
     pub settings: OfflineConfig,
+}
+
+fn base() -> Vec<ExpertSpec> {
+    vec![ExpertSpec::Base]
 }
 
 fn eight() -> u64 {
@@ -570,15 +586,15 @@ impl Training {
         match &mut training.recipe {
             Recipe::Sft(t) | Recipe::Dpo(t) => t.data = folder.join(&t.data),
             Recipe::Reward(t) => t.data = folder.join(&t.data),
-            Recipe::Rebel(RebelTraining {
-                prompts, reward, ..
-            })
-            | Recipe::BestWorst(BestWorstTraining {
-                prompts, reward, ..
-            }) => {
-                *prompts = folder.join(&*prompts);
-                for term in &mut reward.terms {
-                    term.scorer.resolve(folder);
+            Recipe::Rebel(t) => {
+                t.prompts = folder.join(&t.prompts);
+                t.reward.resolve(folder);
+            }
+            Recipe::BestWorst(t) => {
+                t.prompts = folder.join(&t.prompts);
+                t.reward.resolve(folder);
+                for candidate in &mut t.candidates {
+                    resolve_expert(folder, candidate);
                 }
             }
             Recipe::Classifier(t) => {
@@ -646,6 +662,7 @@ impl Training {
             ));
         }
         let settings = match &self.recipe {
+            Recipe::Sft(t) if t.swap => Err("swap is for pairs".into()),
             Recipe::Sft(t) | Recipe::Dpo(t) => t.settings.validate(),
             Recipe::Rebel(t) => {
                 t.reward.validate().map_err(|e| format!("reward: {e}"))?;
@@ -654,6 +671,17 @@ impl Training {
             Recipe::BestWorst(t) => {
                 t.reward.validate().map_err(|e| format!("reward: {e}"))?;
                 sampled(t.samples, t.max_new_tokens, t.temperature)?;
+                if !(t.missing_end >= 0.0 && t.missing_end.is_finite()) {
+                    let given = t.missing_end;
+                    return Err(format!("missing_end is {given}, not a number from 0 on"));
+                }
+                let own =
+                    |c: &ExpertSpec| !matches!(c, ExpertSpec::Full(_) | ExpertSpec::Limited { .. });
+                if t.candidates.is_empty() || !t.candidates.iter().all(own) {
+                    return Err(
+                        "candidates: one or more of Base, Prompted(…) and Adapter(…)".into(),
+                    );
+                }
                 t.settings.validate()
             }
             Recipe::Morl(t) => return t.validate(),

@@ -111,7 +111,7 @@ fn train_one(args: &TrainArgs, training: &Training, out: &Path) -> Result<(Value
             work.offline(&mut run, &decoder, Objective::Nll, &items, &t.settings)?
         }
         Recipe::Dpo(t) => {
-            let items = data::pairs(&t.data, &path)?;
+            let items = data::pairs(&t.data, t.swap, &path)?;
             work.offline(&mut run, &decoder, Objective::Dpo, &items, &t.settings)?
         }
         Recipe::Rebel(t) => {
@@ -231,6 +231,13 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
     let mut records = Vec::new();
     let mut experts = Map::new();
     let mut pretrained = None;
+    if let Recipe::BestWorst(t) = &training.recipe {
+        for (i, candidate) in t.candidates.iter().enumerate() {
+            if let ExpertSpec::Adapter(folder) = candidate {
+                experts.insert(format!("candidate {i}"), json!(hashes(folder)?));
+            }
+        }
+    }
     if let Recipe::Pcm(t) = &training.recipe {
         let named = t.pretrained.as_deref();
         pretrained = named.map(|m| hashes(&resolve(m)?)).transpose()?;

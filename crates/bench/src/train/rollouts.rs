@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use eval::rewards::{Shaped, ShapedReward};
 use experts::training::rebel::{Environment, Sampled};
-use experts::{Error, Expert, ExpertPool};
+use experts::{Error, Expert, ExpertPool, ExpertSpec};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use lm::{Adapter, DeviceSpec, LanguageModel};
@@ -105,7 +105,7 @@ impl Environment for Rollouts {
         prompts: &[(usize, Draws)],
     ) -> experts::Result<Vec<Sampled>> {
         self.shown.clear();
-        self.sample(Some(adapter), prompts)
+        self.sample(self.expert(Some(adapter)), prompts)
     }
 
     fn reward(&mut self, prompt: usize, response: &Sampled) -> experts::Result<f64> {
@@ -131,22 +131,37 @@ impl Rollouts {
         Ok((text, reward))
     }
 
+    /// The base, perhaps with an adapter.
+    fn expert(&self, adapter: Option<&Adapter>) -> Expert {
+        Expert {
+            name: "policy".into(),
+            model: self.model.clone(),
+            adapter: adapter.map(|a| Arc::new(a.clone())),
+            instruction: None,
+            top_k: None,
+        }
+    }
+
+    /// Opens who else is to respond.
+    ///
+    /// # Errors
+    /// An adapter that cannot be read, and a model of its own: only the base responds here.
+    pub fn candidate(&self, spec: &ExpertSpec) -> experts::Result<Expert> {
+        Expert::open("candidate", spec, &self.model, |name| {
+            let message = format!("{name}: candidates share the base");
+            Err(lm::Error::Argument(message))
+        })
+    }
+
     /// Samples a response to each prompt.
     ///
     /// # Errors
     /// What the engine reports.
     pub fn sample(
         &self,
-        adapter: Option<&Adapter>,
+        expert: Expert,
         prompts: &[(usize, Draws)],
     ) -> experts::Result<Vec<Sampled>> {
-        let expert = Expert {
-            name: "policy".into(),
-            model: self.model.clone(),
-            adapter: adapter.map(|a| Arc::new(a.clone())),
-            instruction: None,
-            top_k: None,
-        };
         let requests = prompts.iter().map(|(prompt, draws)| Request {
             prompt: self.prompts[*prompt].clone(),
             draws: draws.clone(),

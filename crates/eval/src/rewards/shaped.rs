@@ -9,6 +9,7 @@
 //! chains of long words. A cap takes the gain away where text stops being natural; each penalty names one hole.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use lm::chat::Prompt;
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,13 @@ impl ShapedReward {
             return fail(format!("words: ({}, {}) is empty", p.words.0, p.words.1));
         }
         Ok(())
+    }
+
+    /// Takes the paths that it names as relative to `folder`.
+    pub fn resolve(&mut self, folder: &Path) {
+        for term in &mut self.terms {
+            term.scorer.resolve(folder);
+        }
     }
 
     /// Opens the scorers.

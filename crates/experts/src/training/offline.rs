@@ -1,6 +1,8 @@
 //! Training on given responses: supervised fine-tuning, and on pairs direct preference optimisation
 //! (arXiv 2305.18290) or REBEL's regression (arXiv 2404.16767) from the base policy.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use lm::objectives::{Pair, dpo, nll, rebel};
 use lm::sampling::permutation;
 use lm::tuning::{Item, Loss, Optimisation, Sequence, TuningDecoder};
@@ -19,6 +21,9 @@ pub struct OfflineConfig {
     pub minibatch: usize,
     /// DPO's β, the strength of the tie to the base. Default 0.1 (DPO's code). Fine-tuning has no use for it.
     pub beta: f64,
+    /// Weight of the chosen response's loss per token beside DPO's (RPO, arXiv 2404.19733: 1). DPO alone only moves the
+    /// two responses apart, and may make both unlikely. Default 0 (DPO). The others have no use for it.
+    pub nll: f64,
     /// REBEL's η: nats of log-ratio per unit of reward. Default 3 (ours: an exact fit moves a reward of unit
     /// variance by 3 standard deviations). The others have no use for it.
     pub eta: f64,
@@ -32,6 +37,7 @@ impl Default for OfflineConfig {
             epochs: 2,
             minibatch: 16,
             beta: 0.1,
+            nll: 0.0,
             eta: 3.0,
             optimisation: Optimisation::default(),
         }
@@ -52,6 +58,9 @@ impl OfflineConfig {
         }
         if !(self.eta > 0.0 && self.eta.is_finite()) {
             return Err(format!("eta is {}, not a number above 0", self.eta));
+        }
+        if !(self.nll >= 0.0 && self.nll.is_finite()) {
+            return Err(format!("nll is {}, not a number from 0 on", self.nll));
         }
         self.optimisation.validate()
     }
@@ -140,6 +149,7 @@ impl Offline<'_> {
             return Err(Error::Argument("there is nothing to train on".into()));
         };
         let items: Vec<Item> = chosen.iter().map(|&i| self.items[i].clone()).collect();
+        let ordered = AtomicUsize::new(0);
         let objective = |i: usize, log_probs: &[Vec<f32>]| -> Loss {
             if self.objective == Objective::Nll {
                 return nll(&log_probs[0]);
@@ -154,24 +164,46 @@ impl Offline<'_> {
                     };
                     rebel(both, &pair, self.config.eta)
                 }
-                _ => dpo(both, base, self.config.beta),
+                _ => {
+                    let mut loss = dpo(both, base, self.config.beta);
+                    // Below ln 2 where the pair moves the right way.
+                    if loss.value < 2f64.ln() {
+                        ordered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if self.config.nll > 0.0 {
+                        let chosen = nll(&log_probs[0]);
+                        loss.value += self.config.nll * chosen.value;
+                        let both = loss.gradient[0].iter_mut().zip(&chosen.gradient[0]);
+                        both.for_each(|(g, own)| *g += self.config.nll as f32 * own);
+                    }
+                    loss
+                }
             }
         };
         let mut gradient = self.decoder.gradient(&trainer.lora, &items, &objective)?;
         let n = items.len() as f64;
-        // DPO's loss is below ln 2, REBEL's below that of no change, where the pair moves the right way.
-        let right = |(i, loss): &(usize, &f64)| match &self.objective {
-            Objective::Nll => true,
-            Objective::Dpo => **loss < 2f64.ln(),
+        // REBEL's loss is below that of no change where the pair moves the right way.
+        let right = |(i, loss): (usize, &f64)| match &self.objective {
             Objective::Rebel(rewards) => {
-                let [first, second] = rewards[chosen[*i]];
-                **loss < (self.config.eta * (first - second)).powi(2)
+                let [first, second] = rewards[chosen[i]];
+                *loss < (self.config.eta * (first - second)).powi(2)
             }
+            _ => false,
+        };
+        let right = match &self.objective {
+            Objective::Nll => items.len(),
+            Objective::Dpo => ordered.into_inner(),
+            Objective::Rebel(_) => gradient
+                .losses
+                .iter()
+                .enumerate()
+                .filter(|l| right(*l))
+                .count(),
         };
         let out = Step {
             step: number,
             loss: gradient.losses.iter().sum::<f64>() / n,
-            accuracy: gradient.losses.iter().enumerate().filter(right).count() as f64 / n,
+            accuracy: right as f64 / n,
             gradient: 0.0,
         };
         let gradient = trainer.step(&mut gradient, items.len());
