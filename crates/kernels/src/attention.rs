@@ -227,9 +227,15 @@ mod avx512 {
         // Several blocks at once are as many chains of multiply-adds.
         while at < last {
             at += match last - at {
-                4.. => blocks::<H, 4, E>(width, queries, keys, values, at, span.end, room, scores),
-                2.. => blocks::<H, 2, E>(width, queries, keys, values, at, span.end, room, scores),
-                _ => blocks::<H, 1, E>(width, queries, keys, values, at, span.end, room, scores),
+                4.. => {
+                    blocks::<H, 4, E>(width, queries, (keys, values), (at, span.end), room, scores)
+                }
+                2.. => {
+                    blocks::<H, 2, E>(width, queries, (keys, values), (at, span.end), room, scores)
+                }
+                _ => {
+                    blocks::<H, 1, E>(width, queries, (keys, values), (at, span.end), room, scores)
+                }
             };
         }
     }
@@ -240,10 +246,8 @@ mod avx512 {
     fn blocks<const H: usize, const N: usize, E: Element>(
         width: usize,
         queries: &[f32],
-        keys: &[E],
-        values: &[E],
-        at: usize,
-        end: usize,
+        (keys, values): (&[E], &[E]),
+        (at, end): (usize, usize),
         room: usize,
         scores: &mut [f32],
     ) -> usize {
