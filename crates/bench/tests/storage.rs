@@ -83,14 +83,19 @@ fn on_full_disk(folder: &Path, blocks: u64, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// Starts the program and kills it after a while; whether it was still there.
-fn killed(folder: &Path, wait: Duration, arguments: &[&str]) -> bool {
-    let mut command = mope(folder, arguments);
-    let command = command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    std::thread::sleep(wait);
-    child.kill().unwrap();
-    !child.wait().unwrap().success()
+/// Starts the program and kills it after a while, sooner where it came to its end before.
+fn killed(folder: &Path, mut wait: Duration, arguments: &[&str]) {
+    loop {
+        let mut command = mope(folder, arguments);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(wait);
+        child.kill().unwrap();
+        if !child.wait().unwrap().success() {
+            return;
+        }
+        wait /= 2;
+    }
 }
 
 /// A failure is one clear error.
@@ -193,15 +198,13 @@ fn a_run_survives_its_storage() {
         for _ in 0..3 {
             // More often early, when responses are made.
             let share = random.below(1000) as f64 / 1000.0;
-            kills += usize::from(killed(here, whole.mul_f64(share * share), &command));
+            killed(here, whole.mul_f64(share * share), &command);
+            kills += 1;
             rows_are_whole(&calm, &run);
         }
         for _ in 0..2 {
-            let output = on_full_disk(here, random.below(200), &command);
-            if !output.status.success() {
-                clear(&output);
-                full += 1;
-            }
+            clear(&on_full_disk(here, random.below(50), &command));
+            full += 1;
             rows_are_whole(&calm, &run);
         }
         // A folder stands where a file goes, or a file where a folder goes: as good as read-only, for root, too.
@@ -240,7 +243,8 @@ fn a_run_survives_its_storage() {
             cuts += usize::from(cut(&mut random, &run).is_some());
         }
         let share = random.below(1000) as f64 / 1000.0;
-        kills += usize::from(killed(here, whole.mul_f64(share), &command));
+        killed(here, whole.mul_f64(share), &command);
+        kills += 1;
         if round % 6 == 5 {
             done(here, &command);
             let mut after = contents(&run);
@@ -261,7 +265,7 @@ fn a_run_survives_its_storage() {
     }
     let faults = kills + full + cuts + blocked;
     assert!(
-        faults >= 200 && kills >= 60 && full >= 30 && cuts >= 40,
+        faults >= 200 && cuts >= 40,
         "{kills} kills, {full} full, {cuts} cut, {blocked} blocked"
     );
     done(here, &command);
@@ -358,16 +362,14 @@ fn verdicts_survive_their_storage() {
         for _ in 0..2 {
             let before = verdicts(&path);
             let share = random.below(1000) as f64 / 1000.0;
-            kills += usize::from(killed(here, whole.mul_f64(share), &command));
+            killed(here, whole.mul_f64(share), &command);
+            kills += 1;
             grown(&before, &verdicts(&path));
         }
         for _ in 0..2 {
             let before = verdicts(&path);
-            let output = on_full_disk(here, random.below(12), &command);
-            if !output.status.success() {
-                clear(&output);
-                full += 1;
-            }
+            clear(&on_full_disk(here, random.below(12), &command));
+            full += 1;
             grown(&before, &verdicts(&path));
         }
         // The last line is cut, as a power cut does.
@@ -382,7 +384,7 @@ fn verdicts_survive_their_storage() {
         }
     }
     assert!(
-        kills >= 20 && full >= 20 && cuts >= 12,
+        kills + full + cuts >= 70 && cuts >= 12,
         "{kills} kills, {full} full, {cuts} cut"
     );
     done(here, &command);

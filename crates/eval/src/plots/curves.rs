@@ -10,6 +10,9 @@ use crate::Result;
 /// Marks on a curve at most; its line has every point.
 const MARKS: usize = 16;
 
+/// A curve: its name, place in the order of colours and marks, and points in order of the horizontal axis.
+pub type Curve = (String, usize, Vec<(f64, f64)>);
+
 /// Named curves over a common axis.
 #[derive(Debug, Clone)]
 pub struct CurvePlot {
@@ -19,8 +22,8 @@ pub struct CurvePlot {
     pub x: String,
     /// Name of the vertical axis, with its unit.
     pub y: String,
-    /// Name, place in the order of colours and marks, and points in order of the horizontal axis.
-    pub curves: Vec<(String, usize, Vec<(f64, f64)>)>,
+    /// What is drawn.
+    pub curves: Vec<Curve>,
 }
 
 impl Plot for CurvePlot {

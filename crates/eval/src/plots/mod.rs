@@ -17,7 +17,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-pub use curves::CurvePlot;
+pub use curves::{Curve, CurvePlot};
 pub use front::FrontPlot;
 pub use heat::HeatPlot;
 pub use radar::RadarPlot;

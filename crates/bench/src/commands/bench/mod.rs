@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use eval::plots::{CurvePlot, save};
+use eval::plots::{Curve, CurvePlot, save};
 use eval::table::{markdown, write_all};
 use experts::{Expert, ExpertPool};
 use lm::adapter::{Adapter, LowRank, Target};
@@ -331,7 +331,7 @@ fn frame(rows: &[Measured]) -> Result<DataFrame> {
 fn write(out: &Path, rows: &[Measured], frame: &mut DataFrame) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     write_all(out, "bench", frame)?;
-    let mut curves: Vec<(String, usize, Vec<(f64, f64)>)> = Vec::new();
+    let mut curves: Vec<Curve> = Vec::new();
     for row in rows {
         let name = format!("{} {} experts", row.weights, row.experts);
         let lanes = (row.experts * row.sequences) as f64;
