@@ -134,7 +134,7 @@ fn train_one(args: &TrainArgs, training: &Training, out: &Path) -> Result<(Value
         }
         Recipe::Morl(t) => {
             decoder.temperature = t.temperature;
-            let (items, rewards) = best_worst::of_preferences(&training, t, &path)?;
+            let (items, rewards) = best_worst::of_preferences(training, t, &path)?;
             let objective = Objective::Rebel(rewards);
             work.offline(&mut run, &decoder, objective, &items, &t.settings)?
         }
