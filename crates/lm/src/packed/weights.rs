@@ -8,18 +8,20 @@ use crate::Result;
 use crate::load::Checkpoint;
 use crate::load::tensors::{self, Role, Tensors};
 
-/// Number format of the weights.
+/// Number format of the weights. What each costs in accuracy stands in the book's chapter on speed and is measured by
+/// `mope bench --accuracy`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Weights {
-    /// 32-bit floats: what the file says (default).
+    /// 32-bit floats: what the file says (default). Keys, values and adapters, too.
     #[default]
     F32,
-    /// 16-bit floats with the exponent of 32-bit ones.
+    /// 16-bit floats with the exponent of 32-bit ones; keys, values and adapters in half precision.
     Bf16,
-    /// 8-bit integers in blocks of 32 with a 16-bit scale (GGML's Q8_0); exact for files in it.
+    /// 8-bit integers in blocks of 32 with a 16-bit scale (GGML's Q8_0), exact for files in it; inputs are
+    /// rounded in the same way. Keys and values in 8 bits, adapters in half precision.
     Q8,
-    /// 4-bit integers in blocks of 32 with a 16-bit scale and minimum (GGML's Q4_1); the embedding and the
-    /// head in Q8. Nearly exact for files in it, else for those who need the memory.
+    /// 4-bit integers in blocks of 32 with a 16-bit scale and minimum (GGML's Q4_1), the embedding and the
+    /// head in Q8; all else as beside `Q8`. Nearly exact for files in it, else for those who need the memory.
     Q4,
 }
 
