@@ -1,0 +1,91 @@
+//! The recipe of one policy for many preferences.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use eval::dimension::{Dimension, Dimensions, locate};
+use eval::rewards::{Penalties, ShapedReward, Term};
+use experts::training::offline::OfflineConfig;
+use mixing::{Named, Preference};
+use serde::{Deserialize, Serialize};
+
+use super::{eight, ninety_six, sampled, temperature};
+
+/// A training of one policy on the mean utility of many preferences, each asked for in the prompt as
+/// [`mixing::strategies::Prompting`] does. Responses are kept in the cache, too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MorlTraining {
+    /// Prompt set, relative to this file.
+    pub prompts: PathBuf,
+    /// What is measured, and what the two directions of each dimension are called.
+    pub dimensions: Named<Dimension>,
+    /// Whom the policy serves. A response is worth the mean of its normalised rewards, weighted by importance and
+    /// signed by direction, less the penalties.
+    pub preferences: Named<Preference>,
+    /// Preferences that ask each prompt, in turn. Default 0: all of them.
+    #[serde(default)]
+    pub asks: usize,
+    /// Standard deviations beyond which a reward pays no more. Default 2.5 (ours).
+    #[serde(default = "cap")]
+    pub cap: f64,
+    /// What is taken off.
+    #[serde(default)]
+    pub penalties: Penalties,
+    /// Responses to each prompt and preference. Default 8 (ours).
+    #[serde(default = "eight")]
+    pub samples: u64,
+    /// Longest response in tokens. Default 96 (ours).
+    #[serde(default = "ninety_six")]
+    pub max_new_tokens: usize,
+    /// Temperature of the policy, in sampling and in every log-probability. Default 0.7.
+    #[serde(default = "temperature")]
+    pub temperature: f32,
+    /// How.
+    #[serde(default)]
+    pub settings: OfflineConfig,
+}
+
+fn cap() -> f64 {
+    2.5
+}
+
+impl MorlTraining {
+    /// What a response is worth to one of the preferences.
+    ///
+    /// # Errors
+    /// A preference that states no direction, or one that no dimension has.
+    pub fn reward(&self, preference: &Preference) -> Result<ShapedReward> {
+        let owned = self.dimensions.iter();
+        let dimensions: Dimensions = owned.map(|(n, d)| (n.to_string(), d.clone())).collect();
+        let mut terms = Vec::new();
+        for (direction, share) in preference.shares()? {
+            let (name, sign) = locate(&dimensions, &direction)?;
+            let dimension = &dimensions[name];
+            terms.push(Term {
+                scorer: dimension.scorer.clone(),
+                weight: sign * share,
+                cap: self.cap,
+                normaliser: dimension.normaliser,
+            });
+        }
+        let penalties = self.penalties;
+        Ok(ShapedReward { terms, penalties })
+    }
+
+    pub(super) fn validate(&self) -> Result<(), String> {
+        if self.preferences.is_empty() {
+            return Err("preferences: at least one is needed".into());
+        }
+        for (name, preference) in self.preferences.iter() {
+            let wrong = |e: &dyn std::fmt::Display| format!("preference '{name}': {e}");
+            if preference.text.trim().is_empty() {
+                return Err(wrong(&"it has no text, and the policy reads nothing else"));
+            }
+            let reward = self.reward(preference).map_err(|e| wrong(&e))?;
+            reward.validate().map_err(|e| wrong(&e))?;
+        }
+        sampled(self.samples, self.max_new_tokens, self.temperature)?;
+        self.settings.validate()
+    }
+}
