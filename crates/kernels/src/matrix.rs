@@ -1,6 +1,7 @@
 use half::{bf16, f16};
 
 use crate::input::BLOCK;
+use crate::math::ROUND;
 use crate::pages::advise_large;
 
 /// Output rows that lie interleaved.
@@ -225,13 +226,19 @@ impl Matrix {
     }
 }
 
+/// The nearest integer of a number below 2²², ties to even, without a call.
+#[inline(always)]
+fn nearest(v: f32) -> f32 {
+    (v + ROUND) - ROUND
+}
+
 /// The Q8_0 of GGML: `d = max |w| / 127`, to the nearest 16-bit float, then `q` to the nearest.
 fn quantise_q8(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
     let largest = block.iter().fold(0f32, |m, v| m.max(v.abs()));
     let scale = f16::from_f32(largest / 127.0);
     let d = scale.to_f32();
     let q = |v: f32| match d > 0.0 {
-        true => (v / d).round_ties_even().clamp(-127.0, 127.0) as i8,
+        true => nearest(v / d).clamp(-127.0, 127.0) as i8,
         false => 0,
     };
     (scale, block.map(q))
@@ -244,7 +251,7 @@ fn quantise_q4(block: &[f32; BLOCK]) -> (f16, f16, [u8; BLOCK]) {
     let (d, m) = (f16::from_f32((high - low) / 15.0), f16::from_f32(low));
     let (scale, base) = (d.to_f32(), m.to_f32());
     let q = |v: f32| match scale > 0.0 {
-        true => ((v - base) / scale).round_ties_even().clamp(0.0, 15.0) as u8,
+        true => nearest((v - base) / scale).clamp(0.0, 15.0) as u8,
         false => 0,
     };
     (d, m, block.map(q))

@@ -193,9 +193,11 @@ impl Tensors<'_> {
 
 /// Numbers of the values by magnitude, the largest first; of equals the earlier one.
 fn by_magnitude(values: &[f32]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[b].abs().total_cmp(&values[a].abs()).then(a.cmp(&b)));
-    order
+    // Bits of floats without a sign are ordered as the floats are; the number behind them makes keys unique.
+    let key = |(i, value): (usize, &f32)| u64::from(!value.abs().to_bits()) << 32 | i as u64;
+    let mut keys: Vec<u64> = values.iter().enumerate().map(key).collect();
+    keys.sort_unstable();
+    keys.into_iter().map(|key| (key as u32) as usize).collect()
 }
 
 /// Refuses what is no share of a whole.
