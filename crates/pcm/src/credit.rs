@@ -59,7 +59,7 @@ impl Credit {
     /// The tokens of each segment; the whole response where it is one.
     pub(crate) fn segments(self, rollout: &Rollout) -> Vec<Range<usize>> {
         match self {
-            Self::Response => vec![0..rollout.tokens.len()],
+            Self::Response => std::iter::once(0..rollout.tokens.len()).collect(),
             Self::Segments { .. } => {
                 let ends = || rollout.prefixes.cuts.iter().map(|c| *c as usize);
                 let starts = std::iter::once(0).chain(ends());
