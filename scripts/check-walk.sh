@@ -35,6 +35,15 @@ for language, rest, block in blocks:
 changes = "".join(block for language, rest, block in blocks if language == "diff")
 assert new == 1 and changes, "the walk is one new file and the lines that name it"
 
+# A version of its own: cargo tells crates of one name and version apart by nothing else, and must not take those of
+# the copy for those of the tree.
+manifest = files["Cargo.toml"].decode()
+version = re.search(r'^version = "([^"]+)"$', manifest, re.M).group(1)
+files["Cargo.toml"] = manifest.replace(f'version = "{version}"', f'version = "{version}-walk"', 1).encode()
+crates = "|".join(sorted({Path(name).parts[1] for name in files if re.fullmatch(r"crates/[^/]+/Cargo.toml", name)}))
+own = re.compile(rf'(name = "(?:{crates})"\nversion = "{re.escape(version)})"')
+files["Cargo.lock"] = own.sub(r'\1-walk"', files["Cargo.lock"].decode()).encode()
+
 # Only what differs is written, so that nothing else looks new to cargo.
 changed = re.findall(r"^ *\+\+\+ b/(\S+)", changes, re.M)
 for name, content in files.items():
