@@ -12,4 +12,4 @@ for name in rollouts rollouts_enumerated ppo \
     $mope train "$here/$name.ron" --set seed=1,2,3
 done
 $mope run "$here/evaluate.ron"
-python3 "$here/table.py" runs/ablations "$here/results.md"
+"${PYTHON:-python3}" "$here/table.py" runs/ablations "$here/results.md"
