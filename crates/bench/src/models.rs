@@ -88,12 +88,7 @@ impl Models {
     /// # Errors
     /// A device that this build does not have, a format that the device does not have.
     pub fn on(device: &DeviceSpec, weights: Weights) -> Result<Self> {
-        device.open().map_err(|e| usage(e.to_string()))?;
-        if *device != DeviceSpec::Flex && weights != Weights::F32 {
-            return Err(usage(format!(
-                "weights {weights:?} need device Flex; {device} has F32"
-            )));
-        }
+        device.offers(weights).map_err(|e| usage(e.to_string()))?;
         Ok(Self {
             device: device.clone(),
             weights,

@@ -15,13 +15,15 @@
 //! low-rank side paths of an [`AdapterStack`] and in their prompts.
 
 use burn::tensor::activation::{silu, softmax};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, TensorData};
 
 use crate::adapter::{AdapterStack, Target};
 use crate::config::DecoderConfig;
+use crate::device::float_format;
 use crate::kv_cache::{HOLE, KvCache};
 use crate::load::Checkpoint;
 use crate::load::tensors::{self, Tensors};
+use crate::packed::Weights;
 use crate::{Error, Result};
 
 /// Score of a key that a query must not see; `exp` of it is 0 beside any real score.
@@ -34,12 +36,21 @@ impl Linear {
     fn forward(&self, x: &Tensor<3>) -> Tensor<3> {
         let [lanes, time, inputs] = x.dims();
         let rows = x.clone().reshape([lanes * time, inputs]);
-        let mut y = rows.matmul(self.matrix.clone().transpose());
+        let mut y = times(rows, &self.matrix);
         if let Some(bias) = &self.bias {
             y = y + bias.clone().unsqueeze();
         }
         let outputs = y.dims()[1];
         y.reshape([lanes, time, outputs])
+    }
+}
+
+/// `x · matrixᵀ`. In 16 bits the factors are rounded and the device adds up as it does; the product is in 32 again.
+fn times(x: Tensor<2>, matrix: &Tensor<2>) -> Tensor<2> {
+    let matrix = matrix.clone().transpose();
+    match matrix.dtype() {
+        DType::F32 => x.matmul(matrix),
+        format => x.cast(format).matmul(matrix).cast(FloatDType::F32),
     }
 }
 
@@ -68,14 +79,17 @@ struct Pass {
 }
 
 impl Decoder {
-    /// Reads a checkpoint's weights onto `device`, one tensor at a time.
+    /// Reads a checkpoint's weights onto `device`, one tensor at a time: in 32 bits, or with `Bf16` the matrices in 16,
+    /// while norms, biases, attention, adapters and all sums between products stay in 32.
     ///
     /// # Errors
-    /// A missing, misshapen or unknown tensor.
-    pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+    /// A format that the device lacks; a missing, misshapen or unknown tensor.
+    pub fn load(checkpoint: &Checkpoint, device: &Device, weights: Weights) -> Result<Self> {
+        let format = float_format(device, weights)?;
         let config = checkpoint.config().clone();
         let matrix = |_, shape: [usize; 2], data| {
-            Tensor::<2>::from_data(TensorData::new(data, shape), device)
+            let matrix = Tensor::<2>::from_data(TensorData::new(data, shape), device);
+            matrix.cast(format)
         };
         let vector = |data: Vec<f32>| {
             let shape = [data.len()];
@@ -107,7 +121,7 @@ impl Decoder {
     /// The embedding of a token, `[hidden]`.
     pub(crate) fn embedding_row(&self, token: u32) -> Result<Vec<f32>> {
         let id: Tensor<1, Int> = Tensor::from_data([token as i32].as_slice(), &self.device);
-        crate::to_host(self.embedding.clone().select(0, id))
+        crate::to_host(self.embedding.clone().select(0, id).cast(FloatDType::F32))
     }
 
     /// An empty cache for this model.
@@ -146,11 +160,12 @@ impl Decoder {
             }
         }
         let ids: Tensor<1, Int> = Tensor::from_data(ids.as_slice(), &self.device);
-        let mut x: Tensor<3> =
-            self.embedding
-                .clone()
-                .select(0, ids)
-                .reshape([lanes, time, c.hidden_size]);
+        let mut x: Tensor<3> = self
+            .embedding
+            .clone()
+            .select(0, ids)
+            .cast(FloatDType::F32)
+            .reshape([lanes, time, c.hidden_size]);
         for (layer, block) in self.blocks.iter().enumerate() {
             x = self.block(layer, block, x, &pass, cache, adapters);
         }
@@ -163,7 +178,7 @@ impl Decoder {
     /// - input: `[rows, hidden]`
     /// - output: `[rows, vocab]`
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        hidden.matmul(self.head.clone().transpose())
+        times(hidden, &self.head)
     }
 
     /// Reads the next tokens of every lane and returns the logits after each lane's last one.

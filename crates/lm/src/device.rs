@@ -1,8 +1,10 @@
 //! The devices of a build, by the names that configs and the command line use.
 
 pub use burn::tensor::Device;
+use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
+use crate::packed::Weights;
 use crate::{Error, Result};
 
 /// A compute device.
@@ -61,6 +63,18 @@ impl DeviceSpec {
         devices
     }
 
+    /// Checks that the device is there and computes with such weights.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`]; a number format that the device lacks, and which it has.
+    pub fn offers(&self, weights: Weights) -> Result<()> {
+        let device = self.open()?;
+        match self {
+            Self::Flex => Ok(()),
+            _ => float_format(&device, weights).map(|_| ()),
+        }
+    }
+
     /// Opens the device.
     ///
     /// # Errors
@@ -105,6 +119,27 @@ impl DeviceSpec {
             }
         }
     }
+}
+
+/// Number format of the matrices that burn's operations multiply on `device`.
+///
+/// # Errors
+/// A format that only packed weights have, or that the device does not compute in.
+pub(crate) fn float_format(device: &Device, weights: Weights) -> Result<FloatDType> {
+    let format = match weights {
+        Weights::F32 => FloatDType::F32,
+        Weights::Bf16 => FloatDType::BF16,
+        Weights::Q8 | Weights::Q4 => {
+            let message = format!("weights {weights:?} need device Flex; others have F32 and Bf16");
+            return Err(Error::Argument(message));
+        }
+    };
+    if !device.supports_dtype(format) {
+        let message =
+            format!("weights {weights:?}: the device does not compute in them, but in F32");
+        return Err(Error::Argument(message));
+    }
+    Ok(format)
 }
 
 impl std::fmt::Display for DeviceSpec {

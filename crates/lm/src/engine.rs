@@ -44,7 +44,8 @@ fn foreign<T>() -> Result<T> {
 }
 
 impl Engine {
-    /// Loads a checkpoint: packed on `Flex`, through burn on other devices, which have F32 only.
+    /// Loads a checkpoint: packed on `Flex`, through burn on other devices, which have `F32` and, where they compute in
+    /// it, `Bf16`.
     ///
     /// # Errors
     /// A format that the device lacks, a device that this build lacks, or what loading reports.
@@ -53,20 +54,16 @@ impl Engine {
             let decoder = PackedDecoder::load(checkpoint, weights)?;
             return Ok(Self::Packed(Box::new(decoder)));
         }
-        if weights != Weights::F32 {
-            return Err(Error::Argument(format!(
-                "weights {weights:?} need device Flex; {device} has F32"
-            )));
-        }
-        Self::burn(checkpoint, &device.open()?)
+        Self::burn(checkpoint, &device.open()?, weights)
     }
 
     /// Loads a checkpoint to be run through burn.
     ///
     /// # Errors
     /// Those of [`Decoder::load`].
-    pub fn burn(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
-        Ok(Self::Burn(Box::new(Decoder::load(checkpoint, device)?)))
+    pub fn burn(checkpoint: &Checkpoint, device: &Device, weights: Weights) -> Result<Self> {
+        let decoder = Decoder::load(checkpoint, device, weights)?;
+        Ok(Self::Burn(Box::new(decoder)))
     }
 
     /// Shape of the model.

@@ -28,7 +28,7 @@ fn model() -> &'static LanguageModel {
 /// The same decoder through burn.
 fn burn() -> Engine {
     let checkpoint = Checkpoint::open(&path()).unwrap();
-    Engine::burn(&checkpoint, &DeviceSpec::Flex.open().unwrap()).unwrap()
+    Engine::burn(&checkpoint, &DeviceSpec::Flex.open().unwrap(), Weights::F32).unwrap()
 }
 
 /// Logits `[time · vocab]` of one sequence.

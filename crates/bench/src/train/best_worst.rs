@@ -145,13 +145,16 @@ fn best_and_worst(
     };
     let responses: Vec<&Sampled> = (0..prompts.len()).flat_map(of_prompt).collect();
     let mut all = Vec::new();
+    let mut progress = Progress::new("score", "responses", responses.len() as u64);
     for (i, response) in responses.iter().enumerate() {
         let reward = rollouts.scored(i / samples, response)?.1;
         all.push(match response.ended {
             true => reward,
             false => reward - missing_end,
         });
+        progress.advance(1);
     }
+    progress.finish();
     let spread = |rewards: &[f64]| {
         let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
         rewards.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (rewards.len() - 1) as f64

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use lm::load::Checkpoint;
-use lm::{AdapterStack, Decoder, DeviceSpec, to_host};
+use lm::{AdapterStack, Decoder, DeviceSpec, Weights, to_host};
 use safetensors::SafeTensors;
 
 /// Path of a committed fixture.
@@ -45,8 +45,13 @@ pub fn expected(file: &str, tensor: &str) -> Vec<f32> {
 
 /// A tiny random model.
 pub fn pico(name: &str, device: &Device) -> Decoder {
+    pico_in(name, device, Weights::F32)
+}
+
+/// The same in a number format.
+pub fn pico_in(name: &str, device: &Device, weights: Weights) -> Decoder {
     let checkpoint = Checkpoint::open(&fixture("pico").join(name)).unwrap();
-    Decoder::load(&checkpoint, device).unwrap()
+    Decoder::load(&checkpoint, device, weights).unwrap()
 }
 
 /// The token sequence that the pico fixtures were made with.
