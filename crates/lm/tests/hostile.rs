@@ -393,6 +393,29 @@ fn an_adapter_of_another_kind_is_refused_by_its_name() {
         let error = change(from, to);
         assert!(error.contains(expected), "{error}");
     }
+    // What peft writes for trained embeddings, an adapted embedding, an adapted head, and trained norms.
+    for extra in [
+        "base_model.model.model.embed_tokens.weight",
+        "base_model.model.model.embed_tokens.lora_embedding_A",
+        "base_model.model.lm_head.lora_A.weight",
+        "base_model.model.model.norm.weight",
+    ] {
+        let folder = copy("adapter_plain");
+        let path = folder.path().join("adapter_model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut tensors = stored.tensors();
+        let copied = tensors[0].1.clone();
+        tensors.push((extra.into(), copied));
+        safetensors::serialize_to_file(tensors, None, &path).unwrap();
+        let error = Adapter::load(folder.path(), &config)
+            .unwrap_err()
+            .to_string();
+        let name = extra
+            .trim_start_matches("base_model.model.")
+            .trim_end_matches(".lora_A.weight");
+        assert!(error.contains(name), "{error}");
+    }
     let other = Checkpoint::open(&fixture("pico/qwen3")).unwrap();
     let error = Adapter::load(&fixture("pico/adapter_plain"), other.config()).unwrap_err();
     assert!(error.to_string().contains("expected shape"), "{error}");
