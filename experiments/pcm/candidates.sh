@@ -13,7 +13,5 @@ fit() {
 here=recipe.Pcm.settings.fit
 fit fit_response --set "$here.credit=Response"
 fit fit_segments
-fit fit_segments_bold --set "$here.algorithm={\"Rebel\":{\"eta\":12}}"
-fit fit_segments_quick --set "$here.optimisation.learning_rate=3e-4"
 fit fit_no_context --set recipe.Pcm.input.context=false --set recipe.Pcm.input.preference=Weights
 $mope run experiments/pcm/validate.ron
