@@ -106,6 +106,11 @@ fn group<const H: usize, E: Element>(
         Isa::Avx2 => unsafe {
             avx2::score::<H, E>(width, queries, (keys, values), span.clone(), room, scores)
         },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::Neon => unsafe {
+            neon::score::<H, E>(width, queries, keys, span.clone(), room, scores)
+        },
         _ => score::<H, E>(width, queries, keys, span.clone(), room, scores),
     }
     for head in 0..H {
@@ -125,6 +130,9 @@ fn group<const H: usize, E: Element>(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { avx2::weigh::<H, E>(width, values, span, room, scores, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::Neon => unsafe { neon::weigh::<H, E>(width, values, span, room, scores, out) },
         _ => weigh::<H, E>(width, values, span, room, scores, out),
     }
 }
@@ -358,6 +366,86 @@ mod avx512 {
             }
         }
         N * 16
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    use super::*;
+    use crate::element::store;
+
+    #[target_feature(enable = "neon")]
+    pub fn score<const H: usize, E: Element>(
+        width: usize,
+        queries: &[f32],
+        keys: &[E],
+        span: Range<usize>,
+        room: usize,
+        scores: &mut [f32],
+    ) {
+        let (block, end) = (POSITIONS * width, span.end.div_ceil(POSITIONS));
+        assert!(queries.len() == H * width && keys.len() >= end * block);
+        for at in span.start / POSITIONS..end {
+            let mut sums = [[vdupq_n_f32(0.0); 4]; H];
+            for d in 0..width {
+                // SAFETY: 16 keys of a block that is there, as asserted.
+                let keys = unsafe { E::load(keys.as_ptr().add(at * block + d * POSITIONS)) };
+                for (head, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: a dimension of one of `H` queries.
+                    let q = unsafe { *queries.as_ptr().add(head * width + d) };
+                    for (sum, key) in sums.iter_mut().zip(keys) {
+                        *sum = vfmaq_n_f32(*sum, key, q);
+                    }
+                }
+            }
+            for (head, sums) in sums.into_iter().enumerate() {
+                store(
+                    sums,
+                    &mut scores[head * room + at * POSITIONS..][..POSITIONS],
+                );
+            }
+        }
+    }
+
+    #[target_feature(enable = "neon")]
+    pub fn weigh<const H: usize, E: Element>(
+        width: usize,
+        values: &[E],
+        span: Range<usize>,
+        room: usize,
+        scores: &[f32],
+        out: &mut [f32],
+    ) {
+        assert!(values.len() >= span.end * width && out.len() == H * width);
+        assert!(span.end <= room && scores.len() >= H * room);
+        let whole = width - width % 16;
+        for at in (0..whole).step_by(16) {
+            let mut sums = [[vdupq_n_f32(0.0); 4]; H];
+            for t in span.clone() {
+                // SAFETY: inside of position `t`, as asserted.
+                let values = unsafe { E::load(values.as_ptr().add(t * width + at)) };
+                for (head, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: a position of one of `H` heads, as asserted.
+                    let score = unsafe { *scores.as_ptr().add(head * room + t) };
+                    for (sum, value) in sums.iter_mut().zip(values) {
+                        *sum = vfmaq_n_f32(*sum, value, score);
+                    }
+                }
+            }
+            for (head, sums) in sums.into_iter().enumerate() {
+                store(sums, &mut out[head * width + at..][..16]);
+            }
+        }
+        for at in whole..width {
+            for head in 0..H {
+                let scores = &scores[head * room..];
+                out[head * width + at] = span.clone().fold(0.0, |sum, t| {
+                    scores[t].mul_add(values[t * width + at].get(), sum)
+                });
+            }
+        }
     }
 }
 

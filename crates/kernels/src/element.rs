@@ -24,6 +24,14 @@ pub trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
     #[cfg(target_arch = "x86_64")]
     #[doc(hidden)]
     unsafe fn load(from: *const Self) -> std::arch::x86_64::__m512;
+
+    /// 16 numbers.
+    ///
+    /// # Safety
+    /// They can be read.
+    #[cfg(target_arch = "aarch64")]
+    #[doc(hidden)]
+    unsafe fn load(from: *const Self) -> [std::arch::aarch64::float32x4_t; 4];
 }
 
 impl Element for f32 {
@@ -43,6 +51,14 @@ impl Element for f32 {
     unsafe fn load(from: *const Self) -> std::arch::x86_64::__m512 {
         // SAFETY: the caller's.
         unsafe { std::arch::x86_64::_mm512_loadu_ps(from) }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load(from: *const Self) -> [std::arch::aarch64::float32x4_t; 4] {
+        // SAFETY: the caller's.
+        std::array::from_fn(|i| unsafe { std::arch::aarch64::vld1q_f32(from.add(i * 4)) })
     }
 }
 
@@ -84,6 +100,18 @@ impl Element for f16 {
         // SAFETY: the caller's.
         _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.cast()) })
     }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load(from: *const Self) -> [std::arch::aarch64::float32x4_t; 4] {
+        use std::arch::aarch64::{vcvt_f32_f16, vld1_u16, vreinterpret_f16_u16};
+        std::array::from_fn(|i| {
+            // SAFETY: the caller's.
+            let bits = unsafe { vld1_u16(from.add(i * 4).cast()) };
+            vcvt_f32_f16(vreinterpret_f16_u16(bits))
+        })
+    }
 }
 
 impl Element for i8 {
@@ -107,6 +135,35 @@ impl Element for i8 {
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe {
             _mm_loadu_si128(from.cast())
         }))
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load(from: *const Self) -> [std::arch::aarch64::float32x4_t; 4] {
+        use std::arch::aarch64::*;
+        // SAFETY: the caller's.
+        let bytes = unsafe { vld1q_s8(from) };
+        let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+        [
+            vmovl_s16(vget_low_s16(low)),
+            vmovl_high_s16(low),
+            vmovl_s16(vget_low_s16(high)),
+            vmovl_high_s16(high),
+        ]
+        .map(|v| vcvtq_f32_s32(v))
+    }
+}
+
+/// Writes 16 numbers.
+#[cfg(target_arch = "aarch64")]
+#[inline]
+#[target_feature(enable = "neon")]
+pub(crate) fn store(from: [std::arch::aarch64::float32x4_t; 4], to: &mut [f32]) {
+    assert_eq!(to.len(), 16);
+    for (to, from) in to.chunks_exact_mut(4).zip(from) {
+        // SAFETY: four floats.
+        unsafe { std::arch::aarch64::vst1q_f32(to.as_mut_ptr(), from) };
     }
 }
 

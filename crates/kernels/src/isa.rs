@@ -5,7 +5,9 @@ pub enum Isa {
     Avx512,
     /// AVX2 with FMA.
     Avx2,
-    /// Plain Rust; what the compiler vectorises for the target, NEON among others.
+    /// NEON with 8-bit dot products.
+    Neon,
+    /// Plain Rust; what the compiler vectorises for the target.
     Portable,
 }
 
@@ -24,13 +26,23 @@ impl Isa {
                 return Self::Avx2;
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            use std::arch::is_aarch64_feature_detected as has;
+            if has!("neon") && has!("dotprod") {
+                return Self::Neon;
+            }
+        }
         Self::Portable
     }
 
     /// Those that this processor has, the portable one last.
     pub fn available() -> Vec<Self> {
-        let all = [Self::Avx512, Self::Avx2, Self::Portable];
+        let all: &[Self] = match cfg!(target_arch = "aarch64") {
+            true => &[Self::Neon, Self::Portable],
+            false => &[Self::Avx512, Self::Avx2, Self::Portable],
+        };
         let best = Self::best();
-        all.into_iter().skip_while(|isa| *isa != best).collect()
+        all.iter().copied().skip_while(|isa| *isa != best).collect()
     }
 }

@@ -14,8 +14,6 @@ use crate::isa::Isa;
 
 /// Inputs or outputs that lie side by side.
 const WIDTH: usize = 16;
-/// Ranks whose sums are made together: as many chains of multiply-adds.
-const CHAINS: usize = 8;
 
 /// The two factors of a side path.
 #[derive(Debug, Clone)]
@@ -156,6 +154,9 @@ fn narrow<E: Element>(isa: Isa, a: &[E], rank: usize, x: &[f32], out: &mut [f32]
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { avx2::narrow(a, rank, x, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::Neon => unsafe { neon::narrow(a, rank, x, out) },
         _ => portable_narrow(a, rank, x, out),
     }
 }
@@ -168,6 +169,9 @@ fn widen<E: Element>(isa: Isa, b: &[E], side: &[f32], out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { avx2::widen(b, side, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::Neon => unsafe { neon::widen(b, side, out) },
         _ => portable_widen(b, side, out),
     }
 }
@@ -227,6 +231,9 @@ mod avx512 {
     use std::arch::x86_64::*;
 
     use super::*;
+
+    /// Ranks whose sums are made together: as many chains of multiply-adds.
+    const CHAINS: usize = 8;
 
     #[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
     pub fn narrow<E: Element>(a: &[E], rank: usize, x: &[f32], out: &mut [f32]) {
@@ -291,6 +298,90 @@ mod avx512 {
             // SAFETY: as above.
             unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, sum) };
         }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    use super::*;
+    use crate::element::store;
+
+    /// Ranks whose sums are made together: four chains of multiply-adds each.
+    const RANKS: usize = 4;
+
+    #[target_feature(enable = "neon")]
+    pub fn narrow<E: Element>(a: &[E], rank: usize, x: &[f32], out: &mut [f32]) {
+        let mut first = 0;
+        while first < rank {
+            let out = &mut out[first..];
+            first += match rank - first {
+                RANKS.. => sums::<RANKS, E>(a, rank, first, x, out),
+                _ => sums::<1, E>(a, rank, first, x, out),
+            };
+        }
+    }
+
+    /// Sums of `N` ranks from `first` on; returns `N`.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn sums<const N: usize, E: Element>(
+        a: &[E],
+        rank: usize,
+        first: usize,
+        x: &[f32],
+        out: &mut [f32],
+    ) -> usize {
+        assert!(first + N <= rank && a.len() >= x.len().div_ceil(WIDTH) * rank * WIDTH);
+        let mut sums = [[vdupq_n_f32(0.0); 4]; N];
+        for (block, x) in x.chunks(WIDTH).enumerate() {
+            let x = load(x);
+            for (n, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: 16 numbers of this block and rank, as asserted.
+                let a = unsafe { E::load(a.as_ptr().add((block * rank + first + n) * WIDTH)) };
+                for ((sum, x), a) in sum.iter_mut().zip(x).zip(a) {
+                    *sum = vfmaq_f32(*sum, x, a);
+                }
+            }
+        }
+        for (out, sum) in out.iter_mut().zip(sums) {
+            let sum = vaddq_f32(vaddq_f32(sum[0], sum[2]), vaddq_f32(sum[1], sum[3]));
+            *out = vpadds_f32(vadd_f32(vget_low_f32(sum), vget_high_f32(sum)));
+        }
+        N
+    }
+
+    #[target_feature(enable = "neon")]
+    pub fn widen<E: Element>(b: &[E], side: &[f32], out: &mut [f32]) {
+        let rank = side.len();
+        assert!(b.len() >= out.len().div_ceil(WIDTH) * rank * WIDTH);
+        for (block, out) in out.chunks_mut(WIDTH).enumerate() {
+            let mut sum = load(out);
+            for (r, side) in side.iter().enumerate() {
+                // SAFETY: 16 numbers of this block and rank, as asserted.
+                let b = unsafe { E::load(b.as_ptr().add((block * rank + r) * WIDTH)) };
+                for (sum, b) in sum.iter_mut().zip(b) {
+                    *sum = vfmaq_n_f32(*sum, b, *side);
+                }
+            }
+            let mut whole = [0.0; WIDTH];
+            store(sum, &mut whole);
+            out.copy_from_slice(&whole[..out.len()]);
+        }
+    }
+
+    /// Up to 16 floats; zeros follow.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn load(from: &[f32]) -> [float32x4_t; 4] {
+        let mut whole = [0.0; WIDTH];
+        let from = from.first_chunk().unwrap_or_else(|| {
+            whole[..from.len()].copy_from_slice(from);
+            &whole
+        });
+        // SAFETY: 16 floats.
+        unsafe { f32::load(from.as_ptr()) }
     }
 }
 

@@ -9,6 +9,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 use std::ops::Range;
@@ -153,6 +155,8 @@ unsafe fn tile<const M: usize>(
     output: &Output<'_>,
     (pass, passes): (usize, usize),
 ) {
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (pass, passes);
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has these instructions, or the Isa would not have been made; the outputs
@@ -170,6 +174,9 @@ unsafe fn tile<const M: usize>(
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: as above.
                     Isa::Avx2 => unsafe { avx2::product(matrix, group, &x.each()) },
+                    #[cfg(target_arch = "aarch64")]
+                    // SAFETY: as above.
+                    Isa::Neon => unsafe { neon::product(matrix, group, &x.each()) },
                     _ => portable::product(matrix, group, &x.each()),
                 };
                 for (i, values) in tile.iter().enumerate() {
