@@ -1,5 +1,6 @@
 """What the runs of this folder say, from their rows (pandas, scipy; scripts/recompute/requirements.txt).
 
+    python experiments/pcm/analyse.py evaluate runs/pcm_evaluate
     python experiments/pcm/analyse.py degrees runs/pcm_degrees
     python experiments/pcm/analyse.py wordings runs/pcm_wordings
     python experiments/pcm/analyse.py seeds runs/pcm_seeds
@@ -42,6 +43,27 @@ def interval(by_prompt):
     values = np.asarray(by_prompt, dtype=float)
     low, high = np.percentile(values[draws(len(values))].mean(1), [2.5, 97.5])
     return f"{values.mean():+.3f} ({low:+.3f} – {high:+.3f})"
+
+
+def evaluate(run):
+    """Every strategy, and what the PCM is ahead of it."""
+    tables = Path(run) / "tables"
+    ranking = pd.read_csv(tables / "ranking.csv").set_index("strategy")
+    wins = pd.read_csv(tables / "win_rates.csv").query("strategy == 'pcm' and measure == 'utility'").set_index("opponent")
+    rows = scores(run)
+    drawn = rows.preference.str.startswith("draw_")
+    parts = [rows[~drawn].groupby("strategy").utility.mean(), rows[drawn].groupby("strategy").utility.mean()]
+    print("| strategy | utility | win rate | composite | drawn | the PCM's lead | 95 % interval | p (Holm) | the PCM wins |")
+    print("|---|--:|--:|--:|--:|--:|---|--:|--:|")
+    for name, row in ranking.iterrows():
+        half = (row.utility_high - row.utility_low) / 2
+        cells = [name, f"{row.utility:.3f} ± {half:.3f}", f"{row.win_rate:.3f}", *(f"{part[name]:.3f}" for part in parts)]
+        if name == "pcm":
+            cells += [""] * 4
+        else:
+            cells += [f"{-row.difference:.3f}", f"{-row.difference_high:.3f} – {-row.difference_low:.3f}", f"{row.p_holm:.3f}"]
+            cells.append(f"{100 * wins.win_rate[name]:.0f} %")
+        print("| " + " | ".join(cells) + " |")
 
 
 def degrees(run):
@@ -142,7 +164,7 @@ def witnesses(run):
 
 
 if __name__ == "__main__":
-    known = {f.__name__: f for f in [degrees, wordings, seeds, oracle, divergence, witnesses]}
+    known = {f.__name__: f for f in [evaluate, degrees, wordings, seeds, oracle, divergence, witnesses]}
     if len(sys.argv) != 3 or sys.argv[1] not in known:
         sys.exit(__doc__)
     known[sys.argv[1]](sys.argv[2])
