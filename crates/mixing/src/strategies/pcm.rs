@@ -231,8 +231,12 @@ fn features(
 /// Jensen-Shannon divergence in nats.
 pub fn statistics(rows: &[&[f32]]) -> (Vec<(f32, f32)>, f32) {
     let isa = Isa::best();
+    // What has no mass adds nothing, nor does what is too small to have a logarithm.
     let entropy = |logs: &[f32], probabilities: &[f32]| {
-        let terms = logs.iter().zip(probabilities).filter(|(_, p)| **p > 0.0);
+        let terms = logs
+            .iter()
+            .zip(probabilities)
+            .filter(|(l, _)| l.is_finite());
         -terms
             .map(|(l, p)| f64::from(*l) * f64::from(*p))
             .sum::<f64>()
@@ -416,5 +420,8 @@ mod tests {
         let mixed = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
         near(divergence, mixed - 2f64.ln() / 2.0);
         assert_eq!(statistics(&[&even, &even]).1, 0.0);
+        // A mean below the smallest normal number has no logarithm of its own.
+        let (hardly, never) = ([0.0, -87.0], [0.0, -89.0]);
+        near(statistics(&[&hardly, &never, &never]).1, 0.0);
     }
 }
