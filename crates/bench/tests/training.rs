@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{done, experiment, fails, fixture, stdout, write};
+use common::{done, experiment, fails, fixture, stderr, stdout, write};
 use serde_json::Value;
 
 fn json(folder: &Path, arguments: &[&str]) -> Value {
@@ -100,6 +100,45 @@ fn exchanged_pairs_and_the_chosen_ones_loss_change_a_training() {
         results.push(adapter(&here.join("runs/train").join(name)));
     }
     assert!(results[0] != results[1] && results[0] != results[2]);
+}
+
+#[test]
+fn another_strength_of_a_finished_training_costs_nothing() {
+    let folder = experiment();
+    let here = folder.path();
+    data(here);
+    training(here, "once", &best_worst("candidates: [Base]"));
+    let first = done(here, &["train", "once.ron"]);
+    assert!(stderr(&first).contains("score:"), "{}", stderr(&first));
+    let run = here.join("runs/train/once");
+    let weak = adapter(&run);
+    let stronger = [
+        "train",
+        "once.ron",
+        "--out",
+        "runs/train/once",
+        "--set",
+        "strength=3.0",
+    ];
+    let again = done(here, &stronger);
+    let said = stderr(&again);
+    assert!(
+        !said.contains("score:") && !said.contains("steps"),
+        "{said}"
+    );
+    let strong = adapter(&run);
+    assert_ne!(weak, strong);
+    // As if it had been trained so.
+    let anew = [
+        "train",
+        "once.ron",
+        "--out",
+        "anew",
+        "--set",
+        "strength=3.0",
+    ];
+    done(here, &anew);
+    assert_eq!(adapter(&here.join("anew")), strong);
 }
 
 fn adapter(run: &Path) -> Vec<u8> {

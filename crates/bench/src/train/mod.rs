@@ -45,6 +45,9 @@ struct Standing {
     training: Value,
     /// Iterations or steps made.
     done: u64,
+    /// All of them are.
+    #[serde(default)]
+    finished: bool,
     /// Weight of the KL.
     beta: f64,
     /// One object of numbers per iteration or step.
@@ -100,46 +103,14 @@ fn train_one(args: &TrainArgs, training: &Training, out: &Path) -> Result<(Value
     let known = json!({"training": trained, "inputs": inputs});
     let mut run = Run::open(training, &file, lora, known)?;
     let began = Instant::now();
-    let work = Work {
-        training,
-        file: &file,
-        until: args.stop_after.map(|n| run.standing.done + n as u64),
-    };
-    let finished = match &training.recipe {
-        Recipe::Sft(t) => {
-            let items = data::responses(&t.data, &path)?;
-            work.offline(&mut run, &decoder, Objective::Nll, &items, &t.settings)?
-        }
-        Recipe::Dpo(t) => {
-            let items = data::pairs(&t.data, t.swap, &path)?;
-            work.offline(&mut run, &decoder, Objective::Dpo, &items, &t.settings)?
-        }
-        Recipe::Rebel(t) => {
-            decoder.temperature = t.settings.temperature;
-            let limits = (t.settings.max_new_tokens, t.settings.temperature);
-            let mut rollouts = Rollouts::open(training, &t.prompts, &t.reward, limits, &path)?;
-            let rebel = Rebel {
-                config: &t.settings,
-                decoder: &decoder,
-                prompts: &rollouts.tokens()?,
-                seed: training.seed,
-            };
-            work.rebel(&mut run, &rebel, &mut rollouts)?
-        }
-        Recipe::BestWorst(t) => {
-            decoder.temperature = t.temperature;
-            let (items, rewards) = best_worst::pairs(training, t, &path)?;
-            let objective = Objective::Rebel(rewards);
-            work.offline(&mut run, &decoder, objective, &items, &t.settings)?
-        }
-        Recipe::Morl(t) => {
-            decoder.temperature = t.temperature;
-            let (items, rewards) = best_worst::of_preferences(training, t, &path)?;
-            let objective = Objective::Rebel(rewards);
-            work.offline(&mut run, &decoder, objective, &items, &t.settings)?
-        }
-        Recipe::Pcm(_) | Recipe::Reward(_) | Recipe::Classifier(_) => false,
-    };
+    if !run.standing.finished {
+        let work = Work {
+            training,
+            file: &file,
+            until: args.stop_after.map(|n| run.standing.done + n as u64),
+        };
+        run.standing.finished = work.learn(&mut run, &mut decoder, &path)?;
+    }
     run.standing.close(began);
     run.save(&file)?;
     let adapter = out.join("adapter");
@@ -155,12 +126,15 @@ fn train_one(args: &TrainArgs, training: &Training, out: &Path) -> Result<(Value
     let last = run.standing.metrics.last().cloned().unwrap_or_default();
     let document = json!({
         "training": training.name,
-        "finished": finished,
+        "finished": run.standing.finished,
         "done": run.standing.done,
         "adapter": adapter.display().to_string(),
         "last": last,
     });
-    let state = if finished { "trained" } else { "interrupted" };
+    let state = match run.standing.finished {
+        true => "trained",
+        false => "interrupted",
+    };
     let done = run.standing.done;
     let adapter = adapter.display();
     Ok((
@@ -386,6 +360,44 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// What the recipe says. True when it came to the end.
+    fn learn(&self, run: &mut Run, decoder: &mut TuningDecoder, model: &Path) -> Result<bool> {
+        let training = self.training;
+        match &training.recipe {
+            Recipe::Sft(t) => {
+                let items = data::responses(&t.data, model)?;
+                self.offline(run, decoder, Objective::Nll, &items, &t.settings)
+            }
+            Recipe::Dpo(t) => {
+                let items = data::pairs(&t.data, t.swap, model)?;
+                self.offline(run, decoder, Objective::Dpo, &items, &t.settings)
+            }
+            Recipe::Rebel(t) => {
+                decoder.temperature = t.settings.temperature;
+                let limits = (t.settings.max_new_tokens, t.settings.temperature);
+                let mut rollouts = Rollouts::open(training, &t.prompts, &t.reward, limits, model)?;
+                let rebel = Rebel {
+                    config: &t.settings,
+                    decoder,
+                    prompts: &rollouts.tokens()?,
+                    seed: training.seed,
+                };
+                self.rebel(run, &rebel, &mut rollouts)
+            }
+            Recipe::BestWorst(t) => {
+                decoder.temperature = t.temperature;
+                let (items, rewards) = best_worst::pairs(training, t, model)?;
+                self.offline(run, decoder, Objective::Rebel(rewards), &items, &t.settings)
+            }
+            Recipe::Morl(t) => {
+                decoder.temperature = t.temperature;
+                let (items, rewards) = best_worst::of_preferences(training, t, model)?;
+                self.offline(run, decoder, Objective::Rebel(rewards), &items, &t.settings)
+            }
+            Recipe::Pcm(_) | Recipe::Reward(_) | Recipe::Classifier(_) => Ok(false),
+        }
+    }
+
     fn end(&self, total: u64) -> u64 {
         self.until.map_or(total, |until| until.min(total))
     }
