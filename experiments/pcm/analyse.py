@@ -147,20 +147,43 @@ def divergence(run):
 
 
 def witnesses(run):
-    """Shift of each direction from the base, as the reward sees it and as its witness does."""
+    """What the reward and its witness say of each direction: against the base, and of the two ends of a dimension
+    against each other with the same other directions, which leaves out what those do to the same score."""
     rows, preferences = scores(run), experiment(run)["preferences"]
-    print("| strategy | direction | reward | witness |\n|---|---|--:|--:|")
-    for strategy in [s for s in rows.strategy.unique() if s != "base"]:
-        for direction, (dimension, sign) in ends(run).items():
-            stated = [p for p, own in preferences.items() if direction in own["weights"]]
-            if dimension.endswith("_model") or not stated:
-                continue
-            own = rows[rows.preference.isin(stated)]
-            shifts = []
-            for column in [f"reward_{dimension}", f"reward_{dimension}_model"]:
-                table = own.pivot_table(index="prompt", columns="strategy", values=column)
-                shifts.append(interval(sign * (table[strategy] - table["base"])))
-            print(f"| {strategy} | {direction} | {shifts[0]} | {shifts[1]} |")
+    ended = ends(run)
+
+    def both(difference, dimension):
+        columns = [f"reward_{dimension}", f"reward_{dimension}_model"]
+        return " | ".join(interval(difference(column)) for column in columns)
+
+    def table(strategy, column):
+        return rows[rows.strategy == strategy].pivot_table(index="prompt", columns="preference", values=column)
+
+    def stated(direction):
+        return [p for p, own in preferences.items() if direction in own["weights"]]
+
+    strategies = [s for s in rows.strategy.unique() if s != "base"]
+    print("| strategy | direction | against | reward | witness |\n|---|---|---|--:|--:|")
+    for strategy in strategies:
+        for direction, (dimension, sign) in ended.items():
+            if stated(direction):
+
+                def shift(column):
+                    own = table(strategy, column) - table("base", column)
+                    return sign * own[stated(direction)].mean(axis=1)
+
+                print(f"| {strategy} | {direction} | base | {both(shift, dimension)} |")
+        for dimension, spec in experiment(run)["dimensions"].items():
+            low, high = spec["low"], spec["high"]
+            if stated(low):
+                swapped = {p.replace(low, "*"): p for p in stated(low)}
+                pairs = [(p, swapped[p.replace(high, "*")]) for p in stated(high)]
+
+                def contrast(column):
+                    own = table(strategy, column)
+                    return sum(own[a] - own[b] for a, b in pairs) / len(pairs)
+
+                print(f"| {strategy} | {high} | {low} | {both(contrast, dimension)} |")
 
 
 if __name__ == "__main__":
