@@ -122,28 +122,30 @@ def oracle(run):
 
 def divergence(run):
     """Utility of constant gates at the PCM's divergence, read off the line through DeRa's settings."""
-    rows = scores(run)
-    rows["kl"] = rows.kl / rows.tokens
-    utility = by_prompt(rows)
-    kl = rows.pivot_table(index="prompt", columns="strategy", values="kl")
-    print("| strategy | KL, nats per token | utility |\n|---|--:|--:|")
-    for name in utility:
-        print(f"| {name} | {kl[name].mean():.2f} | {utility[name].mean():.3f} |")
-    constant = ["base"] + [c for c in utility if c.startswith("dera_")]
-    for name in [c for c in utility if c.startswith("pcm_")]:
+    everything = scores(run)
+    everything["kl"] = everything.kl / everything.tokens
+    drawn = everything.preference.str.startswith("draw_")
+    for label, rows in [("all", everything), ("composite", everything[~drawn]), ("drawn", everything[drawn])]:
+        utility = by_prompt(rows)
+        kl = rows.pivot_table(index="prompt", columns="strategy", values="kl")
+        print(f"\n| {label} | KL, nats per token | utility |\n|---|--:|--:|")
+        for name in utility:
+            print(f"| {name} | {kl[name].mean():.2f} | {utility[name].mean():.3f} |")
+        constant = ["base"] + [c for c in utility if c.startswith("dera_")]
+        for name in [c for c in utility if c.startswith("pcm_")]:
 
-        def lead(chosen):
-            x = [kl[c].to_numpy()[chosen].mean() for c in constant]
-            y = [utility[c].to_numpy()[chosen].mean() for c in constant]
-            order = np.argsort(x)
-            at = kl[name].to_numpy()[chosen].mean()
-            return utility[name].to_numpy()[chosen].mean() - np.interp(at, np.take(x, order), np.take(y, order))
+            def lead(chosen):
+                x = [kl[c].to_numpy()[chosen].mean() for c in constant]
+                y = [utility[c].to_numpy()[chosen].mean() for c in constant]
+                order = np.argsort(x)
+                at = kl[name].to_numpy()[chosen].mean()
+                return utility[name].to_numpy()[chosen].mean() - np.interp(at, np.take(x, order), np.take(y, order))
 
-        everything = np.arange(len(utility))
-        low, high = np.percentile([lead(d) for d in draws(len(utility))], [2.5, 97.5])
-        beyond = kl[name].mean() > max(kl[c].mean() for c in constant)
-        note = "; beyond the last λ, compared with it" if beyond else ""
-        print(f"{name}: at equal divergence {lead(everything):+.3f} ({low:+.3f} – {high:+.3f}) over constant gates{note}")
+            low, high = np.percentile([lead(d) for d in draws(len(utility))], [2.5, 97.5])
+            beyond = kl[name].mean() > max(kl[c].mean() for c in constant)
+            note = "; beyond the last λ, compared with it" if beyond else ""
+            own = lead(np.arange(len(utility)))
+            print(f"{name}: at equal divergence {own:+.3f} ({low:+.3f} – {high:+.3f}) over constant gates{note}")
 
 
 def witnesses(run):
