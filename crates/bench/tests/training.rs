@@ -112,15 +112,7 @@ fn another_strength_of_a_finished_training_costs_nothing() {
     assert!(stderr(&first).contains("score:"), "{}", stderr(&first));
     let run = here.join("runs/train/once");
     let weak = adapter(&run);
-    let stronger = [
-        "train",
-        "once.ron",
-        "--out",
-        "runs/train/once",
-        "--set",
-        "strength=3.0",
-    ];
-    let again = done(here, &stronger);
+    let again = done(here, &["train", "once.ron", "--set", "strength=3.0"]);
     let said = stderr(&again);
     assert!(
         !said.contains("score:") && !said.contains("steps"),
@@ -129,15 +121,14 @@ fn another_strength_of_a_finished_training_costs_nothing() {
     let strong = adapter(&run);
     assert_ne!(weak, strong);
     // As if it had been trained so.
-    let anew = [
-        "train",
-        "once.ron",
-        "--out",
-        "anew",
-        "--set",
-        "strength=3.0",
-    ];
-    done(here, &anew);
+    write(
+        here,
+        "anew.ron",
+        &std::fs::read_to_string(here.join("once.ron"))
+            .unwrap()
+            .replace("(name", "(strength: 3.0, name"),
+    );
+    done(here, &["train", "anew.ron", "--out", "anew"]);
     assert_eq!(adapter(&here.join("anew")), strong);
 }
 
