@@ -392,7 +392,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FORMAT", value_delimiter = ',', default_value = "F32,Bf16,Q8,Q4",
           value_parser = weights)]
     pub weights: Vec<Weights>,
-    /// How experts are mixed: fixed, fixed_log, mod_forward, dera, mato, pack, pcm, gates
+    /// How experts are mixed: fixed, fixed_log, mod_forward, dera, mato, pack, pcm, gates; pcm_statistics, gates_statistics
     #[arg(
         long,
         value_name = "NAME",

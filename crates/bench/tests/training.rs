@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use common::{done, experiment, fails, fixture, stderr, stdout, write};
+use eval::rows;
+use eval::table::read_parquet;
 use serde_json::Value;
 
 fn json(folder: &Path, arguments: &[&str]) -> Value {
@@ -313,25 +316,40 @@ fn a_reward_model_scores_like_any_other_scorer() {
     assert_eq!(fitted["held_out"]["pairs"], 3);
     // Every pair differs in the same letter, so the held-out ones are in the right order.
     assert_eq!(fitted["held_out"]["accuracy"], 1.0);
-    let text = common::EXPERIMENT.replacen(
-        "scorer: Style",
-        "scorer: Model(\"runs/train/first_letter/reward\")",
-        1,
+    let model = "Model(\"runs/train/first_letter/reward\")";
+    let constants = "normaliser: (mean: 0.0, sd: 1.0)";
+    let term =
+        |scorer, weight| format!("(scorer: {scorer}, weight: {weight}, cap: 100.0, {constants})");
+    let both = format!("Sum([{}, {}])", term(model, 0.5), term("Style", 2.0));
+    let raw = |name: &str, scorer: &str| {
+        let text = common::EXPERIMENT.replacen("scorer: Style", &format!("scorer: {scorer}"), 1);
+        let text = text.replace("OTHER", fixture("qwen3").to_str().unwrap());
+        let text = text.replace("MODEL", fixture("llama").to_str().unwrap());
+        write(here, &format!("{name}.ron"), &text);
+        done(here, &["run", &format!("{name}.ron"), "--out", name]);
+        let mut all = BTreeMap::new();
+        for entry in std::fs::read_dir(here.join(name).join("scores")).unwrap() {
+            let path = entry.unwrap().path();
+            for row in rows::scores(&path, &read_parquet(&path).unwrap()).unwrap() {
+                all.insert(row.identity, row.dimensions["style"].raw);
+            }
+        }
+        all
+    };
+    let (first, second, sum) = (
+        raw("model", model),
+        raw("text", "Style"),
+        raw("both", &both),
     );
-    assert_ne!(text, common::EXPERIMENT);
-    write(
-        here,
-        "model.ron",
-        &text
-            .replace("OTHER", fixture("qwen3").to_str().unwrap())
-            .replace("MODEL", fixture("llama").to_str().unwrap()),
-    );
-    done(here, &["run", "model.ron", "--out", "run"]);
-    let rewards = std::fs::read_to_string(here.join("run/tables/rewards.csv")).unwrap();
-    assert!(
-        rewards.lines().count() > 1 && !rewards.contains("NaN"),
-        "{rewards}"
-    );
+    let distinct: BTreeSet<u64> = first.values().map(|r| r.to_bits()).collect();
+    assert!(distinct.len() > 1 && sum.len() == first.len());
+    for (identity, sum) in &sum {
+        let expected = 0.5 * first[identity] + 2.0 * second[identity];
+        assert!((expected - sum).abs() < 1e-9, "{expected} {sum}");
+    }
+    // The model's files count among what the run was made from.
+    let manifest = std::fs::read_to_string(here.join("both/manifest.json")).unwrap();
+    assert!(manifest.contains("dimension style"), "{manifest}");
 }
 
 /// A PCM over two adapters that serve the ends of one dimension.

@@ -284,6 +284,24 @@ fn kl_inner(p: &[f32], q: &[f32]) -> f64 {
     total
 }
 
+/// `−Σ eˡ l`; what has no mass adds nothing.
+#[inline(always)]
+fn entropy_inner(logs: &[f32]) -> f64 {
+    -sum_of(logs, |l| {
+        let mass = exp(l);
+        if mass == 0.0 { 0.0 } else { mass * l }
+    })
+}
+
+/// `−Σ p ln p`; what is too small for a logarithm adds nothing.
+#[inline(always)]
+fn entropy_of_probabilities_inner(row: &[f32]) -> f64 {
+    -sum_of(row, |p| {
+        let term = p * ln(p);
+        if p < f32::MIN_POSITIVE { 0.0 } else { term }
+    })
+}
+
 #[inline(always)]
 fn ln_inner(row: &mut [f32]) {
     row.iter_mut().for_each(|v| *v = ln(*v));
@@ -436,6 +454,14 @@ dispatch! {
     pub fn kl(p: &[f32], q: &[f32]) -> f64 = kl_inner
 }
 dispatch! {
+    /// Entropy of a distribution given as log-probabilities, in nats.
+    pub fn entropy(logs: &[f32]) -> f64 = entropy_inner
+}
+dispatch! {
+    /// Entropy of a distribution given as probabilities, in nats.
+    pub fn entropy_of_probabilities(row: &[f32]) -> f64 = entropy_of_probabilities_inner
+}
+dispatch! {
     /// `row ← ln row`.
     pub fn ln_all(row: &mut [f32]) = ln_inner
 }
@@ -511,6 +537,14 @@ mod tests {
         assert!((kl(Isa::best(), &p, &q) - direct).abs() < 1e-5 * direct);
         assert_eq!(kl(Isa::best(), &q, &q), 0.0);
         assert_eq!(kl(Isa::best(), &q, &p), f64::INFINITY);
+        let direct: f64 = p
+            .iter()
+            .filter(|l| l.is_finite())
+            .map(|l| -f64::from(*l) * f64::from(*l).exp())
+            .sum();
+        assert!((entropy(Isa::best(), &p) - direct).abs() < 1e-6 * direct);
+        exp_all(Isa::best(), &mut p);
+        assert!((entropy_of_probabilities(Isa::best(), &p) - direct).abs() < 1e-6 * direct);
     }
 
     proptest! {

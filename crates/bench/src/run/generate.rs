@@ -146,13 +146,15 @@ impl<'a> Generate<'a> {
             tried.with_context(|| format!("strategy '{name}'"))?;
             for (i, model) in strategy.models().into_iter().enumerate() {
                 let files = hashes(model)?;
-                generate.inputs.insert(model_input(name, i), files);
+                let user = format!("strategy {name}");
+                generate.inputs.insert(model_input(&user, i), files);
             }
         }
         for (name, dimension) in experiment.dimensions.iter() {
-            if let Some(folder) = dimension.scorer.folder() {
+            for (i, folder) in dimension.scorer.models().into_iter().enumerate() {
                 let files = hashes(folder)?;
-                generate.inputs.insert(format!("dimension {name}"), files);
+                let user = format!("dimension {name}");
+                generate.inputs.insert(model_input(&user, i), files);
             }
         }
         generate.check_lengths()?;
@@ -424,11 +426,12 @@ impl<'a> Generate<'a> {
     }
 }
 
-/// What the files of a strategy's trained model are called among the inputs.
-pub(super) fn model_input(strategy: &str, number: usize) -> String {
+/// What the files of a trained model are called among the inputs: the user's, such as "strategy pcm", and from its
+/// second on a number.
+pub(super) fn model_input(user: &str, number: usize) -> String {
     match number {
-        0 => format!("strategy {strategy}"),
-        n => format!("strategy {strategy} {}", n + 1),
+        0 => user.into(),
+        n => format!("{user} {}", n + 1),
     }
 }
 

@@ -1,9 +1,9 @@
 //! What a run has to generate, cut into batches by content.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use eval::rewards::Scorer;
 use mixing::{Plan, Strategy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -132,21 +132,33 @@ impl Generate<'_> {
         if models.is_empty() {
             return json!(strategy);
         }
-        let files = (0..models.len()).map(|i| self.inputs.get(&model_input(name, i)));
-        let files: Vec<_> = files.collect();
-        models.into_iter().for_each(|model| model.clear());
+        let files = self.contents(&format!("strategy {name}"), models);
         json!([strategy, files])
+    }
+
+    /// What is in the files of models, whose paths are taken away.
+    fn contents(
+        &self,
+        user: &str,
+        models: Vec<&mut PathBuf>,
+    ) -> Vec<Option<&BTreeMap<String, String>>> {
+        let each = models.into_iter().enumerate().map(|(i, model)| {
+            model.clear();
+            self.inputs.get(&model_input(user, i))
+        });
+        each.collect()
     }
 
     /// What utility follows from, in the same way.
     pub(super) fn rewards_definition(&self) -> Value {
         let each = self.experiment.dimensions.iter().map(|(name, dimension)| {
             let mut dimension = dimension.clone();
-            if let Scorer::Model(folder) = &mut dimension.scorer {
-                folder.clear();
+            let models = dimension.scorer.models_mut();
+            let files = self.contents(&format!("dimension {name}"), models);
+            match files.as_slice() {
+                [] | [_] => json!([name, dimension, files.first()]),
+                several => json!([name, dimension, several]),
             }
-            let files = self.inputs.get(&format!("dimension {name}"));
-            json!([name, dimension, files])
         });
         json!([each.collect::<Vec<_>>(), self.experiment.utility])
     }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use eval::plots::{CurvePlot, save};
-use eval::rewards::{PreferencePair, RewardModel};
+use eval::rewards::{PreferencePair, RewardModel, Scorer};
 use eval::table::write_all;
 use experts::ExpertSpec;
 use experts::training::Checkpoint;
@@ -174,6 +174,14 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
             experts.insert(name.to_string(), json!(hashes(folder)?));
         }
     }
+    let models = training
+        .recipe
+        .scorers()
+        .into_iter()
+        .flat_map(Scorer::models);
+    let rewards: Vec<Value> = models
+        .map(|m| Ok(json!(hashes(m)?)))
+        .collect::<Result<_>>()?;
     Ok(json!({
         "model": hashes(model)?,
         "data": hashes(data)?,
@@ -182,6 +190,7 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
         "experts": experts,
         "records": records,
         "pretrained": pretrained,
+        "rewards": rewards,
     }))
 }
 

@@ -3,8 +3,11 @@
 mod informativeness;
 mod model;
 mod readability;
+mod reader;
 mod shaped;
 mod style;
+mod sum;
+mod whole;
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 
 pub use model::{Card, HeldOut, PreferencePair, RewardModel, RewardModelConfig};
-pub use shaped::{Penalties, Shaped, ShapedReward, Term, Words, repeated_trigrams};
+pub use shaped::{Penalties, Shaped, ShapedReward, Words, repeated_trigrams};
+pub use sum::Term;
 
 /// A reward: a number that grows with the high end of its dimension.
 pub trait Reward: Send + Sync {
@@ -57,7 +61,7 @@ impl Normaliser {
 }
 
 /// The rewards that configs can name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Scorer {
     /// Flesch-Kincaid grade: expertise that a text asks of its reader.
     Readability,
@@ -67,6 +71,10 @@ pub enum Scorer {
     Style,
     /// A trained reward model, by its folder.
     Model(PathBuf),
+    /// Several of them, weighted.
+    Sum(Vec<Term>),
+    /// Another one, of responses up to their last whole sentence.
+    Whole(Box<Scorer>),
 }
 
 impl Scorer {
@@ -80,20 +88,37 @@ impl Scorer {
             Self::Informativeness => Box::new(informativeness::Informativeness),
             Self::Style => Box::new(style::Style::new()),
             Self::Model(folder) => Box::new(RewardModel::load(folder)?),
+            Self::Sum(terms) => Box::new(sum::Sum::open(terms)?),
+            Self::Whole(scorer) => Box::new(whole::Whole(scorer.open()?)),
         })
     }
 
-    /// The folder of a trained reward model.
-    pub fn folder(&self) -> Option<&Path> {
+    /// Folders of the trained reward models in it.
+    pub fn models(&self) -> Vec<&Path> {
         match self {
-            Self::Model(folder) => Some(folder),
-            _ => None,
+            Self::Model(folder) => vec![folder],
+            Self::Sum(terms) => terms.iter().flat_map(|t| t.scorer.models()).collect(),
+            Self::Whole(scorer) => scorer.models(),
+            _ => Vec::new(),
         }
     }
 
-    /// Takes the path that it names as relative to `folder`.
+    /// The same, to be changed.
+    pub fn models_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Self::Model(folder) => vec![folder],
+            Self::Sum(terms) => {
+                let each = terms.iter_mut().flat_map(|t| t.scorer.models_mut());
+                each.collect()
+            }
+            Self::Whole(scorer) => scorer.models_mut(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Takes the paths that it names as relative to `folder`.
     pub fn resolve(&mut self, folder: &Path) {
-        if let Self::Model(path) = self {
+        for path in self.models_mut() {
             *path = folder.join(&*path);
         }
     }

@@ -6,21 +6,21 @@
 //! `adapter/` as PEFT saves it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use lm::chat::{ChatTemplate, Prompt};
-use lm::load::Checkpoint;
+use lm::Adapter;
+use lm::chat::Prompt;
 use lm::objectives::bradley_terry;
 use lm::sampling::permutation;
 use lm::save::Precision;
 use lm::source::Registry;
 use lm::tuning::{
     AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters, Loss, Optimisation, Sequence,
-    TuningDecoder,
 };
-use lm::{Adapter, Tokenizer, Weights};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::reader::Reader;
 use super::{Normaliser, Reward};
 use crate::{Error, Result, write_atomic};
 
@@ -118,50 +118,10 @@ pub struct Card {
 
 /// A trained reward, ready to score.
 pub struct RewardModel {
-    reader: Reader,
+    reader: Arc<Reader>,
     lora: Option<LoraParameters>,
     head: Vec<f32>,
     card: Card,
-}
-
-/// What turns text into hidden states.
-struct Reader {
-    decoder: TuningDecoder,
-    tokenizer: Tokenizer,
-    chat: Option<ChatTemplate>,
-    end: u32,
-}
-
-impl Reader {
-    fn open(model: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::open(model)?;
-        let end = checkpoint.end_tokens().first().copied();
-        let end = end.ok_or_else(|| {
-            let name = model.display();
-            Error::Argument(format!("{name} names no token that ends a response"))
-        })?;
-        Ok(Self {
-            decoder: TuningDecoder::load(&checkpoint, Weights::Bf16)?,
-            tokenizer: Tokenizer::load(&checkpoint)?,
-            chat: ChatTemplate::load(&checkpoint)?,
-            end,
-        })
-    }
-
-    /// Prompt, response and end token; the end token's own state is read, so one more follows.
-    fn sequence(&self, prompt: &Prompt, response: &str) -> Result<Sequence> {
-        let mut tokens = lm::prompt_tokens(&self.tokenizer, self.chat.as_ref(), prompt)?;
-        let from = tokens.len();
-        tokens.extend(self.tokenizer.encode(response, false)?);
-        tokens.extend([self.end, self.end]);
-        let limit = self.decoder.config().context_length;
-        if tokens.len() > limit {
-            // The end matters: the beginning of an over-long conversation is dropped.
-            tokens.drain(..tokens.len() - limit);
-        }
-        let from = from.min(tokens.len() - 1).max(1);
-        Ok(Sequence { tokens, from })
-    }
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -184,7 +144,7 @@ impl RewardModel {
         mut progress: impl FnMut(&str),
     ) -> Result<Self> {
         config.validate().map_err(Error::Argument)?;
-        let reader = Reader::open(&resolve(base)?)?;
+        let reader = Reader::shared(&resolve(base)?)?;
         let sequences = |pair: &PreferencePair| -> Result<Item> {
             let prompt = Prompt::Chat(vec![lm::chat::Message::user(&pair.prompt)]);
             let chosen = reader.sequence(&prompt, &pair.chosen)?;
@@ -207,7 +167,7 @@ impl RewardModel {
         progress("reading hidden states");
         let hidden = |items: &[Item], lora: Option<&LoraParameters>| {
             let flat: Vec<Sequence> = items.iter().flatten().cloned().collect();
-            reader.decoder.hidden(lora, &flat)
+            reader.hidden(lora, &flat)
         };
         let mut head = logistic(&hidden(&train, None)?, config);
         let mut lora = None;
@@ -286,7 +246,7 @@ impl RewardModel {
         let failed = |path: &Path, e: &dyn std::fmt::Display| Error::table(path, e.to_string());
         let text = std::fs::read_to_string(&path).map_err(|e| failed(&path, &e))?;
         let card: Card = serde_json::from_str(&text).map_err(|e| failed(&path, &e))?;
-        let reader = Reader::open(&resolve(&card.base)?)?;
+        let reader = Reader::shared(&resolve(&card.base)?)?;
         let config = reader.decoder.config();
         let path = folder.join("head.safetensors");
         let bytes = std::fs::read(&path).map_err(|e| failed(&path, &e))?;
@@ -330,7 +290,7 @@ impl Reward for RewardModel {
         let sequence =
             |(prompt, response): &(&Prompt, &str)| self.reader.sequence(prompt, response);
         let sequences: Vec<Sequence> = items.iter().map(sequence).collect::<Result<_>>()?;
-        let hidden = self.reader.decoder.hidden(self.lora.as_ref(), &sequences)?;
+        let hidden = self.reader.hidden(self.lora.as_ref(), &sequences)?;
         Ok(hidden.iter().map(|h| dot(h, &self.head)).collect())
     }
 
@@ -413,7 +373,7 @@ fn tune(
     }
     // The head is fitted again to what the adapter now makes of the text.
     let flat: Vec<Sequence> = items.iter().flatten().cloned().collect();
-    let hidden = reader.decoder.hidden(Some(lora), &flat)?;
+    let hidden = reader.hidden(Some(lora), &flat)?;
     head.copy_from_slice(&logistic(&hidden, config));
     Ok(())
 }

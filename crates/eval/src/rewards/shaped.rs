@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::informativeness::content_words;
-use super::{Normaliser, Reward, Scorer};
+use super::sum::{Sum, Term, check};
+use super::{Reward, Scorer};
 use crate::{Error, Result};
 
 /// What a training rewards.
@@ -28,26 +29,6 @@ pub struct ShapedReward {
     /// What is taken off.
     #[serde(default)]
     pub penalties: Penalties,
-}
-
-/// One scorer's part.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Term {
-    /// What measures it.
-    pub scorer: Scorer,
-    /// Weight; negative where less is wanted.
-    pub weight: f64,
-    /// Standard deviations beyond which it pays no more. Default 2.5 (ours).
-    #[serde(default = "cap")]
-    pub cap: f64,
-    /// Brings scores to unit variance. Default: the constants stored with the scorer.
-    #[serde(default)]
-    pub normaliser: Option<Normaliser>,
-}
-
-fn cap() -> f64 {
-    2.5
 }
 
 /// What is taken off a reward, in its unit. All are 0 by default.
@@ -94,7 +75,7 @@ pub fn repeated_trigrams(text: &str) -> f64 {
 
 /// A [`ShapedReward`] ready to score.
 pub struct Shaped {
-    terms: Vec<(Term, Box<dyn Reward>)>,
+    terms: Sum,
     penalties: Penalties,
 }
 
@@ -105,23 +86,7 @@ impl ShapedReward {
     /// No term, or numbers that make no sense.
     pub fn validate(&self) -> Result<()> {
         let fail = |message: String| Err(Error::Argument(message));
-        if self.terms.is_empty() {
-            return fail("a reward without terms".into());
-        }
-        for term in &self.terms {
-            if !(term.weight.is_finite() && term.weight != 0.0 && term.cap > 0.0) {
-                let (weight, cap) = (term.weight, term.cap);
-                return fail(format!(
-                    "a term of weight {weight} and cap {cap}: the weight is not 0, the cap above 0"
-                ));
-            }
-            if term
-                .normaliser
-                .is_some_and(|n| !(n.sd > 0.0 && n.mean.is_finite()))
-            {
-                return fail("a normaliser's sd is above 0".into());
-            }
-        }
+        check(&self.terms)?;
         let p = &self.penalties;
         let all = [p.repetition, p.exclamation, p.irrelevance, p.length];
         if all.iter().any(|v| !(*v >= 0.0 && v.is_finite())) {
@@ -131,6 +96,11 @@ impl ShapedReward {
             return fail(format!("words: ({}, {}) is empty", p.words.0, p.words.1));
         }
         Ok(())
+    }
+
+    /// The scorers.
+    pub fn scorers(&self) -> impl Iterator<Item = &Scorer> {
+        self.terms.iter().map(|term| &term.scorer)
     }
 
     /// Takes the paths that it names as relative to `folder`.
@@ -146,9 +116,8 @@ impl ShapedReward {
     /// Those of [`Self::validate`], and a scorer that cannot be opened.
     pub fn open(&self) -> Result<Shaped> {
         self.validate()?;
-        let open = |term: &Term| Ok((term.clone(), term.scorer.open()?));
         Ok(Shaped {
-            terms: self.terms.iter().map(open).collect::<Result<_>>()?,
+            terms: Sum::open(&self.terms)?,
             penalties: self.penalties,
         })
     }
@@ -160,12 +129,7 @@ impl Shaped {
     /// # Errors
     /// Those of [`Reward::score`].
     pub fn gain(&self, prompt: &Prompt, response: &str) -> Result<f64> {
-        let each = |(term, reward): &(Term, Box<dyn Reward>)| {
-            let normaliser = term.normaliser.unwrap_or_else(|| reward.normaliser());
-            let score = normaliser.apply(reward.score(prompt, response)?);
-            Ok(term.weight * score.clamp(-term.cap, term.cap))
-        };
-        self.terms.iter().map(each).sum()
+        self.terms.score(prompt, response)
     }
 
     /// What is taken off.

@@ -32,8 +32,8 @@ use crate::models::Models;
 /// What prompts are cut from; one is as long as the others.
 const PASSAGE: &str = include_str!("../../../../../scripts/fixtures/passage.txt");
 
-/// What `--strategy` knows; a PCM is a fresh one of shape `tiny`.
-const STRATEGIES: [&str; 8] = [
+/// What `--strategy` knows; a PCM is a fresh one of shape `tiny`, perhaps one that reads statistics of the experts.
+const STRATEGIES: [&str; 10] = [
     "fixed",
     "fixed_log",
     "mod_forward",
@@ -41,7 +41,9 @@ const STRATEGIES: [&str; 8] = [
     "mato",
     "pack",
     "pcm",
+    "pcm_statistics",
     "gates",
+    "gates_statistics",
 ];
 
 /// One measurement; the median of the repetitions.
@@ -141,6 +143,7 @@ impl Setting<'_> {
         let pcm = |output| -> Result<Plan> {
             let config = PcmConfig {
                 output,
+                statistics: self.strategy.ends_with("_statistics"),
                 ..PcmConfig::tiny(&known[..names.len()], model.config().hidden_size)
             };
             let strategy = strategies::Pcm {
@@ -167,8 +170,8 @@ impl Setting<'_> {
             ("dera", _) => Strategy::DeRa(DeRa::default()),
             ("mato", _) => Strategy::Mato(Mato::default()),
             ("pack", _) => Strategy::Pack(Pack::default()),
-            ("pcm", _) => return pcm(Output::Probabilities),
-            ("gates", _) => return pcm(Output::Gates { limit: 2.0 }),
+            ("pcm" | "pcm_statistics", _) => return pcm(Output::Probabilities),
+            ("gates" | "gates_statistics", _) => return pcm(Output::Gates { limit: 2.0 }),
             (other, _) => {
                 let known = STRATEGIES.join(", ");
                 return Err(usage(format!("--strategy {other}: known are {known}")));

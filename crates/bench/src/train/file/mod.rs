@@ -7,7 +7,7 @@ mod morl;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use eval::rewards::{RewardModelConfig, ShapedReward};
+use eval::rewards::{RewardModelConfig, Scorer, ShapedReward};
 use experts::ExpertSpec;
 use experts::training::offline::OfflineConfig;
 use experts::training::rebel::RebelConfig;
@@ -88,6 +88,21 @@ pub enum Recipe {
     Classifier(ClassifierTraining),
     /// A Preference Control Model over trained experts.
     Pcm(PcmTraining),
+}
+
+impl Recipe {
+    /// The scorers that it rewards by.
+    pub fn scorers(&self) -> Vec<&Scorer> {
+        let dimensions = match self {
+            Self::Sft(_) | Self::Dpo(_) | Self::Reward(_) => return Vec::new(),
+            Self::Rebel(t) => return t.reward.scorers().collect(),
+            Self::BestWorst(t) => return t.reward.scorers().collect(),
+            Self::Classifier(t) => &t.dimensions,
+            Self::Morl(t) => &t.dimensions,
+            Self::Pcm(t) => &t.dimensions,
+        };
+        dimensions.iter().map(|(_, d)| &d.scorer).collect()
+    }
 }
 
 /// A training on given responses.

@@ -1,0 +1,129 @@
+//! Several scorers of one thing, each up to a cap:
+//!
+//! ```text
+//! r(x, y) = Σ_k w_k clip((s_k(y) − mean_k) / sd_k, ±cap_k)
+//! ```
+//!
+//! What one scorer alone would be gamed for, another does not pay.
+
+use lm::chat::Prompt;
+use serde::{Deserialize, Serialize};
+
+use super::{Normaliser, Reward, Scorer};
+use crate::{Error, Result};
+
+/// One scorer's part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Term {
+    /// What measures it.
+    pub scorer: Scorer,
+    /// Weight; negative where less is wanted.
+    pub weight: f64,
+    /// Standard deviations beyond which it pays no more. Default 2.5 (ours).
+    #[serde(default = "cap")]
+    pub cap: f64,
+    /// Brings scores to unit variance. Default: the constants stored with the scorer.
+    #[serde(default)]
+    pub normaliser: Option<Normaliser>,
+}
+
+fn cap() -> f64 {
+    2.5
+}
+
+/// Checks the numbers of terms.
+///
+/// # Errors
+/// No term, or numbers that make no sense.
+pub(super) fn check(terms: &[Term]) -> Result<()> {
+    let fail = |message: String| Err(Error::Argument(message));
+    if terms.is_empty() {
+        return fail("a reward without terms".into());
+    }
+    for term in terms {
+        if !(term.weight.is_finite() && term.weight != 0.0 && term.cap > 0.0) {
+            let (weight, cap) = (term.weight, term.cap);
+            return fail(format!(
+                "a term of weight {weight} and cap {cap}: the weight is not 0, the cap above 0"
+            ));
+        }
+        if term
+            .normaliser
+            .is_some_and(|n| !(n.sd > 0.0 && n.mean.is_finite()))
+        {
+            return fail("a normaliser's sd is above 0".into());
+        }
+    }
+    Ok(())
+}
+
+/// Terms ready to score.
+pub(super) struct Sum(Vec<(Term, Box<dyn Reward>)>);
+
+impl Sum {
+    /// Opens the scorers.
+    ///
+    /// # Errors
+    /// Those of [`check`], and a scorer that cannot be opened.
+    pub(super) fn open(terms: &[Term]) -> Result<Self> {
+        check(terms)?;
+        let open = |term: &Term| Ok((term.clone(), term.scorer.open()?));
+        Ok(Self(terms.iter().map(open).collect::<Result<_>>()?))
+    }
+}
+
+impl Reward for Sum {
+    fn score(&self, prompt: &Prompt, response: &str) -> Result<f64> {
+        Ok(self.score_all(&[(prompt, response)])?[0])
+    }
+
+    fn score_all(&self, items: &[(&Prompt, &str)]) -> Result<Vec<f64>> {
+        let mut sums = vec![0.0; items.len()];
+        for (term, reward) in &self.0 {
+            let normaliser = term.normaliser.unwrap_or_else(|| reward.normaliser());
+            for (sum, score) in sums.iter_mut().zip(reward.score_all(items)?) {
+                *sum += term.weight * normaliser.apply(score).clamp(-term.cap, term.cap);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Leaves the sum as it is: its terms are in standard deviations already.
+    fn normaliser(&self) -> Normaliser {
+        Normaliser { mean: 0.0, sd: 1.0 }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_is_that_of_its_capped_terms() {
+        let term = |scorer: &Scorer, weight, cap| Term {
+            scorer: scorer.clone(),
+            weight,
+            cap,
+            normaliser: Some(Normaliser { mean: 1.0, sd: 0.5 }),
+        };
+        let prompt = Prompt::Raw("Why do bees make honey?".into());
+        let texts = [
+            "Thank you, that is a wonderful question!",
+            "Bees store nectar.",
+        ];
+        let items: Vec<(&Prompt, &str)> = texts.iter().map(|t| (&prompt, *t)).collect();
+        let parts = [Scorer::Informativeness, Scorer::Style];
+        let sum = Scorer::Sum(vec![term(&parts[0], 0.5, 0.1), term(&parts[1], -2.0, 9.0)]);
+        let sums = sum.open().unwrap().score_all(&items).unwrap();
+        for (i, sum) in sums.iter().enumerate() {
+            let raw = |s: &Scorer| s.open().unwrap().score(&prompt, texts[i]).unwrap();
+            let (first, second) = (2.0 * (raw(&parts[0]) - 1.0), 2.0 * (raw(&parts[1]) - 1.0));
+            assert!(first.abs() > 0.1 && second.abs() < 9.0);
+            assert_eq!(*sum, 0.5 * first.clamp(-0.1, 0.1) - 2.0 * second);
+        }
+        assert!(Scorer::Sum(Vec::new()).open().is_err());
+        assert!(Scorer::Sum(vec![term(&parts[0], 0.0, 1.0)]).open().is_err());
+    }
+}

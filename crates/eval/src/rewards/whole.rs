@@ -1,0 +1,61 @@
+//! Responses up to their last whole sentence. A limit on tokens cuts most responses within one, and what a model
+//! reads there tells of the cut rather than of the text.
+
+use lm::chat::Prompt;
+use unicode_segmentation::UnicodeSegmentation;
+
+use super::{Normaliser, Reward};
+use crate::Result;
+
+/// A reward of whole sentences.
+pub(super) struct Whole(pub(super) Box<dyn Reward>);
+
+/// A response without a last sentence that does not end; all of it where none does.
+fn sentences(response: &str) -> &str {
+    let closing = |c: char| c.is_whitespace() || "\"'”’)]*_".contains(c);
+    let mut end = 0;
+    for (at, sentence) in response.split_sentence_bound_indices() {
+        let ends = sentence
+            .trim_end_matches(closing)
+            .ends_with(['.', '!', '?', '…']);
+        // The number of a list's next item is not a sentence.
+        if ends && sentence.contains(char::is_alphabetic) {
+            end = at + sentence.trim_end().len();
+        }
+    }
+    if end == 0 { response } else { &response[..end] }
+}
+
+impl Reward for Whole {
+    fn score(&self, prompt: &Prompt, response: &str) -> Result<f64> {
+        self.0.score(prompt, sentences(response))
+    }
+
+    fn score_all(&self, items: &[(&Prompt, &str)]) -> Result<Vec<f64>> {
+        let items: Vec<(&Prompt, &str)> = items.iter().map(|(p, r)| (*p, sentences(r))).collect();
+        self.0.score_all(&items)
+    }
+
+    fn normaliser(&self) -> Normaliser {
+        self.0.normaliser()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sentences;
+
+    #[test]
+    fn what_does_not_end_is_left_out() {
+        for (response, kept) in [
+            ("Bees make honey. They store it in wax", "Bees make honey."),
+            ("He said \"Stop!\" Then he", "He said \"Stop!\""),
+            ("Two ways help.\n\n1. Write it", "Two ways help."),
+            ("**Really?**\n\n", "**Really?**"),
+            ("No end in sight", "No end in sight"),
+            ("", ""),
+        ] {
+            assert_eq!(sentences(response), kept);
+        }
+    }
+}
