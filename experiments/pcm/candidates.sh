@@ -10,8 +10,8 @@ fit() {
     shift
     $mope train experiments/pcm/gates.ron --out "runs/train/$name" "$@"
 }
-here=recipe.Pcm.settings.fit
-fit fit_response --set "$here.credit=Response"
-fit fit_segments
-fit fit_no_context --set recipe.Pcm.input.context=false --set recipe.Pcm.input.preference=Weights
+fit fit_shipped
+fit fit_no_statistics --set recipe.Pcm.input.statistics=false
+fit fit_no_context --set recipe.Pcm.input.context=false --set recipe.Pcm.input.preference=Weights \
+    --set recipe.Pcm.input.statistics=false
 $mope run experiments/pcm/validate.ron

@@ -172,12 +172,8 @@ impl Experiment {
         let dimensions = self.dimensions();
         self.check_directions()?;
         for (name, dimension) in self.dimensions.iter() {
-            if let Some(n) = dimension.normaliser {
-                anyhow::ensure!(
-                    n.sd > 0.0 && n.sd.is_finite() && n.mean.is_finite(),
-                    "dimension '{name}': normaliser: sd must be above 0"
-                );
-            }
+            let checked = dimension.validate();
+            checked.with_context(|| format!("dimension '{name}'"))?;
         }
         for (name, preference) in self.preferences.iter() {
             let context = || format!("preference '{name}'");

@@ -214,6 +214,16 @@ fn mistakes_in_an_experiment_name_their_place() {
         ),
         ("samples: 2", "samples: 0", "samples: at least 1"),
         (
+            "scorer: Style",
+            "scorer: Whole(Model(\"nowhere\"))",
+            "a reward model is a folder",
+        ),
+        (
+            "scorer: Style",
+            "scorer: Sum([(scorer: Style, weight: 0.0)])",
+            "dimension 'style': a term of weight 0",
+        ),
+        (
             "low: \"concise\"",
             "low: \"friendly\"",
             "'friendly' is named twice",

@@ -250,6 +250,10 @@ fn mistakes_name_their_place() {
         ),
         (REBEL.replace("weight: 1.0", "weight: 0.0"), "weight 0"),
         (
+            REBEL.replace("scorer: Informativeness", "scorer: Model(\"nowhere\")"),
+            "a reward model is a folder",
+        ),
+        (
             "Sft(data: \"asked.jsonl\")".into(),
             "asked.jsonl:1: missing field `response`",
         ),

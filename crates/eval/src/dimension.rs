@@ -22,6 +22,17 @@ pub struct Dimension {
     pub normaliser: Option<Normaliser>,
 }
 
+impl Dimension {
+    /// Checks its numbers, and that the reward models that it names are there.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn validate(&self) -> Result<()> {
+        self.normaliser.map_or(Ok(()), Normaliser::validate)?;
+        self.scorer.validate()
+    }
+}
+
 /// Dimensions by name.
 pub type Dimensions = BTreeMap<String, Dimension>;
 

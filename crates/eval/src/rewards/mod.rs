@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use lm::chat::Prompt;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{Error, Result};
 
 pub use model::{Card, HeldOut, PreferencePair, RewardModel, RewardModelConfig};
 pub use shaped::{Penalties, Shaped, ShapedReward, Words, repeated_trigrams};
@@ -54,6 +54,17 @@ pub struct Normaliser {
 }
 
 impl Normaliser {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// A standard deviation that is none.
+    pub fn validate(self) -> Result<()> {
+        if self.sd > 0.0 && self.sd.is_finite() && self.mean.is_finite() {
+            return Ok(());
+        }
+        Err(Error::Argument("normaliser: sd must be above 0".into()))
+    }
+
     /// A score in standard deviations of the base's responses.
     pub fn apply(&self, score: f64) -> f64 {
         (score - self.mean) / self.sd
@@ -91,6 +102,28 @@ impl Scorer {
             Self::Sum(terms) => Box::new(sum::Sum::open(terms)?),
             Self::Whole(scorer) => Box::new(whole::Whole(scorer.open()?)),
         })
+    }
+
+    /// Checks its numbers, and that the reward models that it names are there.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            Self::Model(folder) => {
+                let card = folder.join("reward.json");
+                if card.is_file() {
+                    return Ok(());
+                }
+                Err(Error::Argument(format!(
+                    "{} is not there; a reward model is a folder that a training with a recipe Reward writes",
+                    card.display()
+                )))
+            }
+            Self::Sum(terms) => sum::check(terms),
+            Self::Whole(scorer) => scorer.validate(),
+            _ => Ok(()),
+        }
     }
 
     /// Folders of the trained reward models in it.

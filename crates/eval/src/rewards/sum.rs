@@ -32,28 +32,23 @@ fn cap() -> f64 {
     2.5
 }
 
-/// Checks the numbers of terms.
+/// Checks terms: their numbers, and their scorers.
 ///
 /// # Errors
-/// No term, or numbers that make no sense.
+/// No term, or what is wrong with one.
 pub(super) fn check(terms: &[Term]) -> Result<()> {
-    let fail = |message: String| Err(Error::Argument(message));
     if terms.is_empty() {
-        return fail("a reward without terms".into());
+        return Err(Error::Argument("a reward without terms".into()));
     }
     for term in terms {
         if !(term.weight.is_finite() && term.weight != 0.0 && term.cap > 0.0) {
             let (weight, cap) = (term.weight, term.cap);
-            return fail(format!(
+            return Err(Error::Argument(format!(
                 "a term of weight {weight} and cap {cap}: the weight is not 0, the cap above 0"
-            ));
+            )));
         }
-        if term
-            .normaliser
-            .is_some_and(|n| !(n.sd > 0.0 && n.mean.is_finite()))
-        {
-            return fail("a normaliser's sd is above 0".into());
-        }
+        term.normaliser.map_or(Ok(()), Normaliser::validate)?;
+        term.scorer.validate()?;
     }
     Ok(())
 }

@@ -7,23 +7,30 @@ use unicode_segmentation::UnicodeSegmentation;
 use super::{Normaliser, Reward};
 use crate::Result;
 
+/// What ends a sentence.
+const ENDS: [char; 8] = ['.', '!', '?', '…', '。', '！', '？', '।'];
+
 /// A reward of whole sentences.
 pub(super) struct Whole(pub(super) Box<dyn Reward>);
 
-/// A response without a last sentence that does not end; all of it where none does.
+/// A response up to the end of its last whole sentence; all of it where there is none.
 fn sentences(response: &str) -> &str {
-    let closing = |c: char| c.is_whitespace() || "\"'”’)]*_".contains(c);
+    let closing = |c: char| "\"'”’)]*_".contains(c);
+    let after = |c: char| c.is_whitespace() || closing(c);
     let mut end = 0;
     for (at, sentence) in response.split_sentence_bound_indices() {
-        let ends = sentence
-            .trim_end_matches(closing)
-            .ends_with(['.', '!', '?', '…']);
         // The number of a list's next item is not a sentence.
-        if ends && sentence.contains(char::is_alphabetic) {
+        if sentence.trim_end_matches(after).ends_with(ENDS)
+            && sentence.contains(char::is_alphabetic)
+        {
             end = at + sentence.trim_end().len();
         }
     }
-    if end == 0 { response } else { &response[..end] }
+    if end == 0 {
+        return response;
+    }
+    let rest = response[end..].trim_start_matches(closing);
+    &response[..response.len() - rest.len()]
 }
 
 impl Reward for Whole {
@@ -52,6 +59,7 @@ mod tests {
             ("He said \"Stop!\" Then he", "He said \"Stop!\""),
             ("Two ways help.\n\n1. Write it", "Two ways help."),
             ("**Really?**\n\n", "**Really?**"),
+            ("蜜蜂酿蜜。它们", "蜜蜂酿蜜。"),
             ("No end in sight", "No end in sight"),
             ("", ""),
         ] {

@@ -58,6 +58,8 @@ impl ClassifierTraining {
         }
         let mut seen = Vec::new();
         for (name, dimension) in self.dimensions.iter() {
+            let checked = dimension.validate();
+            checked.map_err(|e| format!("dimension '{name}': {e}"))?;
             for end in [&dimension.low, &dimension.high] {
                 if seen.contains(&end) {
                     return Err(format!(

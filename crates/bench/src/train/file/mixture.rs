@@ -221,6 +221,8 @@ impl PcmTraining {
             ));
         }
         for (name, dimension) in self.dimensions.iter() {
+            let checked = dimension.validate();
+            checked.map_err(|e| format!("dimension '{name}': {e}"))?;
             for direction in [&dimension.low, &dimension.high] {
                 if self.experts.get(direction).is_none() {
                     return Err(format!(
