@@ -10,8 +10,8 @@ fit() {
     shift
     $mope train experiments/pcm/gates.ron --out "runs/train/$name" "$@"
 }
+here=recipe.Pcm
 fit fit_shipped
-fit fit_no_statistics --set recipe.Pcm.input.statistics=false
-fit fit_no_context --set recipe.Pcm.input.context=false --set recipe.Pcm.input.preference=Weights \
-    --set recipe.Pcm.input.statistics=false
+fit fit_slow --set $here.settings.fit.optimisation.learning_rate=1e-4 --set $here.settings.fit.epochs=4
+fit fit_no_context --set $here.input.context=false --set $here.input.preference=Weights --set $here.input.statistics=false
 $mope run experiments/pcm/validate.ron
