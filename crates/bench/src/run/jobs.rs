@@ -155,10 +155,7 @@ impl Generate<'_> {
             let mut dimension = dimension.clone();
             let models = dimension.scorer.models_mut();
             let files = self.contents(&format!("dimension {name}"), models);
-            match files.as_slice() {
-                [] | [_] => json!([name, dimension, files.first()]),
-                several => json!([name, dimension, several]),
-            }
+            json!([name, dimension, files])
         });
         json!([each.collect::<Vec<_>>(), self.experiment.utility])
     }
