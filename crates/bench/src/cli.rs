@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use lm::Weights;
 use lm::save::Precision;
 
-use crate::run::grid::{Setting, Shard};
+use crate::store::shard::Shard;
+use crate::sweep::Setting;
 
 /// Compares ways to personalise a language model without retraining it for each person.
 #[derive(Debug, Parser)]

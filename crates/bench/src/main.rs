@@ -7,9 +7,14 @@ mod experiment;
 mod failure;
 mod memory;
 mod models;
+mod plan;
 mod progress;
 mod prompts;
 mod run;
+mod splits;
+mod stages;
+mod store;
+mod sweep;
 mod train;
 
 use std::process::ExitCode;

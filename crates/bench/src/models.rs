@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use experts::{Expert, ExpertSpec};
+use experts::{Expert, ExpertPool, ExpertSpec};
 use indicatif::{ProgressBar, ProgressStyle};
 use lm::load::Checkpoint;
 use lm::source::{Registry, sha256};
 use lm::{Adapter, DecoderConfig, DeviceSpec, LanguageModel, Weights};
+use mixing::Plan;
 use mixing::merging::{Merged, Recipe, Source};
 
+use crate::experiment::Experiment;
 use crate::failure::{nearest, usage};
 
 /// The path of a model, fetched if need be.
@@ -73,6 +75,137 @@ pub fn hashes(path: &Path) -> Result<BTreeMap<String, String>> {
     named.collect()
 }
 
+/// The experts of an experiment, opened over its base model, and the pools that they form.
+pub struct Pools {
+    models: Models,
+    base: Arc<LanguageModel>,
+    base_path: PathBuf,
+    experts: BTreeMap<String, Expert>,
+    /// Parameters of the experts that are merged.
+    sources: BTreeMap<String, Source>,
+}
+
+impl Pools {
+    /// Opens the base model of an experiment.
+    ///
+    /// # Errors
+    /// A device that this build does not have, a model that cannot be opened.
+    pub fn open(experiment: &Experiment) -> Result<Self> {
+        let mut models = Models::on(&experiment.device, experiment.format)?;
+        let base = models.open(&experiment.model)?;
+        let base_path = models.path(&experiment.model)?;
+        let mut pools = Self {
+            models,
+            base,
+            base_path,
+            experts: BTreeMap::new(),
+            sources: BTreeMap::new(),
+        };
+        pools.open_expert(experiment, mixing::BASE)?;
+        Ok(pools)
+    }
+
+    /// Opens the experts that a plan runs or merges, each once.
+    ///
+    /// # Errors
+    /// An expert that cannot be opened, or that has no parameters to merge.
+    pub fn open_experts(&mut self, experiment: &Experiment, plan: &Plan) -> Result<()> {
+        for name in &plan.experts {
+            let Some(recipe) = plan.merged.get(name) else {
+                self.open_expert(experiment, name)?;
+                continue;
+            };
+            for source in &recipe.experts {
+                if !self.sources.contains_key(source) {
+                    let spec = experiment.expert(source);
+                    let opened = self.models.source(source, &spec, self.base.config())?;
+                    self.sources.insert(source.clone(), opened);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open_expert(&mut self, experiment: &Experiment, name: &str) -> Result<()> {
+        if !self.experts.contains_key(name) {
+            let expert = self
+                .models
+                .expert(name, &experiment.expert(name), &self.base)?;
+            self.experts.insert(name.into(), expert);
+        }
+        Ok(())
+    }
+
+    /// The base model.
+    pub fn base(&self) -> &Arc<LanguageModel> {
+        &self.base
+    }
+
+    /// Where the base model lies.
+    pub fn base_path(&self) -> &Path {
+        &self.base_path
+    }
+
+    /// Where the adapter or the model of an expert lies; `None` where it has none of its own.
+    ///
+    /// # Errors
+    /// A model that cannot be found.
+    pub fn files(&mut self, spec: &ExpertSpec) -> Result<Option<PathBuf>> {
+        Ok(match spec.whole() {
+            ExpertSpec::Adapter(folder) => Some(folder.clone()),
+            ExpertSpec::Full(model) => Some(self.models.path(model)?),
+            _ => None,
+        })
+    }
+
+    /// An expert that was opened.
+    ///
+    /// # Errors
+    /// One that was not.
+    pub fn expert(&self, name: &str) -> Result<&Expert> {
+        let expert = self.experts.get(name);
+        expert.with_context(|| format!("expert '{name}' is not open"))
+    }
+
+    /// The pool that a plan runs, in the plan's order. With `reference`, the base runs beside it where the divergence
+    /// from it is measured.
+    ///
+    /// # Errors
+    /// An expert that is not open; a recipe that does not fit its experts.
+    pub fn pool(&self, plan: &Plan, reference: bool) -> Result<ExpertPool> {
+        let mut experts = Vec::with_capacity(plan.experts.len());
+        for name in &plan.experts {
+            experts.push(match plan.merged.get(name) {
+                None => self.expert(name)?.clone(),
+                Some(recipe) => {
+                    let merged = self.merged(name, recipe);
+                    merged.with_context(|| format!("merging '{name}'"))?
+                }
+            });
+        }
+        if !reference {
+            return Ok(ExpertPool::new(experts)?);
+        }
+        let rephrased = plan.instruction.is_some() || !plan.examples.is_empty();
+        let base = self.expert(mixing::BASE)?.clone();
+        Ok(ExpertPool::with_reference(experts, base, rephrased)?)
+    }
+
+    fn merged(&self, name: &str, recipe: &Recipe) -> Result<Expert> {
+        let mut sources = Vec::with_capacity(recipe.experts.len());
+        for source in &recipe.experts {
+            let opened = self.sources.get(source);
+            sources.push(
+                opened
+                    .with_context(|| format!("expert '{source}' is not open"))?
+                    .clone(),
+            );
+        }
+        let (path, base) = (&self.base_path, &self.base);
+        self.models.merged(name, recipe, sources, path, base)
+    }
+}
+
 /// Models of one process, each opened once.
 pub struct Models {
     device: DeviceSpec,
@@ -108,15 +241,6 @@ impl Models {
         let path = resolve(name_or_path)?;
         self.paths.insert(name_or_path.into(), path.clone());
         Ok(path)
-    }
-
-    /// Where a model lies that has been found before.
-    ///
-    /// # Errors
-    /// One that has not.
-    pub fn known(&self, name_or_path: &str) -> Result<&Path> {
-        let found = self.paths.get(name_or_path).map(PathBuf::as_path);
-        found.with_context(|| format!("model '{name_or_path}' has not been opened"))
     }
 
     /// Opens a model by name or path.

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use super::Global;
 use super::run::records;
 use crate::failure::usage;
-use crate::run::folder::read_only;
-use crate::run::manifest::Manifest;
-use crate::run::report::read_rows;
+use crate::stages::report::read_rows;
+use crate::store::folder::read_only;
+use crate::store::manifest::Manifest;
 
 struct Run {
     name: String,

@@ -13,7 +13,7 @@ use super::selection::Selected;
 use super::{Global, say};
 use crate::cli::{GenerateArgs, ScoreArgs};
 use crate::failure::usage;
-use crate::run::generate::draws;
+use crate::stages::generate::draws;
 
 fn settings(selected: &Selected, args: &GenerateArgs) -> Result<Generation> {
     // Without a config the default is greedy: the same answer twice is what a script expects.

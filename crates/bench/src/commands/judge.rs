@@ -28,10 +28,10 @@ use crate::failure::{nearest, usage};
 use crate::models::{Models, hashes};
 use crate::progress::Progress;
 use crate::prompts::{self, NamedPrompt};
-use crate::run::folder::lock;
-use crate::run::folder::read_only;
-use crate::run::manifest::Manifest;
-use crate::run::report::read_rows;
+use crate::stages::report::read_rows;
+use crate::store::folder::lock;
+use crate::store::folder::read_only;
+use crate::store::manifest::Manifest;
 
 /// A file of judges.
 #[derive(Debug, Deserialize)]

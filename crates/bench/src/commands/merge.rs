@@ -100,8 +100,10 @@ fn of_config(models: &mut Models, file: &Path, args: &MergeArgs) -> Result<Ingre
         experiment.model = model.clone();
     }
     let strategy = args.strategy.as_deref().context("no strategy")?;
+    let stated = preference(&experiment, &args.stated)?;
     let plan = experiment
-        .plan_for(strategy, &preference(&experiment, &args.stated)?)
+        .strategy(strategy)
+        .and_then(|spec| experiment.resolve_strategy(spec, &stated))
         .map_err(|e| usage(format!("strategy '{strategy}': {e:#}")))?;
     let alone =
         (plan.experts.len() == 1 && plan.merged.len() == 1).then(|| plan.merged.into_values());

@@ -10,12 +10,14 @@ use serde_json::{Map, Value, json};
 use super::Global;
 use crate::cli::RunArgs;
 use crate::experiment::Experiment;
-use crate::run::{self, grid::grid, splits::Splits};
+use crate::run;
+use crate::splits::Splits;
+use crate::sweep::grid;
 
 fn load(global: &Global, file: &Path) -> Result<Experiment> {
     let mut experiment = Experiment::load(file)?;
     experiment.seed = global.seed.unwrap_or(experiment.seed);
-    experiment.weights = global.format.unwrap_or(experiment.weights);
+    experiment.format = global.format.unwrap_or(experiment.format);
     if let Some(device) = &global.device {
         experiment.device = device.clone();
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use experts::{Expert, ExpertPool, ExpertSpec};
+use experts::{ExpertPool, ExpertSpec};
 use lm::chat::{Message, Prompt};
-use lm::{DecoderConfig, DeviceSpec, LanguageModel};
+use lm::{DecoderConfig, LanguageModel};
 use mixing::merging::{Recipe, Source};
 use mixing::{BASE, Generation, Plan, Preference, Strategy};
 
@@ -13,7 +13,7 @@ use super::Global;
 use crate::cli::{Selection, Stated};
 use crate::experiment::Experiment;
 use crate::failure::usage;
-use crate::models::Models;
+use crate::models::{Models, Pools};
 use crate::prompts::check;
 
 /// Opened and ready.
@@ -77,23 +77,18 @@ impl Selected {
         let strategy = selection.strategy.as_deref().context("no strategy")?;
         let preference = preference(&experiment, &selection.stated)?;
         let plan = experiment
-            .plan_for(strategy, &preference)
+            .strategy(strategy)
+            .and_then(|spec| experiment.resolve_strategy(spec, &preference))
             .map_err(|e| usage(format!("strategy '{strategy}': {e:#}")))?;
-        let device: &DeviceSpec = global.device.as_ref().unwrap_or(&experiment.device);
-        let mut models = Models::on(device, global.format.unwrap_or(experiment.weights))?;
-        let base = models.open(&experiment.model)?;
-        let each = plan.experts.iter().map(|name| {
-            let Some(recipe) = plan.merged.get(name) else {
-                return models.expert(name, &experiment.expert(name), &base);
-            };
-            let sources = sources(&mut models, &experiment, recipe, base.config())?;
-            let path = models.known(&experiment.model)?;
-            models.merged(name, recipe, sources, path, &base)
-        });
-        let experts: Result<Vec<Expert>> = each.collect();
+        if let Some(device) = &global.device {
+            experiment.device = device.clone();
+        }
+        experiment.format = global.format.unwrap_or(experiment.format);
+        let mut pools = Pools::open(&experiment)?;
+        pools.open_experts(&experiment, &plan)?;
         Ok(Self {
-            base,
-            pool: ExpertPool::new(experts?)?,
+            base: pools.base().clone(),
+            pool: pools.pool(&plan, false)?,
             plan,
             prompt,
             generation: Some(experiment.generation),

@@ -12,9 +12,9 @@ use super::Global;
 use super::run::records;
 use crate::cli::StudyCommand;
 use crate::failure::{nearest, usage};
-use crate::run::folder::read_only;
-use crate::run::manifest::Manifest;
-use crate::run::report::read_rows;
+use crate::stages::report::read_rows;
+use crate::store::folder::read_only;
+use crate::store::manifest::Manifest;
 
 /// Exports or imports.
 ///

@@ -26,9 +26,9 @@ use crate::cli::TrainArgs;
 use crate::commands::Global;
 use crate::failure::usage;
 use crate::models::{hashes, resolve};
-use crate::run::folder::{lock, parquet_files};
-use crate::run::grid::trainings;
-use crate::run::manifest::{Session, commit, now};
+use crate::store::folder::{lock, parquet_files};
+use crate::store::manifest::{Session, commit, now};
+use crate::sweep::trainings;
 
 use file::{Recipe, RewardTraining, Training};
 

@@ -29,7 +29,7 @@ use crate::failure::usage;
 use crate::models::{Models, resolve};
 use crate::progress::Progress;
 use crate::prompts::{self, NamedPrompt};
-use crate::run::folder::parquet_files;
+use crate::store::folder::parquet_files;
 
 use records::Reference;
 

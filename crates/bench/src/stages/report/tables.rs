@@ -7,7 +7,7 @@ use eval::statistics::RESAMPLES;
 use eval::weights::Weights;
 use polars::prelude::{Column, DataFrame};
 
-use super::super::manifest::Manifest;
+use crate::store::manifest::Manifest;
 
 /// A table, where it is written and how it is read.
 pub(super) struct Table {

@@ -13,14 +13,12 @@ use eval::utility::Stated;
 use lm::chat::Prompt;
 use mixing::Named;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use super::folder::RunFolder;
-use super::generate::{Generate, Rows};
-use super::jobs::REFERENCE;
+use super::generate::{Rows, by_id, prompt_of, set_references};
 use crate::experiment::Experiment;
+use crate::plan::{Entry, RunPlan, key};
 use crate::progress::Progress;
-use crate::prompts::NamedPrompt;
+use crate::store::folder::RunFolder;
 
 /// Responses that are scored together: enough to fill the batches of a reward model (ours).
 const TOGETHER: usize = 64;
@@ -129,6 +127,11 @@ impl<'a> Scorer<'a> {
         Ok((self.experiment.utility.of(&stated), shares))
     }
 
+    /// It was told the base's responses.
+    pub fn has_references(&self) -> bool {
+        !self.references.is_empty()
+    }
+
     fn reference(&self, id: &str) -> Result<&Rewards> {
         let found = self.references.get(id);
         found.with_context(|| format!("no reference for prompt '{id}'"))
@@ -141,58 +144,45 @@ impl<'a> Scorer<'a> {
 /// # Errors
 /// A response without reference, a folder that cannot be written.
 pub fn score(
-    generate: &Generate<'_>,
-    prompts: &[NamedPrompt],
+    plan: &RunPlan<'_>,
+    scorer: &mut Scorer<'_>,
     rows: &Rows,
     folder: &RunFolder,
 ) -> Result<()> {
-    let experiment = generate.experiment;
-    let asked: HashMap<&str, &Prompt> =
-        prompts.iter().map(|p| (p.id.as_str(), &p.prompt)).collect();
-    let prompt = |row: &GenerationRow| -> Result<&Prompt> {
-        let id = row.identity.prompt.as_str();
-        let found = asked.get(id).copied();
-        found.with_context(|| format!("no prompt '{id}'"))
-    };
+    let prompts = by_id(&plan.splits.prompts);
     let mut progress = Progress::new("score", "responses", rows.generations.len() as u64);
-    let mut open: Option<Scorer<'_>> = None;
     let mut files = BTreeSet::new();
-    for (strategy, _) in experiment.strategies.iter() {
-        let own = rows.generations.iter();
-        let own: Vec<&GenerationRow> = own.filter(|r| r.identity.strategy == strategy).collect();
-        let from = [strategy, REFERENCE].map(|name| rows.files.get(name));
-        let key = json!([
-            env!("CARGO_PKG_VERSION"),
-            generate.rewards_definition(),
-            from
-        ]);
-        let key = lm::source::hex(&Sha256::digest(key.to_string().as_bytes())[..6]);
+    let rewards = plan.rewards_definition()?;
+    let references: Vec<&str> = file_names(std::iter::once(&plan.references));
+    for strategy in plan.experiment.strategies.names() {
+        let responses = rows.generations.iter();
+        let responses: Vec<&GenerationRow> = responses
+            .filter(|r| r.identity.strategy == strategy)
+            .collect();
+        let generated = file_names(plan.entries.iter().filter(|e| e.strategy == strategy));
+        let from = [generated, references.clone()];
+        let key = key(&json!([env!("CARGO_PKG_VERSION"), rewards, from]));
         let name = format!("{strategy}.{key}.parquet");
         let path = folder.path("scores").join(&name);
-        let whole = |path: &Path| {
+        let stored = |path: &Path| {
             let frame = read_parquet(path).ok()?;
-            let found = eval::rows::scores(path, &frame).ok()?;
-            (found.len() == own.len()).then_some(())
+            let scores = eval::rows::scores(path, &frame).ok()?;
+            (scores.len() == responses.len()).then_some(())
         };
-        if folder.found("scores", &name, whole)?.is_some() {
-            progress.skip(own.len() as u64);
+        if folder.found("scores", &name, stored)?.is_some() {
+            progress.skip(responses.len() as u64);
         } else {
-            if open.is_none() {
-                let mut scorer = Scorer::new(experiment)?;
-                for row in &rows.references {
-                    scorer.refer(&row.identity.prompt, prompt(row)?, &row.response)?;
-                }
-                open = Some(scorer);
+            if !scorer.has_references() {
+                set_references(scorer, &plan.splits.prompts, &rows.references)?;
             }
-            let scorer = open.as_ref().context("the scorer is open")?;
-            let mut scores = Vec::with_capacity(own.len());
-            for rows in own.chunks(TOGETHER) {
+            let mut scores = Vec::with_capacity(responses.len());
+            for rows in responses.chunks(TOGETHER) {
                 let items = rows
                     .iter()
-                    .map(|row| Ok((prompt(row)?, row.response.as_str())));
+                    .map(|row| Ok((prompt_of(&prompts, row)?, row.response.as_str())));
                 let rewards = scorer.rewards(&items.collect::<Result<Vec<_>>>()?)?;
-                for (row, own) in rows.iter().zip(rewards) {
-                    scores.push(score_row(scorer, row, own)?);
+                for (row, rewards) in rows.iter().zip(rewards) {
+                    scores.push(score_row(scorer, row, rewards)?);
                 }
                 progress.advance(rows.len() as u64);
             }
@@ -203,6 +193,13 @@ pub fn score(
     progress.finish();
     folder.keep_only("scores", &files)?;
     Ok(())
+}
+
+/// The files of entries' rows, which say what the rows follow from.
+fn file_names<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<&'e str> {
+    entries
+        .flat_map(|entry| entry.batches.iter().map(|batch| batch.file.as_str()))
+        .collect()
 }
 
 fn score_row(scorer: &Scorer<'_>, row: &GenerationRow, own: Rewards) -> Result<ScoreRow> {

@@ -1,8 +1,8 @@
-//! One file, many runs: fields set from outside, and the part of the work that one of several machines does.
+//! Sweeps: one file, many runs, with fields set from outside.
 
 use std::str::FromStr;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -98,7 +98,7 @@ pub fn trainings(training: &Training, settings: &[Setting]) -> Result<Vec<(Strin
 }
 
 /// Every combination of the settings, names sorted.
-fn combinations<T>(file: &T, settings: &[Setting]) -> Result<Vec<(String, T)>>
+pub fn combinations<T>(file: &T, settings: &[Setting]) -> Result<Vec<(String, T)>>
 where
     T: Serialize + DeserializeOwned,
 {
@@ -161,48 +161,13 @@ fn set(document: &mut Value, path: &[String], value: Value) -> Result<()> {
     set(inner, rest, value)
 }
 
-/// One of several equal parts of the work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shard {
-    /// From 1.
-    pub part: usize,
-    /// How many there are.
-    pub of: usize,
-}
-
-impl Shard {
-    /// The `index`-th piece of work belongs to it.
-    pub fn has(self, index: usize) -> bool {
-        index % self.of == self.part - 1
-    }
-}
-
-impl FromStr for Shard {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let numbers = text.split_once('/');
-        let numbers = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-        match numbers {
-            Some((part, of)) if part >= 1 && part <= of => Ok(Self { part, of }),
-            _ => Err(anyhow!("expected PART/OF with 1 ≤ PART ≤ OF, such as 2/4")),
-        }
-    }
-}
-
-impl std::fmt::Display for Shard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}of{}", self.part, self.of)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
-    fn settings_and_shards_are_read() {
+    fn settings_are_read() {
         let setting: Setting = "a.b=1,\"x,y\",[1,2],Log".parse().unwrap();
         assert_eq!(setting.path, ["a", "b"]);
         let values: Vec<&Value> = setting.values.iter().map(|(_, v)| v).collect();
@@ -213,12 +178,6 @@ mod tests {
         );
         for wrong in ["a", "=1", "a.=1", "a="] {
             assert!(wrong.parse::<Setting>().is_err(), "{wrong}");
-        }
-        let shard: Shard = "2/3".parse().unwrap();
-        let own: Vec<usize> = (0..7).filter(|&i| shard.has(i)).collect();
-        assert_eq!((own, shard.to_string()), (vec![1, 4], "2of3".to_string()));
-        for wrong in ["0/2", "3/2", "1", "a/b"] {
-            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
         }
     }
 }

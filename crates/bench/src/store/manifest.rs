@@ -9,7 +9,7 @@ use eval::rewards::Normaliser;
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::Experiment;
-use crate::prompts::NamedPrompt;
+use crate::plan::RunPlan;
 
 /// Everything a reader needs to make the run again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,24 +66,18 @@ pub struct Session {
 
 impl Manifest {
     /// What is known before the run starts.
-    pub fn new(
-        experiment: &Experiment,
-        source: String,
-        folder: &Path,
-        prompts: &[NamedPrompt],
-        inputs: BTreeMap<String, BTreeMap<String, String>>,
-    ) -> Self {
+    pub fn new(plan: &RunPlan<'_>, source: String, folder: &Path) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             commit: commit(folder),
             crates: crates(),
-            experiment: experiment.clone(),
+            experiment: plan.experiment.clone(),
             source,
-            prompts: prompts.len(),
-            inputs,
-            passes: BTreeMap::new(),
+            prompts: plan.splits.prompts.len(),
+            inputs: plan.inputs.named(),
+            passes: plan.passes(),
             normalisers: BTreeMap::new(),
-            warnings: vec![],
+            warnings: plan.warnings.clone(),
             sessions: vec![],
         }
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::grid::Shard;
 use super::manifest::Session;
+use super::shard::Shard;
 
 /// A run folder that this process may write to.
 pub struct RunFolder {

@@ -13,7 +13,7 @@ use eval::statistics::Estimate;
 use eval::utility::Utility;
 use eval::weights::Weights;
 
-use super::super::manifest::Manifest;
+use crate::store::manifest::Manifest;
 
 /// Outlines of the radar plot; more can't be told apart (ours).
 const OUTLINES: usize = 5;

@@ -76,9 +76,9 @@ impl Set<'_> {
         let keys: Vec<Key> = self.prompts.iter().map(Key::of).collect();
         let mut near = Vec::new();
         for other in others {
-            let own = Key::of(other);
+            let other_key = Key::of(other);
             for (prompt, key) in self.prompts.iter().zip(&keys) {
-                if own.words == key.words {
+                if other_key.words == key.words {
                     return Err(usage(format!(
                         "{}: prompt '{}' is in the {what} set, too, as '{}'; {remedy}",
                         path.display(),
@@ -86,7 +86,7 @@ impl Set<'_> {
                         prompt.id
                     )));
                 }
-                if own.alike(key) >= NEAR {
+                if other_key.alike(key) >= NEAR {
                     near.push(format!("'{}' and '{}'", other.id, prompt.id));
                 }
             }

@@ -13,8 +13,8 @@ use eval::table::{parquet, read_parquet, write_all, write_csv};
 use eval::weights::Weights;
 use polars::prelude::{Column, DataFrame};
 
-use super::folder::{RunFolder, parquet_files};
-use super::manifest::Manifest;
+use crate::store::folder::{RunFolder, parquet_files};
+use crate::store::manifest::Manifest;
 use plots::Plots;
 
 /// Prompts below which a run is called small (ours).
@@ -178,7 +178,7 @@ fn facts(manifest: &Manifest) -> Vec<(String, String)> {
         pair("seed", experiment.seed.to_string()),
         pair(
             "device",
-            format!("{}, weights {:?}", experiment.device, experiment.weights),
+            format!("{}, weights {:?}", experiment.device, experiment.format),
         ),
     ]
 }

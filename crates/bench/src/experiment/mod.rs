@@ -1,5 +1,7 @@
 //! The experiment file: what a user writes, read from RON and checked before anything is loaded.
 
+mod retention;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -12,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{self, model_path, plain, resolve_expert};
 use crate::failure::{nearest, usage};
-use crate::run::retention::Retention;
+
+pub use retention::Retention;
 
 /// One comparison.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,9 +31,9 @@ pub struct Experiment {
     /// Where it runs. Default `Flex`.
     #[serde(default)]
     pub device: DeviceSpec,
-    /// Number format of the weights. Default `F32` (what the files say).
-    #[serde(default)]
-    pub weights: Weights,
+    /// Number format of the models' matrices. Default `F32` (what the files say).
+    #[serde(default, alias = "weights")]
+    pub format: Weights,
     /// What is measured, and what the two directions of each dimension are called.
     pub dimensions: Named<Dimension>,
     /// Experts by name; `base` is always there. An expert that serves a direction has its name.
@@ -53,11 +56,11 @@ pub struct Experiment {
     /// Another prompt set, on which `BestSingle`, `BestWeights` and `Best` choose; none of its prompts may be in `prompts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
-    /// What is checked not to be forgotten. Default: nothing.
+    /// Capability-retention checks: what a strategy must not have forgotten. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
     /// Responses per prompt, preference and strategy. Default 1 (ours).
-    #[serde(default = "one")]
+    #[serde(default = "default_samples")]
     pub samples: u32,
     /// Length and sampling of responses.
     #[serde(default)]
@@ -67,30 +70,40 @@ pub struct Experiment {
     pub utility: Utility,
     /// Measures at every token how far the mixture is from the base, which then runs beside the experts
     /// where it is none of them; `false` where time is what is measured. Default `true` (ours).
-    #[serde(default = "yes")]
+    #[serde(default = "default_kl")]
     pub kl: bool,
     /// Corner of the volumes of [fronts](eval::statistics::front), the same in every direction, in
     /// normalised rewards. Default −2: two standard deviations below the base (ours).
-    #[serde(default = "two_below")]
+    #[serde(default = "default_reference_point")]
     pub reference_point: f64,
     /// Sequences that are decoded together; changes results only through rounding. Default 16 (ours).
-    #[serde(default = "sixteen")]
+    #[serde(default = "default_batch_size")]
     pub batch_size: usize,
 }
 
-fn one() -> u32 {
+/// A strategy of the experiment, and how it serves one of its preferences.
+pub struct Resolved {
+    /// The strategy's name.
+    pub strategy: String,
+    /// The preference's name.
+    pub preference: String,
+    /// How it serves.
+    pub plan: Plan,
+}
+
+fn default_samples() -> u32 {
     1
 }
 
-fn two_below() -> f64 {
+fn default_reference_point() -> f64 {
     -2.0
 }
 
-fn yes() -> bool {
+fn default_kl() -> bool {
     true
 }
 
-fn sixteen() -> usize {
+fn default_batch_size() -> usize {
     16
 }
 
@@ -203,15 +216,12 @@ impl Experiment {
                 );
             }
         }
-        for (strategy, _) in self.strategies.iter() {
-            for (preference, _) in self.preferences.iter() {
-                let plan = self.plan(strategy, preference)?;
-                anyhow::ensure!(
-                    plan.candidates.is_empty() || self.validation.is_some(),
-                    "strategy '{strategy}' chooses on a validation set; name its file: \
-                     validation: \"prompts.jsonl\", with other prompts than those of the comparison"
-                );
-            }
+        for Resolved { strategy, plan, .. } in self.resolve_all()? {
+            anyhow::ensure!(
+                plan.candidates.is_empty() || self.validation.is_some(),
+                "strategy '{strategy}' chooses on a validation set; name its file: \
+                 validation: \"prompts.jsonl\", with other prompts than those of the comparison"
+            );
         }
         Ok(())
     }
@@ -249,8 +259,9 @@ impl Experiment {
 
     /// Methods that were trained several times, with the strategies that they are.
     pub fn repeated(&self) -> Vec<(String, Vec<String>)> {
-        let each = self.repeats.iter();
-        each.map(|(name, members)| (name.to_string(), members.clone()))
+        let repeats = self.repeats.iter();
+        repeats
+            .map(|(name, members)| (name.to_string(), members.clone()))
             .collect()
     }
 
@@ -289,54 +300,59 @@ impl Experiment {
         self.experts.get(name).cloned().unwrap_or(ExpertSpec::Base)
     }
 
-    /// How a strategy serves a preference of this file.
+    /// The strategy of that name.
     ///
     /// # Errors
-    /// An unknown name, or what the strategy says.
-    pub fn plan(&self, strategy: &str, preference: &str) -> Result<Plan> {
-        let found = self.preferences.get(preference).ok_or_else(|| {
-            let names = self.preferences.names();
-            let hint = nearest(preference, names.iter().copied());
-            let known = names.join(", ");
-            anyhow::anyhow!("no preference '{preference}'{hint}; there are: {known}")
-        })?;
-        self.plan_for(strategy, found)
-            .with_context(|| format!("strategy '{strategy}' for preference '{preference}'"))
-    }
-
-    /// The same; where a strategy is still to be chosen, how each of those would serve.
-    ///
-    /// # Errors
-    /// Those of [`Self::plan`].
-    pub fn plans(&self, strategy: &str, preference: &str) -> Result<Vec<Plan>> {
-        let plan = self.plan(strategy, preference)?;
-        if plan.candidates.is_empty() {
-            return Ok(vec![plan]);
-        }
-        let stated = self.preferences.get(preference).context("it has a plan")?;
-        let each = plan.candidates.iter();
-        each.map(|c| self.serve(&c.strategy, stated)).collect()
-    }
-
-    /// How a strategy of this file serves any preference.
-    ///
-    /// # Errors
-    /// An unknown strategy, or what the strategy says.
-    pub fn plan_for(&self, strategy: &str, preference: &Preference) -> Result<Plan> {
-        let found = self.strategies.get(strategy).ok_or_else(|| {
+    /// An unknown name.
+    pub fn strategy(&self, name: &str) -> Result<&Strategy> {
+        self.strategies.get(name).ok_or_else(|| {
             let names = self.strategies.names();
-            let hint = nearest(strategy, names.iter().copied());
+            let hint = nearest(name, names.iter().copied());
             let known = names.join(", ");
-            anyhow::anyhow!("no strategy '{strategy}'{hint}; there are: {known}")
-        })?;
-        self.serve(found, preference)
+            anyhow::anyhow!("no strategy '{name}'{hint}; there are: {known}")
+        })
     }
 
-    /// How any strategy serves any preference with the experts of this file.
+    /// The preference of that name.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn preference(&self, name: &str) -> Result<&Preference> {
+        self.preferences.get(name).ok_or_else(|| {
+            let names = self.preferences.names();
+            let hint = nearest(name, names.iter().copied());
+            let known = names.join(", ");
+            anyhow::anyhow!("no preference '{name}'{hint}; there are: {known}")
+        })
+    }
+
+    /// How every strategy serves every preference of this file, in its order.
+    ///
+    /// # Errors
+    /// What a strategy says, with its name and the preference's.
+    pub fn resolve_all(&self) -> Result<Vec<Resolved>> {
+        let mut resolved = Vec::new();
+        for (strategy, spec) in self.strategies.iter() {
+            for (preference, stated) in self.preferences.iter() {
+                let plan = self.resolve_strategy(spec, stated).with_context(|| {
+                    format!("strategy '{strategy}' for preference '{preference}'")
+                })?;
+                resolved.push(Resolved {
+                    strategy: strategy.into(),
+                    preference: preference.into(),
+                    plan,
+                });
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// How any strategy serves any preference with the experts of this file. This is the only place that asks a
+    /// strategy for its plan.
     ///
     /// # Errors
     /// What the strategy says, and experts that cannot give what it needs.
-    pub fn serve(&self, strategy: &Strategy, preference: &Preference) -> Result<Plan> {
+    pub fn resolve_strategy(&self, strategy: &Strategy, preference: &Preference) -> Result<Plan> {
         let plan = strategy.plan(preference, &self.expert_names())?;
         let needs = strategy.needs();
         let parameters = mixing::Needs {
@@ -358,7 +374,7 @@ impl Experiment {
             }
         }
         for candidate in &plan.candidates {
-            self.serve(&candidate.strategy, preference)
+            self.resolve_strategy(&candidate.strategy, preference)
                 .with_context(|| format!("'{}'", candidate.name))?;
         }
         Ok(plan)
@@ -379,7 +395,8 @@ mod tests {
 
     #[test]
     fn every_config_of_the_book_is_read() {
-        let book = include_str!("../../../docs/src/strategies.md");
+        let book = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/strategies.md");
+        let book = std::fs::read_to_string(book).unwrap();
         let here = Path::new("strategies.md");
         let mut seen = 0;
         for line in book.lines().filter(|l| l.starts_with("- **config**")) {

@@ -1,0 +1,166 @@
+//! A run: an experiment becomes a run folder, stage by stage.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use polars::prelude::DataFrame;
+
+use crate::experiment::Experiment;
+use crate::failure::usage;
+use crate::models::Pools;
+use crate::plan::RunPlan;
+use crate::stages::generate::generate;
+use crate::stages::report::{read_rows, report};
+use crate::stages::retain::{retain, written};
+use crate::stages::score::{Scorer, score};
+use crate::stages::validate::validate;
+use crate::store::folder::RunFolder;
+use crate::store::manifest::{Manifest, Session, now};
+use crate::store::shard::Shard;
+
+/// Runs what is missing and returns the ranking.
+///
+/// # Errors
+/// Whatever a stage reports; what is done stays and the next run goes on from it.
+pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFrame> {
+    let (session, clock) = (Session::start(), Instant::now());
+    let mut pools = Pools::open(experiment)?;
+    let mut plan = RunPlan::resolve(experiment, &mut pools)?;
+    plan.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+    let folder = RunFolder::open(out)?;
+    let mut record = Record::open(session, clock, &plan, source, &folder)?;
+
+    let choices = validate(&plan, &pools, &folder, &mut record.session)?;
+    plan.choose(&choices)?;
+    let mut scorer = Scorer::new(experiment)?;
+    let rows = generate(
+        &plan,
+        &pools,
+        &mut scorer,
+        &folder,
+        &mut record.session,
+        None,
+    )?;
+    record.lap("generate");
+    score(&plan, &mut scorer, &rows, &folder)?;
+    record.lap("score");
+    let retention = retain(&plan, &pools, &folder)?;
+    record.lap("retain");
+    let manifest = record.finish(&plan, &scorer, &folder)?;
+    let (generations, scores) = read_rows(&folder)?;
+    report(&manifest, &generations, &scores, retention, &folder)
+}
+
+/// Generates one of several parts and returns how many of its responses are there.
+///
+/// # Errors
+/// A strategy that needs all responses before it can go on; whatever generating reports.
+pub fn shard(experiment: &Experiment, out: &Path, shard: Shard) -> Result<usize> {
+    let mut pools = Pools::open(experiment)?;
+    let plan = RunPlan::resolve(experiment, &mut pools)?;
+    for entry in &plan.entries {
+        if !entry.plan.candidates.is_empty() || entry.plan.samples > 1 {
+            return Err(usage(format!(
+                "--shard: strategy '{}' chooses by rewards, for which it needs every reference; run it \
+                 without --shard, in an experiment of its own if it is large",
+                entry.strategy
+            )));
+        }
+    }
+    let folder = RunFolder::shard(out, shard)?;
+    let mut session = Session::start();
+    let mut scorer = Scorer::new(experiment)?;
+    let rows = generate(
+        &plan,
+        &pools,
+        &mut scorer,
+        &folder,
+        &mut session,
+        Some(shard),
+    )?;
+    session.finished = Some(now());
+    folder.put_session(shard, &session)?;
+    Ok(rows.references.len() + rows.generations.len())
+}
+
+/// Makes tables, plots and report again from the rows of a run folder.
+///
+/// # Errors
+/// A folder that is no finished run.
+pub fn rebuild(out: &Path) -> Result<DataFrame> {
+    let manifest = Manifest::load(out)?;
+    let folder = RunFolder::open(out)?;
+    let (generations, scores) = read_rows(&folder)?;
+    let retention = match manifest.experiment.retention {
+        Some(_) => written(&folder)?,
+        None => None,
+    };
+    report(&manifest, &generations, &scores, retention, &folder)
+}
+
+/// What the manifest says of a run while it goes on.
+struct Record {
+    /// Without this session.
+    manifest: Manifest,
+    session: Session,
+    /// When the stage began.
+    clock: Instant,
+}
+
+impl Record {
+    /// Writes the manifest before the first stage, with the sessions before this one and those of shards.
+    fn open(
+        mut session: Session,
+        clock: Instant,
+        plan: &RunPlan<'_>,
+        source: &Path,
+        folder: &RunFolder,
+    ) -> Result<Self> {
+        let opening = clock.elapsed().as_secs_f64();
+        session.seconds.insert("open".into(), opening);
+        let text = std::fs::read_to_string(source)?;
+        let beside = source.parent().unwrap_or(Path::new("."));
+        let mut manifest = Manifest::new(plan, text, beside);
+        if let Ok(before) = Manifest::load(folder.root()) {
+            manifest.sessions = before.sessions;
+        }
+        manifest.sessions.extend(folder.sessions()?);
+        let record = Self {
+            manifest,
+            session,
+            clock: Instant::now(),
+        };
+        record.save(folder)?;
+        // The manifest has them now.
+        folder.clear_sessions()?;
+        Ok(record)
+    }
+
+    /// A stage is over.
+    fn lap(&mut self, stage: &str) {
+        let seconds = self.clock.elapsed().as_secs_f64();
+        self.session.seconds.insert(stage.into(), seconds);
+        self.clock = Instant::now();
+    }
+
+    fn save(&self, folder: &RunFolder) -> Result<Manifest> {
+        let mut manifest = self.manifest.clone();
+        manifest.sessions.push(self.session.clone());
+        manifest.save(folder.root())?;
+        Ok(manifest)
+    }
+
+    /// Writes the manifest after the last stage but the report.
+    fn finish(
+        mut self,
+        plan: &RunPlan<'_>,
+        scorer: &Scorer<'_>,
+        folder: &RunFolder,
+    ) -> Result<Manifest> {
+        self.session.finished = Some(now());
+        self.manifest.passes = plan.passes();
+        self.manifest.normalisers = scorer.normalisers();
+        self.save(folder)
+    }
+}

@@ -1,0 +1,330 @@
+//! Stage "generate": responses of every strategy to every prompt for every preference, batch by batch. A batch that is
+//! there already, in this run folder or a neighbouring one, is read instead.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use eval::rows::{self, GenerationRow, Identity, generations_frame};
+use eval::table::{parquet, read_parquet};
+use experts::ExpertPool;
+use lm::LanguageModel;
+use lm::chat::Prompt;
+use lm::sampling::Draws;
+use mixing::{Generator, Request, Response};
+
+use super::score::Scorer;
+use crate::memory;
+use crate::models::Pools;
+use crate::plan::{Batch, Entry, RunPlan, Stage};
+use crate::progress::Progress;
+use crate::prompts::NamedPrompt;
+use crate::store::folder::RunFolder;
+use crate::store::manifest::Session;
+use crate::store::shard::Shard;
+
+/// All rows of a run.
+pub struct Rows {
+    /// The base's response to each prompt, which utility refers to.
+    pub references: Vec<GenerationRow>,
+    /// Responses of the strategies.
+    pub generations: Vec<GenerationRow>,
+}
+
+/// What a response is worth to an entry's preference, where one of several is kept.
+pub(super) type Rate<'a> = dyn Fn(&Entry, &NamedPrompt, &str) -> Result<f64> + 'a;
+
+/// Generates what is missing and returns all rows; of a shard, those that belong to it.
+///
+/// # Errors
+/// A model that fails, a folder that cannot be written. What is done stays.
+pub fn generate(
+    plan: &RunPlan<'_>,
+    pools: &Pools,
+    scorer: &mut Scorer<'_>,
+    folder: &RunFolder,
+    session: &mut Session,
+    shard: Option<Shard>,
+) -> Result<Rows> {
+    let mut entries = vec![&plan.references];
+    entries.extend(&plan.entries);
+    let mut batches = Batches::new("generate", plan, pools, folder, session, &entries, shard)?;
+    let unrated = |_: &Entry, _: &NamedPrompt, _: &str| Ok(0.0);
+    let references = batches.rows(&plan.references, &unrated)?;
+    if plan.entries.iter().any(|e| e.plan.samples > 1) {
+        set_references(scorer, &plan.splits.prompts, &references)?;
+    }
+    let rate = |entry: &Entry, prompt: &NamedPrompt, text: &str| {
+        let rewards = scorer.reward(&prompt.prompt, text)?;
+        scorer.utility(&entry.preference, &prompt.id, &rewards)
+    };
+    let mut generations = Vec::new();
+    for entry in &plan.entries {
+        generations.extend(batches.rows(entry, &rate)?);
+    }
+    batches.finish();
+    Ok(Rows {
+        references,
+        generations,
+    })
+}
+
+/// Tells a scorer the base's responses.
+///
+/// # Errors
+/// A response to no prompt, a reward model that fails.
+pub(super) fn set_references(
+    scorer: &mut Scorer<'_>,
+    prompts: &[NamedPrompt],
+    rows: &[GenerationRow],
+) -> Result<()> {
+    let prompts = by_id(prompts);
+    for row in rows {
+        scorer.refer(
+            &row.identity.prompt,
+            prompt_of(&prompts, row)?,
+            &row.response,
+        )?;
+    }
+    Ok(())
+}
+
+/// Prompts by their ids.
+pub(super) fn by_id(prompts: &[NamedPrompt]) -> HashMap<&str, &Prompt> {
+    prompts.iter().map(|p| (p.id.as_str(), &p.prompt)).collect()
+}
+
+/// The prompt that a row answers.
+///
+/// # Errors
+/// None of them.
+pub(super) fn prompt_of<'p>(
+    prompts: &HashMap<&str, &'p Prompt>,
+    row: &GenerationRow,
+) -> Result<&'p Prompt> {
+    let id = row.identity.prompt.as_str();
+    let prompt = prompts.get(id).copied();
+    prompt.with_context(|| format!("no prompt '{id}'"))
+}
+
+/// Moves the files of these entries' stages away that belong to none of them.
+fn supersede_others(folder: &RunFolder, entries: &[(&Entry, Vec<&Batch>)]) -> Result<()> {
+    let mut files: BTreeMap<Stage, BTreeSet<String>> = BTreeMap::new();
+    for (entry, batches) in entries {
+        let names = batches.iter().map(|b| b.file.clone());
+        files.entry(entry.stage).or_default().extend(names);
+    }
+    for (stage, files) in files {
+        let part = stage.folder();
+        let moved = folder.keep_only(part, &files)?;
+        if moved > 0 {
+            eprintln!("{part}: {moved} files of another config moved to superseded/");
+        }
+    }
+    Ok(())
+}
+
+/// The batches of several entries on their way to rows.
+pub(super) struct Batches<'a, 'b> {
+    plan: &'a RunPlan<'b>,
+    pools: &'a Pools,
+    folder: &'a RunFolder,
+    session: &'a mut Session,
+    /// What is to be made of each entry, in order.
+    entries: Vec<(&'a Entry, Vec<&'a Batch>)>,
+    progress: Progress,
+    /// Seconds by strategy.
+    spent: BTreeMap<String, f64>,
+}
+
+impl<'a, 'b> Batches<'a, 'b> {
+    /// The batches of `entries`, or a shard's part of them. The files of these stages that belong to none of them are
+    /// moved away, unless others make their parts of the same run.
+    pub(super) fn new(
+        name: &str,
+        plan: &'a RunPlan<'b>,
+        pools: &'a Pools,
+        folder: &'a RunFolder,
+        session: &'a mut Session,
+        entries: &[&'a Entry],
+        shard: Option<Shard>,
+    ) -> Result<Self> {
+        let entries = entries.iter().map(|&e| (e, e.batches.iter().collect()));
+        let mut entries: Vec<(&Entry, Vec<&Batch>)> = entries.collect();
+        match shard {
+            None => supersede_others(folder, &entries)?,
+            Some(shard) => {
+                let mut index = 0..;
+                for (_, batches) in &mut entries {
+                    batches.retain(|_| index.next().is_some_and(|i| shard.has(i)));
+                }
+            }
+        }
+        let limits = entries.iter().flat_map(|(_, batches)| batches);
+        Ok(Self {
+            progress: Progress::new(name, "tokens", limits.map(|b| b.limit).sum()),
+            plan,
+            pools,
+            folder,
+            session,
+            entries,
+            spent: BTreeMap::new(),
+        })
+    }
+
+    /// The rows of one entry, generated where they are not there.
+    pub(super) fn rows(&mut self, entry: &Entry, rate: &Rate<'_>) -> Result<Vec<GenerationRow>> {
+        let batches = self.entries.iter().find(|(e, _)| std::ptr::eq(*e, entry));
+        let batches = batches.map_or(Vec::new(), |(_, batches)| batches.clone());
+        let mut rows = Vec::new();
+        // Opened for the first batch that is not there.
+        let mut pool = None;
+        for batch in batches {
+            let stored = |path: &Path| {
+                let frame = read_parquet(path).ok()?;
+                let rows = rows::generations(path, &frame).ok()?;
+                (rows.len() == batch.requests.len()).then_some(rows)
+            };
+            let stored = self
+                .folder
+                .found(entry.stage.folder(), &batch.file, stored)?;
+            rows.extend(match stored {
+                Some(stored) => {
+                    self.progress.skip(batch.limit);
+                    stored
+                }
+                None => {
+                    if pool.is_none() {
+                        memory::forget();
+                        let reference = self.plan.experiment.kl;
+                        pool = Some(self.pools.pool(&entry.plan, reference)?);
+                    }
+                    let pool = pool.as_ref().context("the pool is open")?;
+                    self.make(entry, batch, pool, rate)?
+                }
+            });
+        }
+        Ok(rows)
+    }
+
+    /// The last batch is there.
+    pub(super) fn finish(self) {
+        self.session.generating.extend(self.spent);
+        self.progress.finish();
+    }
+
+    /// Generates a batch and writes it, and notes what it took.
+    fn make(
+        &mut self,
+        entry: &Entry,
+        batch: &Batch,
+        pool: &ExpertPool,
+        rate: &Rate<'_>,
+    ) -> Result<Vec<GenerationRow>> {
+        let strategy = &entry.strategy;
+        self.progress
+            .message(format!("{strategy} {}", entry.preference));
+        let start = Instant::now();
+        let rows = self.respond(entry, batch, pool, rate)?;
+        let tokens: usize = rows.iter().map(|r| r.tokens.len()).sum();
+        *self.session.tokens.entry(strategy.clone()).or_default() += tokens as u64;
+        *self.spent.entry(strategy.clone()).or_default() += start.elapsed().as_secs_f64();
+        let peak = self.session.peak_bytes.entry(strategy.clone()).or_default();
+        *peak = memory::peak_bytes().max(*peak);
+        let path = self.folder.path(entry.stage.folder()).join(&batch.file);
+        let mut frame = generations_frame(&rows)?;
+        eval::write_atomic(&path, &parquet(&path, &mut frame)?)?;
+        Ok(rows)
+    }
+
+    fn respond(
+        &mut self,
+        entry: &Entry,
+        batch: &Batch,
+        pool: &ExpertPool,
+        rate: &Rate<'_>,
+    ) -> Result<Vec<GenerationRow>> {
+        let experiment = self.plan.experiment;
+        let (settings, width) = (&experiment.generation, experiment.batch_size);
+        let base = self.pools.base();
+        let plan = entry.fresh_plan(experiment)?;
+        let mut generator = Generator::new(pool, plan, &base.end_tokens)?;
+        let asked = self.plan.requests(entry, batch);
+        let identity = |(prompt, sample): &(&NamedPrompt, u32)| Identity {
+            strategy: entry.strategy.clone(),
+            preference: entry.preference.clone(),
+            prompt: prompt.id.clone(),
+            sample: *sample,
+        };
+        let requests = asked.iter().map(|request| Request {
+            prompt: request.0.prompt.clone(),
+            draws: draws(experiment.seed, &identity(request)),
+        });
+        let several = generator.plan().samples > 1;
+        let utility = |request: usize, response: &Response| match several {
+            false => Ok(0.0),
+            true => {
+                let text = base.tokenizer.decode(&response.tokens)?;
+                rate(entry, asked[request].0, &text)
+            }
+        };
+        let progress = &mut self.progress;
+        let responses = generator.best(
+            requests.collect(),
+            width,
+            settings,
+            utility,
+            |_, response| {
+                progress.advance(1);
+                if response.ended {
+                    progress.skip((settings.max_new_tokens - response.tokens.len()) as u64);
+                }
+            },
+        )?;
+        let rows = asked.iter().zip(responses).map(|(request, response)| {
+            let question = request.0.prompt.question();
+            row(
+                base,
+                identity(request),
+                question,
+                generator.experts(),
+                response,
+            )
+        });
+        rows.collect()
+    }
+}
+
+/// The randomness of one response.
+pub fn draws(seed: u64, identity: &Identity) -> Draws {
+    Draws::new(&[
+        &seed.to_le_bytes(),
+        identity.prompt.as_bytes(),
+        identity.preference.as_bytes(),
+        identity.strategy.as_bytes(),
+        &identity.sample.to_le_bytes(),
+    ])
+}
+
+fn row(
+    base: &LanguageModel,
+    identity: Identity,
+    question: &str,
+    experts: &[String],
+    response: Response,
+) -> Result<GenerationRow> {
+    Ok(GenerationRow {
+        identity,
+        question: question.into(),
+        response: base.tokenizer.decode(&response.tokens)?,
+        pieces: base.tokenizer.increments(&response.tokens)?,
+        tokens: response.tokens,
+        log_probs: response.log_probs,
+        kl: response.kl,
+        base_log_probs: response.reference_log_probs,
+        experts: experts.to_vec(),
+        weights: response.weights,
+        ended: response.ended,
+    })
+}

@@ -1,0 +1,98 @@
+//! Stage "validate": which candidate serves a preference best on the validation set.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use eval::rows::GenerationRow;
+use mixing::BASE;
+
+use super::generate::{Batches, by_id, prompt_of, set_references};
+use super::score::Scorer;
+use crate::models::Pools;
+use crate::plan::{Choices, Entry, RunPlan, Stage};
+use crate::prompts::NamedPrompt;
+use crate::store::folder::RunFolder;
+use crate::store::manifest::Session;
+
+/// Lets every candidate answer the validation prompts and returns the best one by strategy and preference.
+/// Utility refers to the base's responses to the same prompts.
+///
+/// # Errors
+/// What generating reports.
+pub fn validate(
+    plan: &RunPlan<'_>,
+    pools: &Pools,
+    folder: &RunFolder,
+    session: &mut Session,
+) -> Result<Choices> {
+    let mut choices = Choices::new();
+    if plan.validation.is_empty() {
+        folder.keep_only(Stage::Validation.folder(), &Default::default())?;
+        return Ok(choices);
+    }
+    let rows = answers(plan, pools, folder, session)?;
+    let prompts = &plan.splits.validation;
+    let mut scorer = Scorer::new(plan.experiment)?;
+    let base = rows.get(BASE).context("the base answered")?;
+    set_references(&mut scorer, prompts, base)?;
+    for entry in &plan.entries {
+        let Entry {
+            strategy,
+            preference,
+            ..
+        } = entry;
+        let mut best: Option<(f64, usize)> = None;
+        let candidates = plan.candidates(strategy, preference);
+        for (number, (name, label)) in candidates.enumerate() {
+            let answers = rows.get(label).context("every candidate answered")?;
+            let mean = mean_utility(&scorer, prompts, preference, answers)?;
+            eprintln!(
+                "{strategy} {preference}: {name} has utility {mean:.4} on the validation set"
+            );
+            if best.is_none_or(|(utility, _)| mean > utility) {
+                best = Some((mean, number));
+            }
+        }
+        if let Some((_, number)) = best {
+            let name = plan.candidates(strategy, preference).nth(number);
+            let name = name.map_or(String::new(), |(name, _)| name.to_string());
+            let by_preference = session.chosen.entry(strategy.clone()).or_default();
+            by_preference.insert(preference.clone(), name);
+            choices.insert((strategy.clone(), preference.clone()), number);
+        }
+    }
+    Ok(choices)
+}
+
+/// The responses of the base and of every candidate, by [label](crate::plan::label).
+fn answers(
+    plan: &RunPlan<'_>,
+    pools: &Pools,
+    folder: &RunFolder,
+    session: &mut Session,
+) -> Result<BTreeMap<String, Vec<GenerationRow>>> {
+    let entries: Vec<&Entry> = plan.validation.iter().collect();
+    let mut batches = Batches::new("validate", plan, pools, folder, session, &entries, None)?;
+    let unrated = |_: &Entry, _: &NamedPrompt, _: &str| Ok(0.0);
+    let mut rows = BTreeMap::new();
+    for entry in entries {
+        rows.insert(entry.preference.clone(), batches.rows(entry, &unrated)?);
+    }
+    batches.finish();
+    Ok(rows)
+}
+
+fn mean_utility(
+    scorer: &Scorer<'_>,
+    prompts: &[NamedPrompt],
+    preference: &str,
+    rows: &[GenerationRow],
+) -> Result<f64> {
+    let prompts = by_id(prompts);
+    let mut total = 0.0;
+    for row in rows {
+        let rewards = scorer.reward(prompt_of(&prompts, row)?, &row.response)?;
+        total += scorer.utility(preference, &row.identity.prompt, &rewards)?;
+    }
+    Ok(total / rows.len().max(1) as f64)
+}
