@@ -70,6 +70,10 @@ def main():
         for number, line in prose(text):
             if too_wide(line):
                 problems.append(f"{name}:{number}: {len(line)} columns, at most {WIDTH}")
+            for formula in re.findall(r"\\\\[(\[](.*?)\\\\[)\]]", line):
+                if swallowed := re.search(r"(?<!\\)\\[,;:!|{}#]", formula):
+                    problems.append(f"{name}:{number}: Markdown takes the backslash of {swallowed[0]} in a formula; "
+                                    f"write \\{swallowed[0]}")
         # A link may be broken over two lines.
         flat = "\n".join(re.sub(r"`[^`]*`", "`code`", line) for _, line in prose(text))
         for _, target in LINK.findall(flat):
