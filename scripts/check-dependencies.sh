@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Licences, sources and wildcard versions of all dependencies, by the rules of deny.toml. Installs cargo-deny where it
-# is missing, without optimisation: it builds in half the time and runs as quickly as the disk.
+# is missing, without optimisation: that shortens the build, and a check takes seconds either way.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools="${MOPE_TOOLS:-$HOME/.cache/mope/tools}"
@@ -12,3 +12,4 @@ if [ ! -x "$deny" ]; then
     rm -rf "$tools/target"
 fi
 "$deny" --locked check licenses bans sources
+echo "dependencies: 1 passed, 0 failed"
