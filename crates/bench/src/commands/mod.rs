@@ -10,6 +10,7 @@ mod merge;
 mod run;
 mod selection;
 mod study;
+mod train;
 
 use std::io::Write;
 use std::path::Path;
@@ -67,7 +68,7 @@ pub fn run(cli: Cli) -> Result<()> {
     };
     match cli.command {
         Command::Run(args) => run::run(&global, &args),
-        Command::Train(args) => crate::train::train(&global, &args),
+        Command::Train(args) => train::train(&global, &args),
         Command::Generate(args) => generate::generate(&global, &args),
         Command::Score(args) => generate::score(&global, &args),
         Command::Compare { runs, out } => compare::compare(&global, &runs, out.as_deref()),

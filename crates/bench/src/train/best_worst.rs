@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::file::{BestWorstTraining, MorlTraining, Training};
 use super::rollouts::Rollouts;
 use crate::models::hashes;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::prompts;
 
 /// Prompts that are sampled between two steps of the progress bar.
@@ -179,11 +179,11 @@ fn best_and_worst(
         "all responses to a prompt are worth the same; nothing can be learnt from them"
     );
     let gap = rewards.iter().map(|[b, w]| b - w).sum::<f64>() / rewards.len() as f64;
-    eprintln!(
+    progress::say(&format!(
         "pairs: {} of {} prompts, best {gap:.2} standard deviations above worst",
         items.len(),
         prompts.len()
-    );
+    ));
     Ok((items, rewards))
 }
 

@@ -1,8 +1,8 @@
 //! The training file: what a user writes, read from RON and checked before anything is loaded.
 
 mod classifier;
-mod mixture;
 mod morl;
+mod pcm;
 
 use std::path::{Path, PathBuf};
 
@@ -16,9 +16,9 @@ use lm::save::Precision;
 use lm::tuning::LoraConfig;
 use serde::{Deserialize, Serialize};
 
-pub use classifier::ClassifierTraining;
-pub use mixture::{PcmTraining, Preferences};
-pub use morl::MorlTraining;
+pub use self::classifier::ClassifierTraining;
+pub use self::morl::MorlTraining;
+pub use self::pcm::{PcmInput, PcmSettings, PcmTraining, Preferences, Shape};
 
 use crate::config::{self, model_path, plain, resolve_expert};
 use crate::failure::usage;
