@@ -31,9 +31,10 @@ pub fn message(error: &anyhow::Error) -> String {
 
 /// ` (did you mean 'x'?)` when one of the known names is near, else nothing.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let lower = name.to_lowercase();
     let scored = known
         .into_iter()
-        .map(|k| (strsim::jaro_winkler(name, k), k))
+        .map(|k| (strsim::jaro_winkler(&lower, &k.to_lowercase()), k))
         .filter(|(score, _)| *score > 0.75);
     let best = scored.max_by(|a, b| a.0.total_cmp(&b.0));
     best.map_or(String::new(), |(_, k)| format!(" (did you mean '{k}'?)"))
@@ -41,6 +42,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Stri
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use anyhow::Context;
 
     use super::*;

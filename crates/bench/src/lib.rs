@@ -26,8 +26,8 @@ use clap::Parser;
 
 /// The program `mope`, with the arguments of this process. Exit codes: 0 done, 1 failed, 2 bad usage or config.
 pub fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
     progress::show();
+    let cli = cli::Cli::parse();
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -70,9 +70,10 @@ const CURVES: [(&str, &[&str], &str); 9] = [
 fn plot(training: &str, metrics: &[Map<String, Value>], folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     for (name, columns, unit) in CURVES {
-        let curves = columns.iter().enumerate().filter_map(|(i, column)| {
-            Some((column.to_string(), i, curve(metrics, column)?))
-        });
+        let curves = columns
+            .iter()
+            .enumerate()
+            .filter_map(|(i, column)| Some((column.to_string(), i, curve(metrics, column)?)));
         let curves: Vec<_> = curves.collect();
         if curves.is_empty() {
             continue;

@@ -116,3 +116,39 @@ fn same(stored: &Value, known: &Value) -> bool {
     };
     equal && stored.get("inputs") == known.get("inputs")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn training(extra: &str) -> Training {
+        let text = format!("(name: \"a\", model: \"m\", recipe: Sft(data: \"d.jsonl\"), {extra})");
+        crate::config::parse(Path::new("a.ron"), &text).unwrap()
+    }
+
+    #[test]
+    fn a_training_is_the_same_by_any_of_its_words() {
+        let document = |training: &Training| json!({"training": training, "inputs": ["a"]});
+        let known = document(&training("format: Bf16, sampling_format: Q8"));
+        let mut before = known.clone();
+        let fields = before["training"].as_object_mut().unwrap();
+        for (old, new) in [
+            ("weights", "format"),
+            ("sampling_weights", "sampling_format"),
+        ] {
+            let value = fields.remove(new).unwrap();
+            fields.insert(old.into(), value);
+        }
+        // A version that did not have this field yet.
+        fields.remove("strength").unwrap();
+        assert!(same(&before, &known) && same(&known, &known));
+        for other in ["format: Bf16", "format: Bf16, sampling_format: Q8, seed: 1"] {
+            assert!(!same(&before, &document(&training(other))), "{other}");
+        }
+        before["inputs"] = json!(["b"]);
+        assert!(!same(&before, &known));
+        before["training"] = json!("what is this?");
+        assert!(!same(&before, &known));
+    }
+}
