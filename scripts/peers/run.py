@@ -24,7 +24,7 @@ PROMPT, NEW, ROUNDS = 128, 128, 3
 
 
 def mope(program, experts, sequences, weights):
-    command = [program, "--json", "bench", "--experts", str(experts), "--sequences", str(sequences), "--weights", weights]
+    command = [program, "--json", "bench", "decode", "--experts", str(experts), "--sequences", str(sequences), "--format", weights]
     command += ["--prompt-tokens", str(PROMPT), "--new-tokens", str(NEW), "--repeat", "1"]
     out = subprocess.run(command, check=True, capture_output=True).stdout
     return json.loads(out)[0]

@@ -21,10 +21,10 @@ FORMATS = [("F32", torch.float32), ("Bf16", torch.bfloat16)]
 
 
 def mope(binary):
-    command = [binary, "--json", "bench", "--train", "--weights", "F32,Bf16", "--sequences", str(SEQUENCES), "--prompt-tokens", str(PROMPT),
+    command = [binary, "--json", "bench", "train", "--format", "F32,Bf16", "--sequences", str(SEQUENCES), "--prompt-tokens", str(PROMPT),
                "--new-tokens", str(NEW), "--repeat", str(REPEAT)]
     rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return {row["weights"]: row["train_tokens_per_s"] for row in rows}
+    return {row["format"]: row["train_tokens_per_s"] for row in rows}
 
 
 def peer(path, dtype):

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: what can be said to `mope`, and words that it had for it before.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use lm::Weights;
 use lm::save::Precision;
 
+use crate::config::renamed;
 use crate::store::shard::Shard;
 use crate::sweep::Setting;
 
@@ -27,44 +28,64 @@ pub struct Cli {
     /// Seed of all randomness; replaces the config's
     #[arg(long, global = true, value_name = "N")]
     pub seed: Option<u64>,
-    /// Number format of the weights: F32, Bf16, Q8, Q4; replaces the config's
-    #[arg(long, global = true, value_name = "FORMAT", value_parser = weights)]
-    pub format: Option<Weights>,
+    /// Number format of models: F32, Bf16, Q8, Q4; replaces the config's. `mope bench` takes several
+    #[arg(long, global = true, value_name = "FORMAT", value_delimiter = ',', value_parser = format)]
+    pub format: Vec<Weights>,
     #[command(subcommand)]
     pub command: Command,
 }
 
-fn weights(text: &str) -> Result<Weights, String> {
-    let all = [Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4];
-    let found = all
-        .into_iter()
-        .find(|w| format!("{w:?}").eq_ignore_ascii_case(text));
-    found.ok_or_else(|| "known: F32, Bf16, Q8, Q4".into())
+/// Number formats of models.
+pub const FORMATS: [Weights; 4] = [Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4];
+
+fn format(text: &str) -> Result<Weights, String> {
+    named(text, &FORMATS)
 }
 
 fn precision(text: &str) -> Result<Precision, String> {
-    let all = [Precision::F32, Precision::F16, Precision::Bf16];
-    let found = all
-        .into_iter()
-        .find(|p| format!("{p:?}").eq_ignore_ascii_case(text));
-    found.ok_or_else(|| "known: F32, F16, Bf16".into())
+    named(text, &[Precision::F32, Precision::F16, Precision::Bf16])
+}
+
+/// The one of several values that is written so, whatever the case.
+fn named<T: Copy + std::fmt::Debug>(text: &str, known: &[T]) -> Result<T, String> {
+    let name = |value: &T| format!("{value:?}");
+    let value = known.iter().find(|v| name(v).eq_ignore_ascii_case(text));
+    value.copied().ok_or_else(|| {
+        let names: Vec<String> = known.iter().map(name).collect();
+        format!("known: {}", names.join(", "))
+    })
+}
+
+/// A setting of a field; fields that have other names by now are known by both.
+fn setting(text: &str) -> Result<Setting, String> {
+    let words = [
+        ("weights", "format"),
+        ("sampling_weights", "sampling_format"),
+    ];
+    for (old, new) in words {
+        if let Some(values) = text.strip_prefix(old).filter(|v| v.starts_with('=')) {
+            renamed("--set: ", old, new);
+            return format!("{new}{values}").parse();
+        }
+    }
+    text.parse()
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run an experiment: generate, score, compare, report. Goes on where an earlier run stopped
+    /// Run an experiment: generate, score, compare, report. An interrupted run resumes
     #[command(
         after_help = "Example: mope run experiments/quickstart/quickstart.ron\n\n\
                       The run folder gets manifest.json, generations/*.parquet, scores/*.parquet,\n\
                       tables/*.{csv,md,tex,parquet}, plots/*.{svg,png} and report.html. Killing the\n\
-                      process loses at most the batch in flight; run the same command again. Responses\n\
-                      that a neighbouring run folder has already are taken from there.\n\n\
+                      process loses at most the batch in flight; the same command resumes. Responses that a\n\
+                      neighbouring run folder has already are taken from there.\n\n\
                       --set generation.sampling.temperature=0.5,0.7 --set seed=1,2 makes four runs in\n\
                       runs/NAME/temperature=0.5,seed=1 and so on. --shard 2/4 makes the second of four\n\
-                      parts, on another machine if you like; when all are done, run it without."
+                      parts, perhaps on another machine; when all are done, run it without."
     )]
     Run(RunArgs),
-    /// Train an expert's adapter. Goes on where an interrupted training stopped, to the same result
+    /// Train an expert, a reward model, a classifier or a PCM. An interrupted training resumes, to the same result
     #[command(
         after_help = "Example: mope train experiments/experts/friendly.ron\n\n\
                       The folder gets adapter/ (as PEFT saves it), checkpoint.safetensors, metrics.*,\n\
@@ -77,7 +98,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  \
                       mope generate --model smollm2-135m-instruct --prompt 'Why is the sky blue?'\n  \
                       mope generate --config experiments/quickstart/quickstart.ron --strategy pcm \\\n    \
-                      --preference 'concise=0.7,friendly=0.3' --prompt 'Why is the sky blue?' --weights")]
+                      --preference 'concise=0.7,friendly=0.3' --prompt 'Why is the sky blue?' --show-weights")]
     Generate(GenerateArgs),
     /// Log-probabilities (nats) of a given response, one per token
     #[command(
@@ -164,11 +185,11 @@ pub enum Command {
                       their parameters as in configs. Soups and task arithmetic of adapters become an adapter,\n\
                       everything else a whole model.")]
     Merge(MergeArgs),
-    /// Measure decoding and prefill of adapter mixtures; lists such as 1,3,8 measure every combination
+    /// Measure how fast mixtures decode, how fast adapters and PCMs train, and what number formats cost
     #[command(
-        after_help = "Example: mope bench --experts 1,3,8 --sequences 1,16 --weights Q8,Q4\n\n\
-                      Adapters are random, of --rank on q, v, o and down. Figures are medians; those of a\n\
-                      shared machine vary, so compare only what one run measured."
+        args_conflicts_with_subcommands = true,
+        after_help = "Example: mope bench decode --experts 1,3,8 --sequences 1,16 --format Q8,Q4\n\n\
+                      Figures are medians; those of a shared machine vary, so compare only what one run measured."
     )]
     Bench(BenchArgs),
     /// List the devices of this build
@@ -217,7 +238,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
     /// Replaces a field, or makes a run for each of several values: seed=1,2,3
-    #[arg(long, value_name = "FIELD=VALUE,…")]
+    #[arg(long, value_name = "FIELD=VALUE,…", value_parser = setting)]
     pub set: Vec<Setting>,
     /// Generate one of several equal parts and stop; a run without it puts the parts together
     #[arg(long, value_name = "PART/OF")]
@@ -232,9 +253,9 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Replaces a field, or makes a training for each of several values: seed=1,2,3
-    #[arg(long, value_name = "FIELD=VALUE,…")]
+    #[arg(long, value_name = "FIELD=VALUE,…", value_parser = setting)]
     pub set: Vec<Setting>,
-    /// Stop after this many more iterations or steps; the same command goes on
+    /// Stop after this many more iterations or steps; the same command resumes
     #[arg(long, value_name = "N", value_parser = positive)]
     pub stop_after: Option<usize>,
 }
@@ -304,7 +325,20 @@ pub struct GenerateArgs {
     pub min_p: Option<f32>,
     /// Colour each token by its leading expert
     #[arg(long)]
-    pub weights: bool,
+    pub show_weights: bool,
+    /// `--show-weights`, as it was called before
+    #[arg(long, hide = true)]
+    weights: bool,
+}
+
+impl GenerateArgs {
+    /// Takes words that options had before for what they are called now.
+    pub fn rename(&mut self) {
+        if self.weights {
+            renamed("mope: ", "generate --weights", "generate --show-weights");
+            self.show_weights = true;
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -374,6 +408,104 @@ pub struct MergeArgs {
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
+    #[command(flatten)]
+    decode: DecodeArgs,
+    #[command(flatten)]
+    old: OldBenchArgs,
+}
+
+/// Options that chose what `mope bench` measures, before it had verbs.
+#[derive(Debug, Args)]
+struct OldBenchArgs {
+    #[arg(long, hide = true)]
+    train: bool,
+    #[arg(long, hide = true, conflicts_with_all = ["train", "records"])]
+    accuracy: Option<PathBuf>,
+    #[arg(long, hide = true, conflicts_with = "train")]
+    records: bool,
+    #[arg(long, hide = true, value_delimiter = ',', value_parser = format)]
+    weights: Vec<Weights>,
+}
+
+impl BenchArgs {
+    /// What is measured. Words that options had before are taken for what they are called now: `formats` gets the
+    /// number formats that were given under another name.
+    pub fn command(self, formats: &mut Vec<Weights>) -> BenchCommand {
+        let Self {
+            command,
+            decode,
+            old,
+        } = self;
+        if let Some(command) = command {
+            return command;
+        }
+        if !old.weights.is_empty() {
+            renamed("mope: ", "bench --weights", "bench --format");
+            *formats = old.weights;
+        }
+        let DecodeArgs {
+            workload,
+            experts,
+            strategy,
+            adapters,
+        } = decode;
+        match (old.accuracy, old.train, old.records) {
+            (Some(text), ..) => {
+                renamed("mope: ", "bench --accuracy TEXT", "bench accuracy TEXT");
+                let Workload {
+                    model, rank, out, ..
+                } = workload;
+                BenchCommand::Accuracy(AccuracyArgs {
+                    text,
+                    model,
+                    adapters,
+                    rank,
+                    out,
+                })
+            }
+            (_, true, _) => {
+                renamed("mope: ", "bench --train", "bench train");
+                BenchCommand::Train(workload)
+            }
+            (_, _, true) => {
+                renamed("mope: ", "bench --records", "bench records");
+                BenchCommand::Records(RecordsArgs { workload, experts })
+            }
+            _ => {
+                renamed("mope: ", "bench", "bench decode");
+                BenchCommand::Decode(DecodeArgs {
+                    workload,
+                    experts,
+                    strategy,
+                    adapters,
+                })
+            }
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Decoding and prefill of adapter mixtures; lists such as 1,3,8 measure every combination
+    #[command(
+        after_help = "Example: mope bench decode --experts 1,3,8 --sequences 1,16 --format Q8,Q4\n\n\
+                      All four number formats are measured where --format names none. Adapters are random, of\n\
+                      --rank on q, v, o and down, where --adapters names none."
+    )]
+    Decode(DecodeArgs),
+    /// LoRA steps, --sequences a batch, in F32 and Bf16
+    Train(Workload),
+    /// An epoch of a PCM's training from records, beside running the experts again, in F32
+    Records(RecordsArgs),
+    /// What number formats do to distributions: each compared with F32 on a text and on greedy mixtures
+    Accuracy(AccuracyArgs),
+}
+
+/// What a measurement runs over.
+#[derive(Debug, Args)]
+pub struct Workload {
     /// Registered name or path
     #[arg(
         long,
@@ -381,19 +513,36 @@ pub struct BenchArgs {
         default_value = "smollm2-135m-instruct"
     )]
     pub model: String,
+    /// Sequences that run together
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,4,16",
+          value_parser = positive)]
+    pub sequences: Vec<usize>,
+    /// Length of the prompt
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
+    pub prompt_tokens: usize,
+    /// Length of the response
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = several)]
+    pub new_tokens: usize,
+    /// Rank of random adapters
+    #[arg(long, value_name = "R", default_value_t = 8, value_parser = positive)]
+    pub rank: usize,
+    /// Repetitions, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub repeat: usize,
+    /// Write the table there, and a plot where there is one
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DecodeArgs {
+    #[command(flatten)]
+    pub workload: Workload,
     /// Experts that are mixed; 1 is one adapter alone
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,3,6,8",
           value_parser = positive)]
     pub experts: Vec<usize>,
-    /// Sequences decoded together
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,4,16",
-          value_parser = positive)]
-    pub sequences: Vec<usize>,
-    /// Number formats of the weights
-    #[arg(long, value_name = "FORMAT", value_delimiter = ',', default_value = "F32,Bf16,Q8,Q4",
-          value_parser = weights)]
-    pub weights: Vec<Weights>,
-    /// How experts are mixed: fixed, fixed_log, mod_forward, dera, mato, pack, pcm, gates; pcm_statistics, gates_statistics
+    /// How experts are mixed: fixed, fixed_log, mod_forward, dera, mato, pack_llm, pcm, gates; pcm_statistics, gates_statistics
     #[arg(
         long,
         value_name = "NAME",
@@ -401,31 +550,40 @@ pub struct BenchArgs {
         default_value = "fixed"
     )]
     pub strategy: Vec<String>,
-    /// Length of the prompt
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
-    pub prompt_tokens: usize,
-    /// Length of the response
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = several)]
-    pub new_tokens: usize,
     /// Adapters to mix, in turn as often as needed; random ones where none are named
+    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    pub adapters: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RecordsArgs {
+    #[command(flatten)]
+    pub workload: Workload,
+    /// Experts that the PCM mixes
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,3,6,8",
+          value_parser = positive)]
+    pub experts: Vec<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct AccuracyArgs {
+    /// The text, at least 500 tokens
+    #[arg(value_name = "TEXT")]
+    pub text: PathBuf,
+    /// Registered name or path
+    #[arg(
+        long,
+        value_name = "NAME|PATH",
+        default_value = "smollm2-135m-instruct"
+    )]
+    pub model: String,
+    /// Adapters of the mixture, in turn; random ones where none are named
     #[arg(long, value_name = "DIR", value_delimiter = ',')]
     pub adapters: Vec<PathBuf>,
     /// Rank of random adapters
     #[arg(long, value_name = "R", default_value_t = 8, value_parser = positive)]
     pub rank: usize,
-    /// Measure LoRA steps instead (F32 and Bf16), --sequences a batch
-    #[arg(long)]
-    pub train: bool,
-    /// Compare the formats with F32 on this text and on greedy mixtures instead
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["train", "records"])]
-    pub accuracy: Option<PathBuf>,
-    /// Measure an epoch of a PCM's training from records, beside running the experts again (F32)
-    #[arg(long, conflicts_with = "train")]
-    pub records: bool,
-    /// Repetitions, of which the median counts
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub repeat: usize,
-    /// Write the table and a plot there
+    /// Write the table there
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -447,4 +605,72 @@ fn several(text: &str) -> Result<usize, String> {
             Ok(n)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// What `mope bench` measures with these arguments, and the number formats that it gets.
+    fn bench(arguments: &[&str]) -> (BenchCommand, Vec<Weights>) {
+        let cli = Cli::try_parse_from([&["mope", "bench"], arguments].concat()).unwrap();
+        let mut formats = cli.format;
+        let Command::Bench(args) = cli.command else {
+            panic!("{:?}", cli.command)
+        };
+        (args.command(&mut formats), formats)
+    }
+
+    #[test]
+    fn flags_that_chose_a_measurement_mean_the_verbs() {
+        for (old, new) in [
+            ("", "decode"),
+            (
+                "--experts 1,3 --rank 4 --strategy pcm --adapters a,b",
+                "decode --experts 1,3 --rank 4 --strategy pcm --adapters a,b",
+            ),
+            (
+                "--train --sequences 2 --out o",
+                "train --sequences 2 --out o",
+            ),
+            (
+                "--records --experts 6 --new-tokens 9",
+                "records --experts 6 --new-tokens 9",
+            ),
+            (
+                "--accuracy t.txt --adapters a --model m",
+                "accuracy t.txt --adapters a --model m",
+            ),
+            ("--weights q8,F32", "decode --format Q8,f32"),
+            ("--train --weights F32", "train --format F32"),
+            ("--format Q4", "decode --format Q4"),
+        ] {
+            let words = |text: &'static str| text.split_whitespace().collect::<Vec<_>>();
+            let (old, new) = (bench(&words(old)), bench(&words(new)));
+            assert_eq!(format!("{old:?}"), format!("{new:?}"));
+        }
+        for wrong in [
+            &["--train", "--records"][..],
+            &["--experts", "3", "decode"],
+            &["train", "--experts", "3"],
+            &["decode", "--format", "Q5"],
+            &["accuracy"],
+        ] {
+            let all = [&["mope", "bench"], wrong].concat();
+            assert!(Cli::try_parse_from(all).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn settings_know_fields_by_both_names() {
+        let sets = |text: &str| format!("{:?}", setting(text).unwrap());
+        assert_eq!(sets("weights=F32,Bf16"), sets("format=F32,Bf16"));
+        assert_eq!(sets("sampling_weights=Q8"), sets("sampling_format=Q8"));
+        assert_ne!(
+            sets("recipe.weights=1"),
+            sets("recipe.format=1"),
+            "other fields keep their names"
+        );
+    }
 }

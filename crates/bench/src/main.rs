@@ -1,34 +1,5 @@
-//! `mope`: compares ways to personalise a language model by mixing preference experts.
+//! The program `mope`.
 
-mod cli;
-mod commands;
-mod config;
-mod experiment;
-mod failure;
-mod memory;
-mod models;
-mod plan;
-mod progress;
-mod prompts;
-mod run;
-mod splits;
-mod stages;
-mod store;
-mod sweep;
-mod train;
-
-use std::process::ExitCode;
-
-use clap::Parser;
-
-fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    match commands::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            let bad_usage = error.downcast_ref::<failure::Usage>().is_some();
-            ExitCode::from(if bad_usage { 2 } else { 1 })
-        }
-    }
+fn main() -> std::process::ExitCode {
+    mope_bench::main()
 }

@@ -1,9 +1,25 @@
-//! Progress on stderr: bars in a terminal, a line now and then elsewhere.
+//! Progress on stderr: bars in a terminal, a line now and then elsewhere. Nothing is shown until somebody asks for it
+//! with [`show`], as the command line does: a library is silent.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+
+static SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// Shows progress of this process on stderr from now on.
+pub fn show() {
+    SHOWN.store(true, Ordering::Relaxed);
+}
+
+/// Says a line on stderr where progress is shown.
+pub fn say(line: &str) {
+    if SHOWN.load(Ordering::Relaxed) {
+        eprintln!("{line}");
+    }
+}
 
 /// One stage with a known amount of work.
 pub struct Progress {
@@ -24,7 +40,7 @@ const LINE: Duration = Duration::from_secs(10);
 impl Progress {
     /// A stage of `total` units of work, such as "tokens".
     pub fn new(name: &str, unit: &'static str, total: u64) -> Self {
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = SHOWN.load(Ordering::Relaxed) && std::io::stderr().is_terminal();
         let bar = if terminal {
             ProgressBar::new(total)
         } else {
@@ -87,7 +103,9 @@ impl Progress {
         let Self {
             name, unit, total, ..
         } = self;
-        eprintln!("{name}: {done}/{total} {unit}, {rate:.1}/s, {left} left");
+        say(&format!(
+            "{name}: {done}/{total} {unit}, {rate:.1}/s, {left} left"
+        ));
     }
 
     /// The stage is over.
@@ -98,8 +116,8 @@ impl Progress {
         self.said = Instant::now();
         let (name, unit) = (&self.name, self.unit);
         match (self.done, self.skipped) {
-            (0, _) => eprintln!("{name}: already there"),
-            (done, _) => eprintln!("{name}: {done} {unit} in {took} ({rate:.1}/s)"),
+            (0, _) => say(&format!("{name}: already there")),
+            (done, _) => say(&format!("{name}: {done} {unit} in {took} ({rate:.1}/s)")),
         }
     }
 }

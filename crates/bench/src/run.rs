@@ -10,6 +10,7 @@ use crate::experiment::Experiment;
 use crate::failure::usage;
 use crate::models::Pools;
 use crate::plan::RunPlan;
+use crate::progress::say;
 use crate::stages::generate::generate;
 use crate::stages::report::{read_rows, report};
 use crate::stages::retain::{retain, written};
@@ -27,7 +28,8 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     let (session, clock) = (Session::start(), Instant::now());
     let mut pools = Pools::open(experiment)?;
     let mut plan = RunPlan::resolve(experiment, &mut pools)?;
-    plan.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+    let warnings = plan.warnings.iter();
+    warnings.for_each(|w| say(&format!("warning: {w}")));
     let folder = RunFolder::open(out)?;
     let mut record = Record::open(session, clock, &plan, source, &folder)?;
 

@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use crate::experiment::Experiment;
 use crate::failure::usage;
-use crate::train::file::{Recipe, Training};
 
 /// A field and the values that it takes: `generation.sampling.temperature=0.5,0.7`.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,26 +77,10 @@ pub fn grid(experiment: &Experiment, settings: &[Setting]) -> Result<Vec<(String
         .collect()
 }
 
-/// The same for trainings.
+/// Every combination of the settings over any file: a name for those that vary, and the file with its names sorted.
 ///
 /// # Errors
-/// Those of [`grid`].
-pub fn trainings(training: &Training, settings: &[Setting]) -> Result<Vec<(String, Training)>> {
-    let open = |(name, mut set): (String, Training)| {
-        if let (Recipe::Pcm(new), Recipe::Pcm(old)) = (&mut set.recipe, &training.recipe) {
-            new.dimensions.sort_like(&old.dimensions.names());
-            new.experts.sort_like(&old.experts.names());
-        }
-        set.validate().map_err(|e| usage(format!("--set: {e}")))?;
-        Ok((name, set))
-    };
-    combinations(training, settings)?
-        .into_iter()
-        .map(open)
-        .collect()
-}
-
-/// Every combination of the settings, names sorted.
+/// A field that is not there, or a value that does not fit.
 pub fn combinations<T>(file: &T, settings: &[Setting]) -> Result<Vec<(String, T)>>
 where
     T: Serialize + DeserializeOwned,

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{done, experiment, fails, fixture, stdout, write};
+use common::{done, experiment, fails, fixture, stderr, stdout, write};
 use serde_json::Value;
 
 fn json(folder: &std::path::Path, arguments: &[&str]) -> Value {
@@ -79,11 +79,86 @@ fn generate_and_score_agree() {
     assert_ne!(texts[0], texts[1], "the adapter has an effect");
     let coloured = [
         selections[3],
-        &["--prompt", "Why?", "--weights", "--max-new-tokens", "4"],
+        &["--prompt", "Why?", "--max-new-tokens", "4"],
     ]
     .concat();
-    let shown = stdout(&done(here, &[&["generate"], &coloured[..]].concat()));
-    assert!(shown.contains("friendly  mean weight 0.750"), "{shown}");
+    let show = |flag: &str| done(here, &[&["generate", flag], &coloured[..]].concat());
+    let shown = show("--show-weights");
+    let text = stdout(&shown);
+    assert!(text.contains("friendly  mean weight 0.750"), "{text}");
+    assert_eq!(stderr(&shown), "");
+    // As the flag was called before.
+    let before = show("--weights");
+    assert_eq!(stdout(&before), text);
+    let notice = stderr(&before);
+    assert!(
+        notice.contains("`generate --show-weights`") && notice.lines().count() == 1,
+        "{notice}"
+    );
+}
+
+#[test]
+fn measurements_are_verbs_and_what_chose_them_before_is_still_known() {
+    let folder = experiment();
+    let here = folder.path();
+    let model = fixture("llama");
+    let small = [
+        "--model",
+        model.to_str().unwrap(),
+        "--sequences",
+        "2",
+        "--prompt-tokens",
+        "8",
+        "--new-tokens",
+        "4",
+        "--repeat",
+        "1",
+    ];
+    let rows = |arguments: &[&str]| {
+        let all = [&["--json", "bench"], arguments, &small].concat();
+        let output = done(here, &all);
+        let rows: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        (rows, stderr(&output))
+    };
+    let decode = ["decode", "--experts", "1,2", "--format", "F32,Bf16"];
+    let (decoded, said) = rows(&decode);
+    let keys: Vec<(&Value, &Value)> = decoded
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (&row["format"], &row["experts"]))
+        .collect();
+    let format = |name: &str| Value::from(name);
+    let (exact, half) = (format("F32"), format("Bf16"));
+    let (one, two) = (Value::from(1), Value::from(2));
+    let expected = [(&exact, &one), (&exact, &two), (&half, &one), (&half, &two)];
+    assert_eq!(keys, expected);
+    assert!(!said.contains("is called"), "{said}");
+    let (before, said) = rows(&["--experts", "2", "--weights", "Bf16"]);
+    assert_eq!((&before[0]["format"], &before[0]["experts"]), (&half, &two));
+    for new in ["`bench --format`", "`bench decode`"] {
+        assert!(said.contains(new), "{said}");
+    }
+    let (trained, _) = rows(&["train", "--format", "F32", "--out", "measured"]);
+    assert_eq!(trained[0]["format"], "F32");
+    assert!(trained[0]["train_tokens_per_s"].as_f64().unwrap() > 0.0);
+    assert!(here.join("measured/training.csv").is_file());
+    let (recorded, said) = rows(&["--records", "--experts", "2"]);
+    assert!(recorded[0]["ratio"].as_f64().unwrap() > 0.0);
+    assert!(said.contains("`bench records`"), "{said}");
+    let error = fails(here, &["--format", "F32,Q8", "devices"], 2);
+    assert!(error.contains("only mope bench"), "{error}");
+}
+
+#[test]
+fn an_error_says_its_cause_once() {
+    let folder = experiment();
+    let here = folder.path();
+    let error = fails(here, &["study", "import", "nowhere", "answers.json"], 1);
+    assert_eq!(error.matches("No such file").count(), 1, "{error}");
+    std::fs::create_dir(here.join("none")).unwrap();
+    let error = fails(here, &["compare", "none", "none"], 1);
+    assert!(error.contains("is this a run folder?"), "{error}");
 }
 
 #[test]

@@ -207,6 +207,36 @@ fn an_interrupted_training_ends_as_an_uninterrupted_one() {
 }
 
 #[test]
+fn words_that_have_other_names_by_now_are_known() {
+    let folder = experiment();
+    let here = folder.path();
+    data(here);
+    training(here, "sft", "Sft(data: \"responses.jsonl\")");
+    let text = std::fs::read_to_string(here.join("sft.ron")).unwrap();
+    let with = |words: &str| {
+        write(here, "sft.ron", &text.replace("seed: 3", words));
+        done(here, &["train", "sft.ron"])
+    };
+    let first = with("format: Bf16, sampling_format: F32");
+    assert!(!stderr(&first).contains("is called"), "{}", stderr(&first));
+    let run = here.join("runs/train/sft");
+    let trained = adapter(&run);
+    // The same training, which is done already.
+    let again = with("weights: Bf16, sampling_weights: F32");
+    let said = stderr(&again);
+    assert!(
+        said.contains("sft.ron:1:15: `weights` is called `format` now"),
+        "{said}"
+    );
+    assert!(said.contains("`sampling_format`"), "{said}");
+    assert_eq!(said.matches("is called").count(), 2, "{said}");
+    assert_eq!(adapter(&run), trained);
+    let set = ["train", "sft.ron", "--set", "weights=F32", "--out", "set"];
+    assert!(stderr(&done(here, &set)).contains("--set: `weights` is called `format`"));
+    assert_ne!(adapter(&here.join("set")), trained);
+}
+
+#[test]
 fn a_checkpoint_of_another_training_is_refused_and_kept() {
     let folder = experiment();
     let here = folder.path();

@@ -1,4 +1,4 @@
-//! `mope compare`: the same strategies in several runs.
+//! `mope compare`: the same strategies in several runs, paired.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -38,10 +38,12 @@ pub fn compare(global: &Global, folders: &[PathBuf], out: Option<&Path>) -> Resu
         .iter()
         .zip(names)
         .map(|(folder, name)| {
+            // First of all, as it tells whether this is a run folder.
+            let manifest = Manifest::load(folder)?;
             let (generations, scores) = read_rows(&read_only(folder))?;
             Ok(Run {
                 name,
-                manifest: Manifest::load(folder)?,
+                manifest,
                 generations,
                 scores,
             })
@@ -130,11 +132,11 @@ fn table(runs: &[Run]) -> Result<DataFrame> {
     for strategy in common {
         // Each run takes the place of a strategy.
         let rows = runs.iter().flat_map(|run| {
-            let own = run
+            let scores = run
                 .scores
                 .iter()
                 .filter(|s| s.identity.strategy == strategy);
-            own.map(|s| {
+            scores.map(|s| {
                 let mut row = s.clone();
                 row.identity.strategy.clone_from(&run.name);
                 row
@@ -148,7 +150,7 @@ fn table(runs: &[Run]) -> Result<DataFrame> {
             let to_first = comparison.to_first(&run.name);
             estimates[0].push(comparison.utility(&run.name));
             estimates[1].push(to_first.map(|d| d.difference));
-            let own = [
+            let figures = [
                 to_first.map(|d| d.p),
                 comparison.kl(&run.name).map(|e| e.mean),
                 comparison
@@ -156,7 +158,7 @@ fn table(runs: &[Run]) -> Result<DataFrame> {
                     .map(|e| e.mean),
                 same(first, run, strategy),
             ];
-            numbers.iter_mut().zip(own).for_each(|(n, v)| n.push(v));
+            numbers.iter_mut().zip(figures).for_each(|(n, v)| n.push(v));
         }
     }
     let mut columns = vec![
@@ -173,7 +175,7 @@ fn table(runs: &[Run]) -> Result<DataFrame> {
 
 /// Share of a strategy's responses whose tokens are those of the first run, among those that both have.
 fn same(first: &Run, run: &Run, strategy: &str) -> Option<f64> {
-    let own = |run: &Run| -> HashMap<Identity, Vec<u32>> {
+    let tokens = |run: &Run| -> HashMap<Identity, Vec<u32>> {
         let rows = run
             .generations
             .iter()
@@ -181,8 +183,8 @@ fn same(first: &Run, run: &Run, strategy: &str) -> Option<f64> {
         rows.map(|g| (g.identity.clone(), g.tokens.clone()))
             .collect()
     };
-    let first = own(first);
-    let both: Vec<bool> = own(run)
+    let first = tokens(first);
+    let both: Vec<bool> = tokens(run)
         .iter()
         .filter_map(|(identity, tokens)| Some(first.get(identity)? == tokens))
         .collect();

@@ -49,8 +49,8 @@ pub fn generate(global: &Global, args: &GenerateArgs) -> Result<()> {
     let experts = generator.experts().to_vec();
     let mut stream = base.tokenizer.stream();
     let mut failed = None;
-    // The weights of a token are recorded after it is announced, so colours wait for the end.
-    let live = !global.json && !args.weights;
+    // What is coloured is written with its legend, when the response is there.
+    let live = !global.json && !args.show_weights;
     let responses = generator.generate(vec![request], 1, &settings, |_, response| {
         if let Some(&last) = response.tokens.last().filter(|_| live) {
             let piece = stream.push(last).map_err(anyhow::Error::from);
@@ -76,7 +76,7 @@ pub fn generate(global: &Global, args: &GenerateArgs) -> Result<()> {
         }
         return global.print(document, String::new);
     }
-    if args.weights {
+    if args.show_weights {
         let pieces = base.tokenizer.increments(&response.tokens)?;
         return say(&coloured(&pieces, &response, &experts));
     }
@@ -115,8 +115,8 @@ fn coloured(pieces: &[String], response: &Response, experts: &[String]) -> Strin
     out.push('\n');
     for (i, name) in experts.iter().enumerate() {
         let tokens = response.weights.len() / experts.len();
-        let own: f32 = response.weights.iter().skip(i).step_by(experts.len()).sum();
-        let mean = own / tokens.max(1) as f32;
+        let weights = response.weights.iter().skip(i).step_by(experts.len());
+        let mean = weights.sum::<f32>() / tokens.max(1) as f32;
         out.push_str(&format!("{}  mean weight {mean:.3}\n", paint(i, name)));
     }
     out

@@ -1,4 +1,4 @@
-//! `mope judge`: who wins in the eyes of others.
+//! `mope judge`: judges compare the responses of a run in pairs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -37,14 +37,14 @@ use crate::store::manifest::Manifest;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Judges {
-    /// Who judges.
+    /// The judges by name.
     judges: Named<JudgeSpec>,
-    /// By what, as questions.
+    /// What responses are judged by, as questions, by name.
     criteria: Named<String>,
     /// Strategies that are judged. Default: all.
     #[serde(default)]
     strategies: Vec<String>,
-    /// Whom they are judged against. Default: the run's first strategy.
+    /// The strategy that they are judged against. Default: the run's first strategy.
     #[serde(default)]
     against: Option<String>,
     /// Prompts at most. Default: all.
@@ -62,7 +62,7 @@ struct Pair<'a> {
     prompt: &'a Prompt,
 }
 
-/// What a judge made of a pair.
+/// A judge's verdicts on a pair.
 struct Judged {
     judge: String,
     criterion: String,
@@ -80,74 +80,27 @@ struct Judged {
 /// # Errors
 /// A file with mistakes, a judge that fails for good; verdicts so far are kept.
 pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
-    let mut spec: Judges = config::load(file)?;
-    let beside = file.parent().unwrap_or(Path::new("."));
-    for (name, judge) in spec.judges.iter_mut() {
-        let wrong = |e: String| usage(format!("{}: judge '{name}': {e}", file.display()));
-        config::plain("judge", name).map_err(|e| usage(format!("{}: {e}", file.display())))?;
-        judge.validate().map_err(wrong)?;
-        if name == UTILITY {
-            let message =
-                "the table of agreement calls the run's own utility so; choose another name";
-            return Err(wrong(message.into()));
-        }
-        judge.resolve(beside);
-    }
+    let spec = Judges::load(file)?;
     let manifest = Manifest::load(folder)?;
     let (generations, scores) = read_rows(&read_only(folder))?;
     let prompts = answered_prompts(&manifest)?;
+    let wrong = |message: String| usage(format!("{}: {message}", file.display()));
     let known = manifest.experiment.strategies.names();
     let against = spec.against.clone().unwrap_or(known[0].to_string());
     for name in spec.strategies.iter().chain([&against]) {
         if !known.contains(&name.as_str()) {
             let hint = nearest(name, known.iter().copied());
             let known = known.join(", ");
-            return Err(usage(format!(
-                "{}: no strategy '{name}'{hint} in this run; there are: {known}",
-                file.display()
+            return Err(wrong(format!(
+                "no strategy '{name}'{hint} in this run; there are: {known}"
             )));
         }
     }
-    for (what, none) in [
-        ("judges", spec.judges.is_empty()),
-        ("criteria", spec.criteria.is_empty()),
-    ] {
-        if none {
-            let file = file.display();
-            return Err(usage(format!("{file}: {what}: at least one is needed")));
-        }
-    }
-    let order = match global.seed.or(spec.seed) {
-        Some(seed) => permutation(prompts.len(), &[b"judged prompts", &seed.to_le_bytes()]),
-        None => (0..prompts.len()).collect(),
-    };
-    let asked: HashMap<&str, &Prompt> = order
-        .into_iter()
-        .take(spec.prompts.unwrap_or(usize::MAX))
-        .map(|i| (prompts[i].id.as_str(), &prompts[i].prompt))
-        .collect();
-    let place = |i: &Identity| (i.preference.clone(), i.prompt.clone(), i.sample);
-    let others = generations
-        .iter()
-        .filter(|g| g.identity.strategy == against);
-    let others: HashMap<_, &GenerationRow> = others.map(|g| (place(&g.identity), g)).collect();
-    let wanted = |g: &&GenerationRow| {
-        let name = &g.identity.strategy;
-        *name != against && (spec.strategies.is_empty() || spec.strategies.contains(name))
-    };
-    let pair = |own| -> Option<Pair<'_>> {
-        let own: &GenerationRow = own;
-        Some(Pair {
-            own,
-            other: others.get(&place(&own.identity)).copied()?,
-            prompt: asked.get(own.identity.prompt.as_str())?,
-        })
-    };
-    let pairs: Vec<Pair<'_>> = generations.iter().filter(wanted).filter_map(pair).collect();
+    let asked = spec.asked(&prompts, global.seed);
+    let pairs = spec.pairs(&generations, &against, &asked);
     if pairs.is_empty() {
-        return Err(usage(format!(
-            "{}: nothing to judge: '{against}' is all that is left, or no prompt is",
-            file.display()
+        return Err(wrong(format!(
+            "nothing to judge: '{against}' is all that is left, or no prompt is"
         )));
     }
     let utility: HashMap<&Identity, f64> =
@@ -157,7 +110,7 @@ pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
     let mut judged = Vec::new();
     for (name, judge) in spec.judges.iter() {
         let path = out.join(format!("{name}.jsonl"));
-        let all = Asking {
+        let asking = Asking {
             global,
             name,
             spec: judge,
@@ -165,24 +118,105 @@ pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
             pairs: &pairs,
             utility: &utility,
         };
-        judged.extend(all.ask(Store::open(&path)?)?);
+        judged.extend(asking.ask(Store::open(&path)?)?);
     }
+    let (verdicts, agreements) = write_tables(&judged, &against, &out)?;
+    let document = json!({"verdicts": records(&verdicts)?, "agreement": records(&agreements)?});
+    let text = format!("{}\n{}", markdown(&verdicts)?, markdown(&agreements)?);
+    global.print(document, || text)
+}
+
+impl Judges {
+    /// Reads and checks a file of judges.
+    ///
+    /// # Errors
+    /// With the file, and with line and column where the text is wrong.
+    fn load(file: &Path) -> Result<Self> {
+        let mut spec: Self = config::load(file)?;
+        let wrong = |message: String| usage(format!("{}: {message}", file.display()));
+        let folder = file.parent().unwrap_or(Path::new("."));
+        for (name, judge) in spec.judges.iter_mut() {
+            config::validate_name("judge", name).map_err(|e| wrong(e.to_string()))?;
+            let checked = judge.validate();
+            checked.map_err(|e| wrong(format!("judge '{name}': {e}")))?;
+            if name == UTILITY {
+                return Err(wrong(format!(
+                    "judge '{name}': the table of agreement calls the run's own utility so; choose \
+                     another name"
+                )));
+            }
+            judge.resolve(folder);
+        }
+        for (what, none) in [
+            ("judges", spec.judges.is_empty()),
+            ("criteria", spec.criteria.is_empty()),
+        ] {
+            if none {
+                return Err(wrong(format!("{what}: at least one is needed")));
+            }
+        }
+        Ok(spec)
+    }
+
+    /// The prompts whose responses are judged, by id; `seed` replaces the file's.
+    fn asked<'a>(
+        &self,
+        prompts: &'a [NamedPrompt],
+        seed: Option<u64>,
+    ) -> HashMap<&'a str, &'a Prompt> {
+        let order = match seed.or(self.seed) {
+            Some(seed) => permutation(prompts.len(), &[b"judged prompts", &seed.to_le_bytes()]),
+            None => (0..prompts.len()).collect(),
+        };
+        let asked = order.into_iter().take(self.prompts.unwrap_or(usize::MAX));
+        asked
+            .map(|i| (prompts[i].id.as_str(), &prompts[i].prompt))
+            .collect()
+    }
+
+    /// The responses that are judged, each beside that of the strategy `against`.
+    fn pairs<'a>(
+        &self,
+        generations: &'a [GenerationRow],
+        against: &str,
+        asked: &HashMap<&str, &'a Prompt>,
+    ) -> Vec<Pair<'a>> {
+        let key = |i: &Identity| (i.preference.clone(), i.prompt.clone(), i.sample);
+        let others = generations
+            .iter()
+            .filter(|g| g.identity.strategy == against);
+        let others: HashMap<_, &GenerationRow> = others.map(|g| (key(&g.identity), g)).collect();
+        let wanted = |g: &&GenerationRow| {
+            let name = &g.identity.strategy;
+            *name != against && (self.strategies.is_empty() || self.strategies.contains(name))
+        };
+        let pair = |own: &'a GenerationRow| {
+            Some(Pair {
+                own,
+                other: others.get(&key(&own.identity)).copied()?,
+                prompt: asked.get(own.identity.prompt.as_str())?,
+            })
+        };
+        generations.iter().filter(wanted).filter_map(pair).collect()
+    }
+}
+
+/// Writes the tables of verdicts and of agreement, and what they follow from; returns the two.
+fn write_tables(judged: &[Judged], against: &str, out: &Path) -> Result<(DataFrame, DataFrame)> {
     let clusters: BTreeSet<&str> = judged.iter().map(|j| j.identity.prompt.as_str()).collect();
     let bootstrap = Bootstrap::new(clusters.len());
-    let mut verdicts = verdict_table(&judged, &against, &clusters, &bootstrap)?;
-    let mut agreements = agreement_table(&judged)?;
+    let mut verdicts = verdict_table(judged, against, &clusters, &bootstrap)?;
+    let mut agreements = agreement_table(judged)?;
     for (name, mut frame) in [
-        ("pairs.parquet", pair_frame(&judged)?),
+        ("pairs.parquet", pair_frame(judged)?),
         ("resamples.parquet", bootstrap.frame()?),
     ] {
         let path = out.join(name);
         eval::write_atomic(&path, &parquet(&path, &mut frame)?)?;
     }
-    write_all(&out, "verdicts", &mut verdicts)?;
-    write_all(&out, "agreement", &mut agreements)?;
-    let document = json!({"verdicts": records(&verdicts)?, "agreement": records(&agreements)?});
-    let text = format!("{}\n{}", markdown(&verdicts)?, markdown(&agreements)?);
-    global.print(document, || text)
+    write_all(out, "verdicts", &mut verdicts)?;
+    write_all(out, "agreement", &mut agreements)?;
+    Ok((verdicts, agreements))
 }
 
 /// What the table of agreement calls the run's own utility.
@@ -226,13 +260,13 @@ impl Asking<'_> {
             JudgeSpec::RewardModel(folder) => json!(hashes(folder)?),
             JudgeSpec::Local(model) => {
                 let device = self.global.device.clone().unwrap_or_default();
-                let weights = self.global.format.unwrap_or_default();
+                let format = self.global.format.unwrap_or_default();
                 let models = match models {
                     Some(models) => models,
-                    None => models.insert(Models::on(&device, weights)?),
+                    None => models.insert(Models::on(&device, format)?),
                 };
                 let path: PathBuf = models.path(model)?;
-                json!([hashes(&path)?, device.to_string(), weights])
+                json!([hashes(&path)?, device.to_string(), format])
             }
         })
     }
@@ -309,8 +343,8 @@ impl Asking<'_> {
                     })?;
                     progress.advance(1);
                 }
-                let worth = |r: &GenerationRow| self.utility.get(&r.identity).copied();
-                let utility = worth(pair.own).zip(worth(pair.other));
+                let utility = |r: &GenerationRow| self.utility.get(&r.identity).copied();
+                let utilities = utility(pair.own).zip(utility(pair.other));
                 out.push(Judged {
                     judge: self.name.into(),
                     criterion: criterion.into(),
@@ -318,7 +352,7 @@ impl Asking<'_> {
                     identity: pair.own.identity.clone(),
                     verdicts,
                     longer: pair.own.tokens.len() as f64 - pair.other.tokens.len() as f64,
-                    utility: utility.map_or(0.5, |(a, b)| win(a, b)),
+                    utility: utilities.map_or(0.5, |(a, b)| win(a, b)),
                 });
             }
         }
@@ -396,13 +430,13 @@ fn verdict_table(
         let share = |f: &dyn Fn(&Judged) -> bool| {
             group.iter().filter(|j| f(j)).count() as f64 / group.len() as f64
         };
-        let own = [
+        let figures = [
             length_controlled(&wins, &longer),
             Some(share(&|j| j.win() == Some(0.5))),
             Some(share(&|j| Verdict::flips(j.verdicts[0], j.verdicts[1]))),
             Some(share(&|j| j.win().is_none())),
         ];
-        numbers.iter_mut().zip(own).for_each(|(n, v)| n.push(v));
+        numbers.iter_mut().zip(figures).for_each(|(n, v)| n.push(v));
     }
     let text = |name: &str, get: fn(&Key<'_>) -> String| {
         let values: Vec<String> = groups.iter().map(|(k, _)| get(k)).collect();
@@ -442,14 +476,16 @@ fn agreement_table(judged: &[Judged]) -> Result<DataFrame> {
             if !judges.iter().any(|(name, _)| *name == j.judge) {
                 judges.push((&j.judge, HashMap::new()));
             }
-            let own = judges.iter_mut().find(|(name, _)| *name == j.judge);
-            if let (Some((_, own)), Some(win)) = (own, j.win()) {
-                own.insert(&j.identity, win);
+            let judge = judges.iter_mut().find(|(name, _)| *name == j.judge);
+            if let (Some((_, wins)), Some(win)) = (judge, j.win()) {
+                wins.insert(&j.identity, win);
             }
         }
-        for (i, (second, theirs)) in judges.iter().enumerate() {
-            for (first, own) in &judges[..i] {
-                let both = own.iter().filter_map(|(k, a)| Some((*a, *theirs.get(k)?)));
+        for (i, (second, seconds)) in judges.iter().enumerate() {
+            for (first, firsts) in &judges[..i] {
+                let both = firsts
+                    .iter()
+                    .filter_map(|(k, a)| Some((*a, *seconds.get(k)?)));
                 let both: Vec<(f64, f64)> = both.collect();
                 text[0].push(criterion.into());
                 text[1].push((*first).into());
@@ -486,7 +522,7 @@ mod tests {
             assert!(!judges.judges.is_empty() && !judges.criteria.is_empty());
             for (name, judge) in judges.judges.iter() {
                 judge.validate().unwrap();
-                config::plain("judge", name).unwrap();
+                config::validate_name("judge", name).unwrap();
             }
         }
     }

@@ -10,6 +10,7 @@ mod merge;
 mod run;
 mod selection;
 mod study;
+mod train;
 
 use std::io::Write;
 use std::path::Path;
@@ -63,12 +64,20 @@ pub fn run(cli: Cli) -> Result<()> {
         json: cli.json,
         device: device.map_err(|e| usage(e.to_string()))?,
         seed: cli.seed,
-        format: cli.format,
+        format: cli.format.first().copied(),
     };
+    if cli.format.len() > 1 && !matches!(cli.command, Command::Bench(_)) {
+        return Err(usage(
+            "--format: one number format; only mope bench takes several",
+        ));
+    }
     match cli.command {
         Command::Run(args) => run::run(&global, &args),
-        Command::Train(args) => crate::train::train(&global, &args),
-        Command::Generate(args) => generate::generate(&global, &args),
+        Command::Train(args) => train::train(&global, &args),
+        Command::Generate(mut args) => {
+            args.rename();
+            generate::generate(&global, &args)
+        }
         Command::Score(args) => generate::score(&global, &args),
         Command::Compare { runs, out } => compare::compare(&global, &runs, out.as_deref()),
         Command::Judge { run, file } => judge::judge(&global, &run, &file),
@@ -80,7 +89,11 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Check { file } => run::check(&global, &file),
         Command::Export(args) => export::export(&global, &args),
         Command::Merge(args) => merge::merge(&global, &args),
-        Command::Bench(args) => bench::bench(&global, &args),
+        Command::Bench(args) => {
+            let mut formats = cli.format;
+            let command = args.command(&mut formats);
+            bench::bench(&global, command, &formats)
+        }
         Command::Devices => devices(&global),
     }
 }

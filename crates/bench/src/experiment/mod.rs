@@ -12,7 +12,7 @@ use lm::{DeviceSpec, Weights};
 use mixing::{BASE, Generation, Named, Plan, Preference, Strategy};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, model_path, plain, resolve_expert};
+use crate::config::{self, model_path, resolve_expert, validate_name};
 use crate::failure::{nearest, usage};
 
 pub use retention::Retention;
@@ -149,7 +149,7 @@ impl Experiment {
     /// # Errors
     /// With the name of what is wrong.
     pub fn validate(&self) -> Result<()> {
-        plain("name", &self.name)?;
+        validate_name("name", &self.name)?;
         for (what, names) in [
             ("expert", self.experts.names()),
             ("preference", self.preferences.names()),
@@ -157,7 +157,9 @@ impl Experiment {
             ("dimension", self.dimensions.names()),
             ("repeat", self.repeats.names()),
         ] {
-            names.iter().try_for_each(|name| plain(what, name))?;
+            names
+                .iter()
+                .try_for_each(|name| validate_name(what, name))?;
         }
         for (what, none) in [
             ("dimensions", self.dimensions.is_empty()),

@@ -18,7 +18,7 @@ use super::score::Scorer;
 use crate::memory;
 use crate::models::Pools;
 use crate::plan::{Batch, Entry, RunPlan, Stage};
-use crate::progress::Progress;
+use crate::progress::{Progress, say};
 use crate::prompts::NamedPrompt;
 use crate::store::folder::RunFolder;
 use crate::store::manifest::Session;
@@ -119,7 +119,9 @@ fn supersede_others(folder: &RunFolder, entries: &[(&Entry, Vec<&Batch>)]) -> Re
         let part = stage.folder();
         let moved = folder.keep_only(part, &files)?;
         if moved > 0 {
-            eprintln!("{part}: {moved} files of another config moved to superseded/");
+            say(&format!(
+                "{part}: {moved} files of another config moved to superseded/"
+            ));
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ use super::generate::{Batches, by_id, prompt_of, set_references};
 use super::score::Scorer;
 use crate::models::Pools;
 use crate::plan::{Choices, Entry, RunPlan, Stage};
+use crate::progress::say;
 use crate::prompts::NamedPrompt;
 use crate::store::folder::RunFolder;
 use crate::store::manifest::Session;
@@ -46,9 +47,9 @@ pub fn validate(
         for (number, (name, label)) in candidates.enumerate() {
             let answers = rows.get(label).context("every candidate answered")?;
             let mean = mean_utility(&scorer, prompts, preference, answers)?;
-            eprintln!(
+            say(&format!(
                 "{strategy} {preference}: {name} has utility {mean:.4} on the validation set"
-            );
+            ));
             if best.is_none_or(|(utility, _)| mean > utility) {
                 best = Some((mean, number));
             }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::manifest::Session;
 use super::shard::Shard;
+use crate::progress::say;
 
 /// A run folder that this process may write to.
 pub struct RunFolder {
@@ -235,7 +236,7 @@ impl RunFolder {
         if path.exists() {
             let found = read(&path);
             if found.is_none() {
-                eprintln!("{}: damaged; made again", path.display());
+                say(&format!("{}: damaged; made again", path.display()));
                 self.supersede(part, name)?;
             }
             return Ok(found);

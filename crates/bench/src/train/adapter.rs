@@ -1,6 +1,6 @@
 //! Trainings of an adapter: fine-tuning, DPO, REBEL, REBEL's regression on the best and the worst, and MORL.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -10,82 +10,44 @@ use experts::training::{Checkpoint, Trainer};
 use lm::Adapter;
 use lm::load::Checkpoint as ModelFile;
 use lm::save::Precision;
-use lm::tuning::{AdamW, AdamWState, LoraParameters, Optimisation, TuningDecoder};
-use serde_json::{Value, json};
+use lm::tuning::{AdamW, Item, LoraParameters, Optimisation, TuningDecoder};
 
 use super::file::{Recipe, Training};
 use super::rollouts::Rollouts;
-use super::{Standing, best_worst, data, resume, write};
-use crate::cli::TrainArgs;
+use super::session::{TrainingState, checkpoint_file, resume};
+use super::{Job, Outcome, Product, best_worst, data, results};
 use crate::failure::usage;
 use crate::progress::Progress;
+
+/// Steps of a training on given responses between two checkpoints (ours).
+const STEPS_SAVED: u64 = 10;
 
 /// Trains, resumes, or only writes a finished adapter with another strength or precision.
 ///
 /// # Errors
 /// What the recipe's data, model or checkpoint report.
-pub fn train(
-    args: &TrainArgs,
-    training: &Training,
-    path: &Path,
-    out: &Path,
-    inputs: &Value,
-) -> Result<(Value, String)> {
-    let model = ModelFile::open(path)?;
-    let mut decoder = TuningDecoder::load(&model, training.weights)?;
-    let lora = start(training, &decoder)?;
-    let file = out.join("checkpoint.safetensors");
-    // What is only done to the finished adapter is no reason to train again.
-    let trained = Training {
-        strength: 1.0,
-        precision: Precision::F32,
-        ..training.clone()
-    };
-    let known = json!({"training": trained, "inputs": inputs});
-    let mut run = Run::open(training, &file, lora, known)?;
+pub(super) fn train(job: &Job<'_>) -> Result<Outcome> {
+    let training = job.training;
+    let model = ModelFile::open(&job.model)?;
+    let mut decoder = TuningDecoder::load(&model, training.format)?;
+    let mut run = Run::open(job, start(training, &decoder)?)?;
     let began = Instant::now();
-    if !run.standing.finished {
-        let work = Work {
-            training,
-            file: &file,
-            until: args.stop_after.map(|n| run.standing.done + n as u64),
-        };
-        run.standing.finished = work.learn(&mut run, &mut decoder, path)?;
+    if !run.state.finished {
+        run.state.finished = run.learn(&mut decoder)?;
     }
-    run.standing.close(began);
-    run.save(&file)?;
-    let adapter = out.join("adapter");
-    if adapter.exists() {
-        std::fs::remove_dir_all(&adapter).with_context(|| adapter.display().to_string())?;
-    }
-    let (mut trained, config) = (run.trainer.lora.adapter(), decoder.config());
-    for pair in trained.pairs.values_mut() {
-        pair.b.iter_mut().for_each(|b| *b *= training.strength);
-    }
-    trained.save(&adapter, config, Some(&training.model), training.precision)?;
-    write(training, out, &run.standing, &args.file, inputs)?;
-    let finished = run.standing.finished;
-    let last = run.standing.metrics.last().cloned().unwrap_or_default();
-    let document = json!({
-        "training": training.name,
-        "finished": finished,
-        "done": run.standing.done,
-        "adapter": adapter.display().to_string(),
-        "last": last,
-    });
-    let state = if finished { "trained" } else { "interrupted" };
-    let done = run.standing.done;
-    let adapter = adapter.display();
-    Ok((
-        document,
-        format!("{state} after {done} rounds; adapter: {adapter}"),
-    ))
+    run.state.finish_session(began);
+    run.save()?;
+    let folder = run.write_adapter(&decoder)?;
+    results::write(job, &run.state)?;
+    let last = run.state.last();
+    let product = Product::Adapter { folder, last };
+    Ok(job.outcome(run.state.finished, run.state.done, product))
 }
 
 /// The adapter before the first step.
 fn start(training: &Training, decoder: &TuningDecoder) -> Result<LoraParameters> {
     let (lora, config) = (&training.lora, decoder.config());
-    let made = match &training.start {
+    let parameters = match &training.start {
         None => LoraParameters::new(lora, config, training.seed),
         Some(folder) => {
             let adapter = Adapter::load(folder, config)?;
@@ -93,71 +55,89 @@ fn start(training: &Training, decoder: &TuningDecoder) -> Result<LoraParameters>
                 .map_err(|e| format!("start: {}: {e}", folder.display()))
         }
     };
-    made.map_err(usage)
+    parameters.map_err(usage)
 }
 
-/// A training on its way.
-struct Run {
+/// The optimiser of a recipe, and the weight of the KL divergence that it begins with.
+fn optimisation(recipe: &Recipe) -> (Optimisation, f64) {
+    match recipe {
+        Recipe::Sft(t) | Recipe::Dpo(t) => (t.settings.optimisation, 0.0),
+        Recipe::BestWorst(t) => (t.settings.optimisation, 0.0),
+        Recipe::Morl(t) => (t.settings.optimisation, 0.0),
+        Recipe::Rebel(t) => (t.settings.optimisation, t.settings.kl),
+        Recipe::Pcm(t) => (t.settings.fit.optimisation, 0.0),
+        Recipe::Reward(t) => (t.settings.optimisation, 0.0),
+        Recipe::Classifier(_) => (Optimisation::default(), 0.0),
+    }
+}
+
+/// A training of an adapter in this process.
+struct Run<'a> {
+    job: &'a Job<'a>,
     trainer: Trainer,
-    standing: Standing,
+    state: TrainingState,
 }
 
-impl Run {
+impl<'a> Run<'a> {
     /// From the checkpoint if there is one, else from the start.
-    fn open(training: &Training, file: &Path, lora: LoraParameters, known: Value) -> Result<Self> {
-        let (optimisation, beta) = match &training.recipe {
-            Recipe::Sft(t) | Recipe::Dpo(t) => (t.settings.optimisation, 0.0),
-            Recipe::BestWorst(t) => (t.settings.optimisation, 0.0),
-            Recipe::Morl(t) => (t.settings.optimisation, 0.0),
-            Recipe::Rebel(t) => (t.settings.optimisation, t.settings.kl),
-            Recipe::Pcm(t) => (t.settings.fit.optimisation, 0.0),
-            Recipe::Reward(t) => (t.settings.optimisation, 0.0),
-            Recipe::Classifier(_) => (Optimisation::default(), 0.0),
+    fn open(job: &'a Job<'a>, mut lora: LoraParameters) -> Result<Self> {
+        // What is only done to the finished adapter is no reason to train again.
+        let trained = Training {
+            strength: 1.0,
+            precision: Precision::F32,
+            ..job.training.clone()
         };
-        let mut lora = lora;
-        let (adam, standing) = resume(file, known, beta, &mut lora.values)?;
-        let trainer = trainer(lora, adam, optimisation);
-        Ok(Self { trainer, standing })
+        let (optimisation, beta) = optimisation(&job.training.recipe);
+        let (adam, state) = resume(job, &trained, beta, &mut lora.values)?;
+        let trainer = Trainer {
+            lora,
+            adam: AdamW::new(optimisation.adamw, adam),
+            optimisation,
+            steps: 0,
+        };
+        Ok(Self {
+            job,
+            trainer,
+            state,
+        })
     }
 
-    fn save(&self, file: &Path) -> Result<()> {
+    fn save(&self) -> Result<()> {
         let checkpoint = Checkpoint {
             values: self.trainer.lora.values.clone(),
             adam: self.trainer.adam.state.clone(),
-            progress: self.standing.clone(),
+            progress: self.state.clone(),
         };
-        Ok(checkpoint.save(file)?)
+        Ok(checkpoint.save(&checkpoint_file(self.job.out()))?)
     }
-}
 
-fn trainer(lora: LoraParameters, state: AdamWState, optimisation: Optimisation) -> Trainer {
-    Trainer {
-        lora,
-        adam: AdamW::new(optimisation.adamw, state),
-        optimisation,
-        steps: 0,
+    /// Writes the adapter with the training's strength in place of an earlier one; its folder.
+    fn write_adapter(&self, decoder: &TuningDecoder) -> Result<PathBuf> {
+        let training = self.job.training;
+        let folder = self.job.out().join("adapter");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        }
+        let mut adapter = self.trainer.lora.adapter();
+        for pair in adapter.pairs.values_mut() {
+            pair.b.iter_mut().for_each(|b| *b *= training.strength);
+        }
+        let (config, precision) = (decoder.config(), training.precision);
+        adapter.save(&folder, config, Some(&training.model), precision)?;
+        Ok(folder)
     }
-}
 
-/// What there is to do.
-struct Work<'a> {
-    training: &'a Training,
-    file: &'a Path,
-    until: Option<u64>,
-}
-
-impl Work<'_> {
-    /// What the recipe says. True when it came to the end.
-    fn learn(&self, run: &mut Run, decoder: &mut TuningDecoder, model: &Path) -> Result<bool> {
-        let training = self.training;
+    /// Does what the recipe says. True when it came to the end.
+    fn learn(&mut self, decoder: &mut TuningDecoder) -> Result<bool> {
+        let (training, model) = (self.job.training, &self.job.model);
         match &training.recipe {
             Recipe::Sft(t) => {
                 let items = data::responses(&t.data, model)?;
-                self.offline(run, decoder, Objective::Nll, &items, &t.settings)
+                self.offline(decoder, Objective::Nll, &items, &t.settings)
             }
             Recipe::Dpo(t) => {
                 let items = data::pairs(&t.data, t.swap, model)?;
-                self.offline(run, decoder, Objective::Dpo, &items, &t.settings)
+                self.offline(decoder, Objective::Dpo, &items, &t.settings)
             }
             Recipe::Rebel(t) => {
                 decoder.temperature = t.settings.temperature;
@@ -169,33 +149,28 @@ impl Work<'_> {
                     prompts: &rollouts.tokens()?,
                     seed: training.seed,
                 };
-                self.rebel(run, &rebel, &mut rollouts)
+                self.rebel(&rebel, &mut rollouts)
             }
             Recipe::BestWorst(t) => {
                 decoder.temperature = t.temperature;
                 let (items, rewards) = best_worst::pairs(training, t, model)?;
-                self.offline(run, decoder, Objective::Rebel(rewards), &items, &t.settings)
+                self.offline(decoder, Objective::Rebel(rewards), &items, &t.settings)
             }
             Recipe::Morl(t) => {
                 decoder.temperature = t.temperature;
                 let (items, rewards) = best_worst::of_preferences(training, t, model)?;
-                self.offline(run, decoder, Objective::Rebel(rewards), &items, &t.settings)
+                self.offline(decoder, Objective::Rebel(rewards), &items, &t.settings)
             }
             Recipe::Pcm(_) | Recipe::Reward(_) | Recipe::Classifier(_) => Ok(false),
         }
     }
 
-    fn end(&self, total: u64) -> u64 {
-        self.until.map_or(total, |until| until.min(total))
-    }
-
-    /// True when it came to the end.
+    /// Steps on given responses. True when it came to the end.
     fn offline(
-        &self,
-        run: &mut Run,
+        &mut self,
         decoder: &TuningDecoder,
         objective: Objective,
-        items: &[lm::tuning::Item],
+        items: &[Item],
         config: &OfflineConfig,
     ) -> Result<bool> {
         let offline = Offline {
@@ -203,49 +178,51 @@ impl Work<'_> {
             objective,
             decoder,
             items,
-            seed: self.training.seed,
+            seed: self.job.training.seed,
         };
         let total = config.epochs * config.steps(items.len());
-        run.trainer.steps = total;
+        self.trainer.steps = total;
         let reference = offline.reference()?;
         let mut progress = Progress::new("train", "steps", total);
-        progress.skip(run.standing.done);
-        while run.standing.done < self.end(total) {
-            let step = offline.step(run.standing.done, &reference, &mut run.trainer)?;
+        progress.skip(self.state.done);
+        let end = self.job.end(self.state.done, total);
+        while self.state.done < end {
+            let step = offline.step(self.state.done, &reference, &mut self.trainer)?;
             progress.message(format!("loss {:.3}", step.loss));
-            run.standing.note(&step)?;
+            self.state.record_round(&step)?;
             progress.advance(1);
-            if run.standing.done.is_multiple_of(10) {
-                run.save(self.file)?;
+            if self.state.done.is_multiple_of(STEPS_SAVED) {
+                self.save()?;
             }
         }
         progress.finish();
-        Ok(run.standing.done == total)
+        Ok(self.state.done == total)
     }
 
-    fn rebel(&self, run: &mut Run, rebel: &Rebel<'_>, rollouts: &mut Rollouts) -> Result<bool> {
+    /// Iterations on the model's own responses. True when it came to the end.
+    fn rebel(&mut self, rebel: &Rebel<'_>, rollouts: &mut Rollouts) -> Result<bool> {
         let total = rebel.config.iterations;
-        run.trainer.steps = rebel.config.total_steps();
+        self.trainer.steps = rebel.config.total_steps();
         let mut progress = Progress::new("train", "iterations", total);
-        progress.skip(run.standing.done);
-        while run.standing.done < self.end(total) {
-            let number = run.standing.done;
-            let mut beta = run.standing.beta;
-            let done = rebel.iterate(number, &mut beta, &mut run.trainer, rollouts)?;
-            run.standing.beta = beta;
-            run.standing.samples = rollouts.samples();
+        progress.skip(self.state.done);
+        let end = self.job.end(self.state.done, total);
+        while self.state.done < end {
+            let (number, mut beta) = (self.state.done, self.state.beta);
+            let round = rebel.iterate(number, &mut beta, &mut self.trainer, rollouts)?;
+            self.state.beta = beta;
+            self.state.samples = rollouts.samples();
             progress.message(format!(
                 "reward {:+.2} KL {:.3} length {:.0} ended {:.0} %",
-                done.reward,
-                done.kl,
-                done.length,
-                100.0 * done.ended
+                round.reward,
+                round.kl,
+                round.length,
+                100.0 * round.ended
             ));
-            run.standing.note(&done)?;
+            self.state.record_round(&round)?;
             progress.advance(1);
-            run.save(self.file)?;
+            self.save()?;
         }
         progress.finish();
-        Ok(run.standing.done == total)
+        Ok(self.state.done == total)
     }
 }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::file::{BestWorstTraining, MorlTraining, Training};
 use super::rollouts::Rollouts;
 use crate::models::hashes;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::prompts;
 
 /// Prompts that are sampled between two steps of the progress bar.
@@ -30,8 +30,8 @@ struct Stored {
     ended: bool,
 }
 
-/// Pairs of best and worst, and their rewards in standard deviations within a prompt. Prompts whose responses
-/// are all worth the same give none.
+/// Pairs of best and worst, and their rewards in standard deviations within a prompt. Prompts whose responses all
+/// have the same reward give none.
 ///
 /// # Errors
 /// What sampling or scoring reports.
@@ -45,7 +45,7 @@ pub fn pairs(
     let key = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": hashes(model)?,
-        "weights": training.sampling_weights,
+        "weights": training.sampling_format,
         "prompts": hashes(&recipe.prompts)?,
         "samples": recipe.samples,
         "max_new_tokens": recipe.max_new_tokens,
@@ -62,7 +62,8 @@ pub fn pairs(
     )
 }
 
-/// The same where preferences ask, each prompt by as many as the recipe says.
+/// Pairs of best and worst for many preferences, each prompt asked by as many as the recipe says; otherwise as
+/// [`pairs`].
 ///
 /// # Errors
 /// What sampling or scoring reports.
@@ -85,18 +86,18 @@ pub fn of_preferences(
     let (mut prompts, mut rewards) = (Vec::new(), Vec::new());
     for (i, asked) in prompts::load(&recipe.prompts)?.into_iter().enumerate() {
         // A walk through permutations, so that all ask equally often.
-        for place in i * asks..(i + 1) * asks {
-            let round = (place / count).to_le_bytes();
+        for ask in i * asks..(i + 1) * asks {
+            let round = (ask / count).to_le_bytes();
             let order = permutation(count, &[&seed, b"preferences", &round]);
-            let who = order[place % count];
-            prompts.push(plans[who].prompt(&asked.prompt)?);
-            rewards.push(recipe.reward(preferences[who])?.open()?);
+            let preference = order[ask % count];
+            prompts.push(plans[preference].prompt(&asked.prompt)?);
+            rewards.push(recipe.reward(preferences[preference])?.open()?);
         }
     }
     let key = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": hashes(model)?,
-        "weights": training.sampling_weights,
+        "weights": training.sampling_format,
         "asked": prompts,
         "samples": recipe.samples,
         "max_new_tokens": recipe.max_new_tokens,
@@ -115,8 +116,8 @@ pub fn of_preferences(
     )
 }
 
-/// Of `samples` responses to each prompt by each candidate, worth `missing_end` less where they don't end; they
-/// are kept under `key`, which holds all that those of the base follow from.
+/// The best and the worst of `samples` responses to each prompt by each candidate, `missing_end` taken off the
+/// rewards of those that don't end. Responses are kept under `key`, which holds all that those of the base follow from.
 fn best_and_worst(
     training: &Training,
     rollouts: &Rollouts,
@@ -125,66 +126,79 @@ fn best_and_worst(
     key: &Value,
 ) -> Result<(Vec<Item>, Vec<[f64; 2]>)> {
     let prompts = rollouts.tokens()?;
-    let each = samples as usize;
-    let samples = each * candidates.len();
     let mut by_candidate = Vec::new();
     for candidate in candidates {
-        let own = responses(
-            training,
-            each as u64,
-            candidate,
-            key,
-            rollouts,
-            prompts.len(),
-        )?;
-        by_candidate.push(own);
+        let count = prompts.len();
+        by_candidate.push(responses(
+            training, samples, candidate, key, rollouts, count,
+        )?);
     }
+    let per_candidate = samples as usize;
+    let per_prompt = per_candidate * candidates.len();
     let of_prompt = |prompt: usize| {
-        let own = prompt * each..(prompt + 1) * each;
-        by_candidate.iter().flat_map(move |c| &c[own.clone()])
+        let rows = prompt * per_candidate..(prompt + 1) * per_candidate;
+        by_candidate.iter().flat_map(move |c| &c[rows.clone()])
     };
     let responses: Vec<&Sampled> = (0..prompts.len()).flat_map(of_prompt).collect();
-    let mut all = Vec::new();
+    let all = score(rollouts, &responses, per_prompt, missing_end)?;
+    let sd = spread(&all, per_prompt).max(1e-9);
+    let (mut items, mut rewards) = (Vec::new(), Vec::new());
+    for (prompt, scores) in all.chunks(per_prompt).enumerate() {
+        let by_score = |a: &usize, b: &usize| scores[*a].total_cmp(&scores[*b]);
+        let best = (0..per_prompt).max_by(by_score).unwrap_or(0);
+        let worst = (0..per_prompt).min_by(by_score).unwrap_or(0);
+        if scores[best] <= scores[worst] {
+            continue;
+        }
+        let sequence =
+            |i: usize| Sequence::new(&prompts[prompt], &responses[prompt * per_prompt + i].tokens);
+        items.push(vec![sequence(best), sequence(worst)]);
+        rewards.push([scores[best] / sd, scores[worst] / sd]);
+    }
+    anyhow::ensure!(
+        !items.is_empty(),
+        "all responses to a prompt have the same reward; nothing can be learnt from them"
+    );
+    let gap = rewards.iter().map(|[b, w]| b - w).sum::<f64>() / rewards.len() as f64;
+    progress::say(&format!(
+        "pairs: {} of {} prompts, best {gap:.2} standard deviations above worst",
+        items.len(),
+        prompts.len()
+    ));
+    Ok((items, rewards))
+}
+
+/// Rewards of responses, `[prompts, per_prompt]`.
+fn score(
+    rollouts: &Rollouts,
+    responses: &[&Sampled],
+    per_prompt: usize,
+    missing_end: f64,
+) -> Result<Vec<f64>> {
+    let mut rewards = Vec::new();
     let mut progress = Progress::new("score", "responses", responses.len() as u64);
     for (i, response) in responses.iter().enumerate() {
-        let reward = rollouts.scored(i / samples, response)?.1;
-        all.push(match response.ended {
-            true => reward,
-            false => reward - missing_end,
+        let reward = rollouts.scored(i / per_prompt, response)?.1;
+        rewards.push(if response.ended {
+            reward
+        } else {
+            reward - missing_end
         });
         progress.advance(1);
     }
     progress.finish();
-    let spread = |rewards: &[f64]| {
+    Ok(rewards)
+}
+
+/// Standard deviation of rewards within a prompt.
+fn spread(rewards: &[f64], per_prompt: usize) -> f64 {
+    let variance = |rewards: &[f64]| {
         let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
         rewards.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (rewards.len() - 1) as f64
     };
-    let variance: f64 = all.chunks(samples).map(spread).sum::<f64>() / prompts.len() as f64;
-    let sd = variance.sqrt().max(1e-9);
-    let (mut items, mut rewards) = (Vec::new(), Vec::new());
-    for (prompt, own) in all.chunks(samples).enumerate() {
-        let by = |a: &usize, b: &usize| own[*a].total_cmp(&own[*b]);
-        let best = (0..samples).max_by(by).unwrap_or(0);
-        let worst = (0..samples).min_by(by).unwrap_or(0);
-        if own[best] <= own[worst] {
-            continue;
-        }
-        let sequence =
-            |i: usize| Sequence::new(&prompts[prompt], &responses[prompt * samples + i].tokens);
-        items.push(vec![sequence(best), sequence(worst)]);
-        rewards.push([own[best] / sd, own[worst] / sd]);
-    }
-    anyhow::ensure!(
-        !items.is_empty(),
-        "all responses to a prompt are worth the same; nothing can be learnt from them"
-    );
-    let gap = rewards.iter().map(|[b, w]| b - w).sum::<f64>() / rewards.len() as f64;
-    eprintln!(
-        "pairs: {} of {} prompts, best {gap:.2} standard deviations above worst",
-        items.len(),
-        prompts.len()
-    );
-    Ok((items, rewards))
+    let prompts = rewards.len() / per_prompt;
+    let sum: f64 = rewards.chunks(per_prompt).map(variance).sum();
+    (sum / prompts as f64).sqrt()
 }
 
 /// Samples of a candidate, `[prompts, samples]`, from the cache where they are known.

@@ -1,29 +1,29 @@
 //! A classifier of responses: the base and the experts answer, scorers say which answers to a prompt are at which
 //! end of each dimension, and a fit of seconds learns to tell from their beginnings.
 //!
-//! What takes long is the answering: the answers of each are kept in `responses/`, and a killed training goes on
-//! with the next one.
+//! What takes long is the answering: the answers of each expert are kept in `responses/`, and an interrupted training
+//! resumes with the next expert.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use eval::rewards::Reward;
-use experts::classifier::{ClassifierCard, Telling, Told};
+use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
 use experts::training::classifier::{Embeddings, Labelled, fit};
 use experts::{Expert, ExpertPool, ExpertSpec};
-use lm::DeviceSpec;
 use lm::sampling::Draws;
+use lm::{DeviceSpec, LanguageModel};
 use mixing::{BASE, Request};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::file::{ClassifierTraining, Training};
 use super::rollouts::sample;
-use crate::cli::TrainArgs;
+use super::{Job, Outcome, Product, data, results};
 use crate::failure::usage;
 use crate::models::Models;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::prompts::{self, NamedPrompt};
 
 /// Prompts that are answered between two steps of the progress bar.
@@ -37,26 +37,58 @@ struct Answer {
     tokens: Vec<u32>,
 }
 
-pub fn train(
-    args: &TrainArgs,
-    training: &Training,
-    recipe: &ClassifierTraining,
-    out: &Path,
-    inputs: &Value,
-) -> Result<(Value, String)> {
+/// Answers, scores and fits; or answers as far as this process is to.
+///
+/// # Errors
+/// What the recipe's models, prompts or scorers report.
+pub(super) fn train(job: &Job<'_>, recipe: &ClassifierTraining) -> Result<Outcome> {
+    let training = job.training;
     let prompts = prompts::load(&recipe.prompts)?;
-    let mut models = Models::on(&DeviceSpec::Flex, training.sampling_weights)?;
+    let mut models = Models::on(&DeviceSpec::Flex, training.sampling_format)?;
     let base = models.open(&training.model)?;
-    let mut who = vec![models.expert(BASE, &ExpertSpec::Base, &base)?];
+    let mut experts = vec![models.expert(BASE, &ExpertSpec::Base, &base)?];
     for (name, spec) in recipe.experts.iter() {
-        who.push(models.expert(name, spec, &base)?);
+        experts.push(models.expert(name, spec, &base)?);
     }
     // Their tokens are the base's, or they are refused by name.
-    ExpertPool::new(who.clone())?;
+    ExpertPool::new(experts.clone())?;
+    let answers = answers(job, recipe, &experts, &prompts)?;
+    let done = answers.len() as u64;
+    if answers.len() < experts.len() {
+        return Ok(job.outcome(false, done, Product::Responses));
+    }
+    progress::say("classifier: scoring and fitting");
+    let labelled = label(recipe, &prompts, &answers)?;
+    let classifier = fitted(training, recipe, &base, &labelled)?;
+    let folder = job.out().join("classifier");
+    classifier.save(&folder)?;
+    let dimensions = classifier.card().dimensions.clone();
+    results::write_manifest(
+        job.out(),
+        &json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "training": training,
+            "inputs": job.inputs,
+            "dimensions": dimensions,
+        }),
+    )?;
+    let product = Product::Classifier { folder, dimensions };
+    Ok(job.outcome(true, done, product))
+}
+
+/// What all experts answer to all prompts, `[experts][prompts, samples]`, from `responses/` where it is kept; fewer
+/// experts where this process stops before.
+fn answers(
+    job: &Job<'_>,
+    recipe: &ClassifierTraining,
+    experts: &[Expert],
+    prompts: &[NamedPrompt],
+) -> Result<Vec<Vec<Answer>>> {
+    let training = job.training;
     let known = json!([
         env!("CARGO_PKG_VERSION"),
-        inputs,
-        training.sampling_weights,
+        job.inputs,
+        training.sampling_format,
         training.seed,
         recipe.experts,
         recipe.samples,
@@ -64,41 +96,45 @@ pub fn train(
         recipe.temperature.to_string(),
     ]);
     let key = lm::source::hex(&Sha256::digest(known.to_string().as_bytes())[..6]);
-    let folder = out.join("responses");
+    let folder = job.out().join("responses");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let each = prompts.len() as u64 * recipe.samples;
-    let mut progress = Progress::new("answer", "responses", each * who.len() as u64);
+    let expected = prompts.len() as u64 * recipe.samples;
+    let total = expected * experts.len() as u64;
+    let mut progress = Progress::new("answer", "responses", total);
     let (mut answers, mut fresh) = (Vec::new(), 0);
-    for expert in &who {
+    for expert in experts {
         let path = folder.join(format!("{}.{key}.jsonl", expert.name));
-        if let Some(found) = kept(&path, each as usize)? {
-            progress.skip(each);
-            answers.push(found);
+        if let Some(stored) = kept(&path, expected as usize)? {
+            progress.skip(expected);
+            answers.push(stored);
             continue;
         }
-        if args.stop_after.is_some_and(|n| fresh == n as u64) {
-            progress.finish();
-            let done = answers.len();
-            let document = json!({"training": training.name, "finished": false, "done": done});
-            let text = format!("interrupted after the answers of {done}; the same command goes on");
-            return Ok((document, text));
+        if job.options.stop_after == Some(fresh) {
+            break;
         }
         progress.message(expert.name.clone());
-        let made = answer(training, recipe, expert, &prompts, &mut progress)?;
-        let lines: Vec<String> = made
+        let given = answer(training, recipe, expert, prompts, &mut progress)?;
+        let lines: Vec<String> = given
             .iter()
             .map(serde_json::to_string)
             .collect::<Result<_, _>>()?;
         eval::write_atomic(&path, (lines.join("\n") + "\n").as_bytes())?;
-        answers.push(made);
+        answers.push(given);
         fresh += 1;
     }
     progress.finish();
-    eprintln!("classifier: scoring and fitting");
-    let labelled = label(recipe, &prompts, &answers)?;
-    let vocab = base.config().vocab_size;
+    Ok(answers)
+}
+
+/// The classifier of labelled answers, over the base's embeddings.
+fn fitted(
+    training: &Training,
+    recipe: &ClassifierTraining,
+    base: &LanguageModel,
+    labelled: &[Labelled],
+) -> Result<Classifier> {
     let embeddings = Embeddings {
-        vocab,
+        vocab: base.config().vocab_size,
         width: base.config().hidden_size,
         of: &|token, out| {
             // Tokens come from this model; one from elsewhere would read as nothing.
@@ -107,7 +143,7 @@ pub fn train(
             }
         },
     };
-    let told = recipe.dimensions.iter().map(|(name, dimension)| Told {
+    let dimensions = recipe.dimensions.iter().map(|(name, dimension)| Told {
         name: name.into(),
         low: dimension.low.clone(),
         high: dimension.high.clone(),
@@ -116,46 +152,10 @@ pub fn train(
     let card = ClassifierCard {
         base: training.model.clone(),
         window: recipe.settings.window,
-        dimensions: told.collect(),
+        dimensions: dimensions.collect(),
     };
-    let fitted = fit(
-        card,
-        &labelled,
-        &embeddings,
-        &recipe.settings,
-        training.seed,
-    )?;
-    let written: PathBuf = out.join("classifier");
-    fitted.save(&written)?;
-    let manifest = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "training": training,
-        "inputs": inputs,
-        "dimensions": fitted.card().dimensions,
-    });
-    let text = serde_json::to_string_pretty(&manifest)? + "\n";
-    eval::write_atomic(&out.join("manifest.json"), text.as_bytes())?;
-    let document = json!({
-        "training": training.name,
-        "finished": true,
-        "done": who.len(),
-        "classifier": written.display().to_string(),
-        "dimensions": fitted.card().dimensions,
-    });
-    let lines = fitted.card().dimensions.iter().map(|d| {
-        let t = &d.held_out;
-        format!(
-            "{}: {:.1} % of {} held-out responses told right, {:.1} % of their beginnings, loss {:.3}",
-            d.name,
-            100.0 * t.accuracy,
-            t.responses,
-            100.0 * t.beginnings,
-            t.loss
-        )
-    });
-    let lines: Vec<String> = lines.collect();
-    let text = format!("{}\nclassifier: {}", lines.join("\n"), written.display());
-    Ok((document, text))
+    let (settings, seed) = (&recipe.settings, training.seed);
+    Ok(fit(card, labelled, &embeddings, settings, seed)?)
 }
 
 /// Answers that an earlier process kept.
@@ -163,18 +163,18 @@ fn kept(path: &Path, expected: usize) -> Result<Option<Vec<Answer>>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let found: Vec<Answer> = super::data::lines(path)?;
-    if found.len() != expected {
+    let stored: Vec<Answer> = data::lines(path)?;
+    if stored.len() != expected {
         return Err(usage(format!(
             "{}: {} responses, not {expected}; remove it",
             path.display(),
-            found.len()
+            stored.len()
         )));
     }
-    Ok(Some(found))
+    Ok(Some(stored))
 }
 
-/// One of them answers every prompt, `[prompts, samples]`.
+/// What one expert answers to every prompt, `[prompts, samples]`.
 fn answer(
     training: &Training,
     recipe: &ClassifierTraining,
@@ -200,16 +200,16 @@ fn answer(
             ]),
         });
         let limits = (recipe.max_new_tokens, recipe.temperature);
-        let made = sample(expert.clone(), requests.collect(), limits)?;
-        for ((prompt, _), made) in asked.iter().zip(made) {
-            let text = match made.tokens.split_last() {
-                Some((_, rest)) if made.ended => rest,
-                _ => made.tokens.as_slice(),
+        let responses = sample(expert.clone(), requests.collect(), limits)?;
+        for ((prompt, _), response) in asked.iter().zip(responses) {
+            let text = match response.tokens.split_last() {
+                Some((_, rest)) if response.ended => rest,
+                _ => response.tokens.as_slice(),
             };
             all.push(Answer {
                 prompt: prompt.id.clone(),
                 response: expert.model.tokenizer.decode(text)?,
-                tokens: made.tokens,
+                tokens: response.tokens,
             });
         }
         progress.advance(asked.len() as u64);
@@ -231,18 +231,18 @@ fn label(
         .collect::<Result<_>>()?;
     let mut all = Vec::new();
     for (number, prompt) in prompts.iter().enumerate() {
-        let own = answers
+        let to_prompt: Vec<&Answer> = answers
             .iter()
-            .flat_map(|a| &a[number * samples..(number + 1) * samples]);
-        let own: Vec<&Answer> = own.collect();
+            .flat_map(|a| &a[number * samples..(number + 1) * samples])
+            .collect();
         let first = all.len();
-        all.extend(own.iter().map(|answer| Labelled {
+        all.extend(to_prompt.iter().map(|answer| Labelled {
             prompt: number,
             tokens: answer.tokens.clone(),
             labels: Vec::new(),
         }));
         for scorer in &scorers {
-            let items: Vec<_> = own
+            let items: Vec<_> = to_prompt
                 .iter()
                 .map(|a| (&prompt.prompt, a.response.as_str()))
                 .collect();

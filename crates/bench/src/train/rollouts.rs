@@ -25,7 +25,7 @@ const SHOWN: usize = 12;
 pub struct Rollouts {
     model: Arc<LanguageModel>,
     prompts: Vec<Prompt>,
-    /// What a response to each prompt is worth: one for all, or one for each.
+    /// The reward of all prompts, or one for each.
     rewards: Vec<Shaped>,
     max_new_tokens: usize,
     temperature: f32,
@@ -50,7 +50,7 @@ impl Rollouts {
         Self::of(training, prompts, vec![reward.open()?], limits, model)
     }
 
-    /// The same over given prompts, with one reward for all or one for each.
+    /// Opens the model that samples, over given prompts with one reward for all or one for each.
     ///
     /// # Errors
     /// A model that cannot be opened.
@@ -61,9 +61,9 @@ impl Rollouts {
         (max_new_tokens, temperature): (usize, f32),
         model: &Path,
     ) -> Result<Self> {
-        let weights = training.sampling_weights;
+        let format = training.sampling_format;
         Ok(Self {
-            model: Arc::new(LanguageModel::open(model, &DeviceSpec::Flex, weights)?),
+            model: Arc::new(LanguageModel::open(model, &DeviceSpec::Flex, format)?),
             prompts,
             rewards,
             max_new_tokens,
@@ -119,16 +119,18 @@ impl Environment for Rollouts {
 
 impl Rollouts {
     /// Text of a response and its reward.
+    ///
+    /// # Errors
+    /// What the tokenizer or a scorer reports.
     pub fn scored(&self, prompt: usize, response: &Sampled) -> experts::Result<(String, f64)> {
         let kept = match response.tokens.split_last() {
             Some((_, rest)) if response.ended => rest,
             _ => response.tokens.as_slice(),
         };
         let text = self.model.tokenizer.decode(kept)?;
-        let worth = &self.rewards[prompt.min(self.rewards.len() - 1)];
-        let reward = worth.score(&self.prompts[prompt], &text);
-        let reward = reward.map_err(|e| experts::Error::Environment(e.to_string()))?;
-        Ok((text, reward))
+        let reward = &self.rewards[prompt.min(self.rewards.len() - 1)];
+        let reward = reward.score(&self.prompts[prompt], &text);
+        Ok((text, reward.map_err(|e| failed(&e))?))
     }
 
     /// The base, perhaps with an adapter.
@@ -142,10 +144,10 @@ impl Rollouts {
         }
     }
 
-    /// Opens who else is to respond.
+    /// Opens another expert that is to respond.
     ///
     /// # Errors
-    /// An adapter that cannot be read, and a model of its own: only the base responds here.
+    /// An adapter that cannot be read, and an expert with a model of its own: only the base responds here.
     pub fn candidate(&self, spec: &ExpertSpec) -> experts::Result<Expert> {
         Expert::open("candidate", spec, &self.model, |name| {
             let message = format!("{name}: candidates share the base");

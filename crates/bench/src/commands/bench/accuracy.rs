@@ -1,10 +1,9 @@
-//! `mope bench --accuracy TEXT`: what a number format does to distributions and to what is chosen.
+//! `mope bench accuracy TEXT`: what a number format does to distributions and to what is chosen.
 //!
 //! Every format reads the same tokens as F32 and is compared with it at each: the text itself, in pieces of
 //! [`PIECE`] tokens, and the responses that F32's mixture of experts gives greedily to the pieces' beginnings.
 //! Where the likeliest tokens differ, the margin is how much likelier F32 holds its own than the other's.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -17,7 +16,7 @@ use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 
 use super::experts_of;
-use crate::cli::BenchArgs;
+use crate::cli::AccuracyArgs;
 use crate::failure::usage;
 use crate::models::Models;
 
@@ -42,7 +41,7 @@ struct Agreement {
 
 impl Agreement {
     /// Log-probabilities in F32 and in another format.
-    fn note(&mut self, exact: &[f32], other: &[f32]) {
+    fn compare(&mut self, exact: &[f32], other: &[f32]) {
         let (best, chosen) = (argmax(exact), argmax(other));
         if best == chosen {
             self.same += 1;
@@ -72,7 +71,7 @@ impl Agreement {
 /// One format beside F32.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Accuracy {
-    weights: String,
+    format: String,
     /// Of the text, without each piece's first.
     tokens: usize,
     perplexity: f64,
@@ -92,8 +91,9 @@ pub(super) struct Accuracy {
     mixed_largest_margin: f64,
 }
 
+/// A number format, and what has been measured of it so far.
 struct Candidate {
-    weights: Weights,
+    format: Weights,
     model: Arc<LanguageModel>,
     loss: f64,
     kl: f64,
@@ -102,9 +102,18 @@ struct Candidate {
     mixed: Agreement,
 }
 
-pub(super) fn measure(text: &Path, args: &BenchArgs, seed: u64) -> Result<Vec<Accuracy>> {
+/// Compares every format with `F32`.
+///
+/// # Errors
+/// A text that is too short; what a model or an adapter reports.
+pub(super) fn measure(
+    args: &AccuracyArgs,
+    formats: &[Weights],
+    seed: u64,
+) -> Result<Vec<Accuracy>> {
     let device = DeviceSpec::Flex;
     let exact = Models::on(&device, Weights::F32)?.open(&args.model)?;
+    let text = &args.text;
     let content = std::fs::read_to_string(text).with_context(|| text.display().to_string())?;
     let ids = exact.tokenizer.encode(&content, false)?;
     let pieces: Vec<&[u32]> = ids.chunks_exact(PIECE).collect();
@@ -114,16 +123,15 @@ pub(super) fn measure(text: &Path, args: &BenchArgs, seed: u64) -> Result<Vec<Ac
             "{path}: {got} tokens; at least {PIECE} are needed"
         )));
     }
-    let mut candidates: Vec<Candidate> = args
-        .weights
+    let mut candidates: Vec<Candidate> = formats
         .iter()
-        .map(|&weights| {
-            let model = match weights {
+        .map(|&format| {
+            let model = match format {
                 Weights::F32 => exact.clone(),
-                _ => Models::on(&device, weights)?.open(&args.model)?,
+                _ => Models::on(&device, format)?.open(&args.model)?,
             };
             Ok(Candidate {
-                weights,
+                format,
                 model,
                 loss: 0.0,
                 kl: 0.0,
@@ -139,7 +147,7 @@ pub(super) fn measure(text: &Path, args: &BenchArgs, seed: u64) -> Result<Vec<Ac
         let tokens = c.text.tokens();
         let mean = |sum: f64| sum / tokens as f64;
         Accuracy {
-            weights: format!("{:?}", c.weights),
+            format: format!("{:?}", c.format),
             tokens,
             perplexity: mean(c.loss).exp(),
             kl: mean(c.kl),
@@ -180,7 +188,7 @@ fn read(exact: &LanguageModel, pieces: &[&[u32]], candidates: &mut [Candidate]) 
                 squares += pairs
                     .map(|(p, q)| f64::from(p.exp()) * f64::from(p - q).powi(2))
                     .sum::<f64>();
-                text.note(exact, logits);
+                text.compare(exact, logits);
             })?;
             candidate.loss += loss;
             candidate.kl += kl;
@@ -195,7 +203,7 @@ fn follow(
     exact: &Arc<LanguageModel>,
     pieces: &[&[u32]],
     candidates: &mut [Candidate],
-    args: &BenchArgs,
+    args: &AccuracyArgs,
     seed: u64,
 ) -> Result<()> {
     let starts = (0..CONTINUED).map(|i| {
@@ -207,7 +215,13 @@ fn follow(
         .map(|ids| Ok(Prompt::Raw(exact.tokenizer.decode(ids)?)))
         .collect::<Result<_>>()?;
     let pool = |model: &Arc<LanguageModel>| -> Result<ExpertPool> {
-        Ok(ExpertPool::new(experts_of(model, EXPERTS, args, seed)?)?)
+        Ok(ExpertPool::new(experts_of(
+            model,
+            EXPERTS,
+            &args.adapters,
+            args.rank,
+            seed,
+        )?)?)
     };
     let leader = pool(exact)?;
     let mut next = NextTokens::default();
@@ -223,7 +237,7 @@ fn follow(
         let expected: Vec<Vec<f32>> = (0..prompts.len()).map(|s| mix(&next, s)).collect();
         for ((_, next, _), candidate) in others.iter().zip(candidates.iter_mut()) {
             for (s, expected) in expected.iter().enumerate() {
-                candidate.mixed.note(expected, &mix(next, s));
+                candidate.mixed.compare(expected, &mix(next, s));
             }
         }
         if step + 1 == FOLLOWING {
@@ -264,9 +278,9 @@ pub(super) fn frame(rows: &[Accuracy]) -> Result<DataFrame> {
     let number = |name: &str, get: fn(&Accuracy) -> f64| {
         Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
     };
-    let weights: Vec<&str> = rows.iter().map(|r| r.weights.as_str()).collect();
+    let formats: Vec<&str> = rows.iter().map(|r| r.format.as_str()).collect();
     Ok(DataFrame::new_infer_height(vec![
-        Column::new("weights".into(), weights),
+        Column::new("format".into(), formats),
         count("tokens", |r| r.tokens),
         number("perplexity", |r| r.perplexity),
         number("kl", |r| r.kl),

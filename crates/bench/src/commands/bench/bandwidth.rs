@@ -24,8 +24,8 @@ pub(super) fn read_bytes_per_s() -> f64 {
         let start = Instant::now();
         Team::global().run(&|member| {
             // SAFETY: nobody writes.
-            let own = unsafe { shared.read(member.share(count)) };
-            black_box(math::largest(isa, own));
+            let part = unsafe { shared.read(member.share(count)) };
+            black_box(math::largest(isa, part));
         });
         BYTES as f64 / start.elapsed().as_secs_f64()
     };

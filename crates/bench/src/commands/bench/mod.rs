@@ -1,276 +1,101 @@
-//! `mope bench`: how fast a mixture of adapters decodes, and how fast an adapter and a PCM are trained.
+//! `mope bench`: how fast mixtures decode, how fast adapters and PCMs train, and what number formats cost.
 
 mod accuracy;
 mod bandwidth;
+mod decode;
 mod records;
 mod training;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use eval::plots::{Curve, CurvePlot, save};
 use eval::table::{markdown, write_all};
-use experts::{Expert, ExpertPool};
+use experts::Expert;
 use lm::adapter::{Adapter, LowRank, Target};
-use lm::chat::Prompt;
-use lm::sampling::{Draws, Sampling};
-use lm::{DecoderConfig, DeviceSpec, LanguageModel, Weights};
-use mixing::strategies::{self, DeRa, Divergence, Fixed, Mato, Mod, Pack, Space};
-use mixing::{BASE, Generation, Generator, Plan, Preference, Request, Strategy};
-use pcm::{Output, Pcm, PcmConfig};
-use polars::prelude::{Column, DataFrame};
+use lm::sampling::Draws;
+use lm::{DecoderConfig, LanguageModel, Weights};
+use polars::prelude::DataFrame;
 use serde::Serialize;
 use serde_json::json;
 
 use super::Global;
-use crate::cli::BenchArgs;
-use crate::failure::usage;
-use crate::models::Models;
+use crate::cli::{BenchCommand, FORMATS};
 
 /// What prompts are cut from; one is as long as the others.
 const PASSAGE: &str = include_str!("../../../../../scripts/fixtures/passage.txt");
 
-/// What `--strategy` knows; a PCM is a fresh one of shape `tiny`, perhaps one that reads statistics of the experts.
-const STRATEGIES: [&str; 10] = [
-    "fixed",
-    "fixed_log",
-    "mod_forward",
-    "dera",
-    "mato",
-    "pack",
-    "pcm",
-    "pcm_statistics",
-    "gates",
-    "gates_statistics",
-];
-
-/// One measurement; the median of the repetitions.
-#[derive(Debug, Clone, Serialize)]
-struct Measured {
-    device: String,
-    weights: String,
-    strategy: String,
-    experts: usize,
-    sequences: usize,
-    prompt_tokens: usize,
-    /// Steps of all sequences together, mixing and sampling included.
-    decode_steps_per_s: f64,
-    /// Prompt tokens of all lanes.
-    prefill_tokens_per_s: f64,
-    /// Largest resident memory of the process so far.
-    peak_bytes: u64,
-    /// Weights that the steps read; 0 where the device does not say.
-    weight_bytes_per_s: f64,
-    /// What all threads read from memory without computing, in the same run.
-    read_bytes_per_s: f64,
-}
-
-pub fn bench(global: &Global, args: &BenchArgs) -> Result<()> {
+/// Measures, prints the table, and writes it where the arguments say.
+///
+/// # Errors
+/// What a model or an adapter reports.
+pub fn bench(global: &Global, command: BenchCommand, formats: &[Weights]) -> Result<()> {
     let device = global.device.clone().unwrap_or_default();
     let seed = global.seed.unwrap_or(0);
-    let print = |name: &str, rows: serde_json::Value, mut frame: DataFrame| {
-        if let Some(out) = &args.out {
-            std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-            write_all(out, name, &mut frame)?;
-        }
-        global.print(rows, || markdown(&frame).unwrap_or_default())
+    let formats = match formats {
+        [] => &FORMATS,
+        formats => formats,
     };
-    if args.train {
-        let rows = training::measure(args, seed)?;
-        return print("training", json!(rows), training::frame(&rows)?);
-    }
-    if args.records {
-        let rows = records::measure(args, &device, seed)?;
-        return print("records", json!(rows), records::frame(&rows)?);
-    }
-    if let Some(text) = &args.accuracy {
-        let rows = accuracy::measure(text, args, seed)?;
-        return print("accuracy", json!(rows), accuracy::frame(&rows)?);
-    }
-    let read_bytes_per_s = bandwidth::read_bytes_per_s();
-    let mut rows = Vec::new();
-    for &weights in &args.weights {
-        let mut models = Models::on(&device, weights)?;
-        let model = models.open(&args.model)?;
-        for strategy in &args.strategy {
-            for &experts in &args.experts {
-                for &sequences in &args.sequences {
-                    let setting = Setting {
-                        device: &device,
-                        weights,
-                        strategy,
-                        experts,
-                        sequences,
-                        read_bytes_per_s,
-                    };
-                    let row = setting.measure(&model, args, seed)?;
-                    eprintln!(
-                        "{weights:?} {strategy} {experts} experts × {sequences}: {:.1} steps/s, prefill {:.0} tokens/s",
-                        row.decode_steps_per_s, row.prefill_tokens_per_s
-                    );
-                    rows.push(row);
-                }
-            }
+    match command {
+        BenchCommand::Decode(args) => {
+            let rows = decode::measure(&args, &device, formats, seed)?;
+            let out = args.workload.out.as_deref();
+            print(global, "bench", &rows, decode::frame(&rows)?, out)?;
+            out.map_or(Ok(()), |out| decode::plot(&rows, out))
+        }
+        BenchCommand::Train(args) => {
+            let rows = training::measure(&args, formats, seed)?;
+            let frame = training::frame(&rows)?;
+            print(global, "training", &rows, frame, args.out.as_deref())
+        }
+        BenchCommand::Records(args) => {
+            let rows = records::measure(&args, &device, seed)?;
+            let (frame, out) = (records::frame(&rows)?, args.workload.out.as_deref());
+            print(global, "records", &rows, frame, out)
+        }
+        BenchCommand::Accuracy(args) => {
+            let rows = accuracy::measure(&args, formats, seed)?;
+            let frame = accuracy::frame(&rows)?;
+            print(global, "accuracy", &rows, frame, args.out.as_deref())
         }
     }
-    let mut frame = frame(&rows)?;
-    if let Some(out) = &args.out {
-        write(out, &rows, &mut frame)?;
+}
+
+/// Writes a table into a folder and prints it.
+fn print(
+    global: &Global,
+    name: &str,
+    rows: &impl Serialize,
+    mut frame: DataFrame,
+    out: Option<&Path>,
+) -> Result<()> {
+    if let Some(out) = out {
+        std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+        write_all(out, name, &mut frame)?;
     }
     global.print(json!(rows), || markdown(&frame).unwrap_or_default())
-}
-
-struct Setting<'a> {
-    device: &'a DeviceSpec,
-    weights: Weights,
-    strategy: &'a str,
-    experts: usize,
-    sequences: usize,
-    read_bytes_per_s: f64,
-}
-
-impl Setting<'_> {
-    /// How the strategy serves somebody who wants all of the experts alike.
-    fn plan(&self, model: &LanguageModel, names: &[String], seed: u64) -> Result<Plan> {
-        let preference = Preference {
-            text: "all of it".into(),
-            weights: names.iter().map(|n| (n.clone(), 1.0)).collect(),
-        };
-        let known = names.iter().map(String::as_str);
-        let known: Vec<&str> = known.chain([BASE]).collect();
-        let pcm = |output| -> Result<Plan> {
-            let config = PcmConfig {
-                output,
-                statistics: self.strategy.ends_with("_statistics"),
-                ..PcmConfig::tiny(&known[..names.len()], model.config().hidden_size)
-            };
-            let strategy = strategies::Pcm {
-                model: Default::default(),
-                choice: Default::default(),
-                hold: 1,
-                space: None,
-                strength: 1.0,
-            };
-            Ok(strategy.plan_with(Pcm::new(&config, seed)?, &preference, 0)?)
-        };
-        let log = Space::Log;
-        let strategy = match (self.strategy, names.len()) {
-            (_, 1) => Strategy::Fixed(Fixed::default()),
-            ("fixed", _) => Strategy::Fixed(Fixed::default()),
-            ("fixed_log", _) => Strategy::Fixed(Fixed {
-                weights: None,
-                space: log,
-            }),
-            ("mod_forward", _) => Strategy::Mod(Mod {
-                divergence: Divergence::ForwardKl,
-                ..Mod::default()
-            }),
-            ("dera", _) => Strategy::DeRa(DeRa::default()),
-            ("mato", _) => Strategy::Mato(Mato::default()),
-            ("pack", _) => Strategy::Pack(Pack::default()),
-            ("pcm" | "pcm_statistics", _) => return pcm(Output::Probabilities),
-            ("gates" | "gates_statistics", _) => return pcm(Output::Gates { limit: 2.0 }),
-            (other, _) => {
-                let known = STRATEGIES.join(", ");
-                return Err(usage(format!("--strategy {other}: known are {known}")));
-            }
-        };
-        Ok(strategy.plan(&preference, &known)?)
-    }
-
-    fn measure(&self, model: &Arc<LanguageModel>, args: &BenchArgs, seed: u64) -> Result<Measured> {
-        let names: Vec<String> = (0..self.experts).map(|i| format!("expert{i:02}")).collect();
-        let ran = self.plan(model, &names, seed)?.experts;
-        let mut experts = experts_of(model, ran.len(), args, 0)?;
-        for (expert, name) in experts.iter_mut().zip(&ran) {
-            expert.name.clone_from(name);
-            if name == BASE {
-                expert.adapter = None;
-            }
-        }
-        let pool = ExpertPool::new(experts)?;
-        let ids = model.tokenizer.encode(PASSAGE, false)?;
-        // Each sequence begins elsewhere: common beginnings would be read only once.
-        let prompts: Vec<Prompt> = (0..self.sequences)
-            .map(|i| {
-                let own = ids.iter().copied().cycle().skip(i * 11);
-                let own: Vec<u32> = own.take(args.prompt_tokens).collect();
-                Ok(Prompt::Raw(model.tokenizer.decode(&own)?))
-            })
-            .collect::<Result<_>>()?;
-        let lengths: Vec<usize> = prompts
-            .iter()
-            .map(|p| Ok(model.prompt_tokens(p)?.len()))
-            .collect::<Result<_>>()?;
-        let prompt_tokens: usize = lengths.iter().sum();
-        let settings = Generation {
-            max_new_tokens: args.new_tokens,
-            sampling: Sampling {
-                temperature: 0.7,
-                ..Sampling::GREEDY
-            },
-            ..Generation::default()
-        };
-        let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-        for repetition in 0..args.repeat.max(1) {
-            let requests: Vec<Request> = (0..self.sequences)
-                .map(|i| Request {
-                    prompt: prompts[i].clone(),
-                    draws: Draws::new(&[&seed.to_le_bytes(), &(repetition + i).to_le_bytes()]),
-                })
-                .collect();
-            let plan = self.plan(model, &names, seed)?;
-            let mut generator = Generator::new(&pool, plan, &[])?;
-            let mut times: Vec<Duration> = Vec::new();
-            let start = Instant::now();
-            generator.generate(requests, self.sequences, &settings, |i, _| {
-                if i + 1 == self.sequences {
-                    times.push(start.elapsed());
-                }
-            })?;
-            let (first, last) = (times[0], times.last().copied().context("a step")?);
-            prefill.push((prompt_tokens * ran.len()) as f64 / first.as_secs_f64());
-            decode.push((times.len() - 1) as f64 / (last - first).as_secs_f64());
-        }
-        let decode_steps_per_s = median(decode);
-        Ok(Measured {
-            device: self.device.to_string(),
-            weights: format!("{:?}", self.weights),
-            strategy: self.strategy.into(),
-            experts: self.experts,
-            sequences: self.sequences,
-            prompt_tokens: prompt_tokens / self.sequences,
-            decode_steps_per_s,
-            prefill_tokens_per_s: median(prefill),
-            peak_bytes: crate::memory::peak_bytes(),
-            weight_bytes_per_s: decode_steps_per_s * model.engine.bytes().unwrap_or(0) as f64,
-            read_bytes_per_s: self.read_bytes_per_s,
-        })
-    }
 }
 
 /// Experts over one model, called `expert00` and so on: the adapters that are named, in turn, or random ones.
 fn experts_of(
     model: &Arc<LanguageModel>,
     count: usize,
-    args: &BenchArgs,
+    adapters: &[PathBuf],
+    rank: usize,
     seed: u64,
 ) -> Result<Vec<Expert>> {
-    let named: Vec<Arc<Adapter>> = args
-        .adapters
+    let named: Vec<Arc<Adapter>> = adapters
         .iter()
         .map(|folder| Ok(Arc::new(Adapter::load(folder, model.config())?)))
         .collect::<Result<_>>()?;
-    let one = |i: usize| match named.len() {
-        0 => Arc::new(adapter(model.config(), args.rank, seed + i as u64)),
+    let adapter = |i: usize| match named.len() {
+        0 => Arc::new(random_adapter(model.config(), rank, seed + i as u64)),
         n => named[i % n].clone(),
     };
     let expert = |i: usize| Expert {
         name: format!("expert{i:02}"),
         model: model.clone(),
-        adapter: Some(one(i)),
+        adapter: Some(adapter(i)),
         instruction: None,
         top_k: None,
     };
@@ -278,7 +103,7 @@ fn experts_of(
 }
 
 /// A low-rank adapter on q, v, o and down, small enough to leave the model what it is.
-fn adapter(config: &DecoderConfig, rank: usize, seed: u64) -> Adapter {
+fn random_adapter(config: &DecoderConfig, rank: usize, seed: u64) -> Adapter {
     let mut draws = Draws::new(&[b"bench adapter", &seed.to_le_bytes()]);
     let mut count = 0;
     let mut numbers = |n: usize| -> Vec<f32> {
@@ -300,56 +125,13 @@ fn adapter(config: &DecoderConfig, rank: usize, seed: u64) -> Adapter {
     adapter
 }
 
+/// Token ids of a text of `length` tokens, another one for each number: common beginnings would be read only once.
+fn excerpt(passage: &[u32], number: usize, length: usize) -> Vec<u32> {
+    let tokens = passage.iter().copied().cycle().skip(number * 11);
+    tokens.take(length).collect()
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
-}
-
-fn frame(rows: &[Measured]) -> Result<DataFrame> {
-    let text = |name: &str, get: fn(&Measured) -> &str| {
-        Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
-    };
-    let count = |name: &str, get: fn(&Measured) -> u64| {
-        Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
-    };
-    let number = |name: &str, get: fn(&Measured) -> f64| {
-        Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
-    };
-    Ok(DataFrame::new_infer_height(vec![
-        text("device", |r| &r.device),
-        text("weights", |r| &r.weights),
-        text("strategy", |r| &r.strategy),
-        count("experts", |r| r.experts as u64),
-        count("sequences", |r| r.sequences as u64),
-        count("prompt_tokens", |r| r.prompt_tokens as u64),
-        number("decode_steps_per_s", |r| r.decode_steps_per_s),
-        number("prefill_tokens_per_s", |r| r.prefill_tokens_per_s),
-        count("peak_bytes", |r| r.peak_bytes),
-        number("weight_bytes_per_s", |r| r.weight_bytes_per_s),
-        number("read_bytes_per_s", |r| r.read_bytes_per_s),
-    ])?)
-}
-
-/// Writes the table and a plot of lane-tokens per second over lanes.
-fn write(out: &Path, rows: &[Measured], frame: &mut DataFrame) -> Result<()> {
-    std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    write_all(out, "bench", frame)?;
-    let mut curves: Vec<Curve> = Vec::new();
-    for row in rows {
-        let name = format!("{} {} experts", row.weights, row.experts);
-        let lanes = (row.experts * row.sequences) as f64;
-        let point = (lanes, row.decode_steps_per_s * lanes);
-        match curves.iter_mut().find(|(n, ..)| *n == name) {
-            Some((_, _, points)) => points.push(point),
-            None => curves.push((name, curves.len(), vec![point])),
-        }
-    }
-    let plot = CurvePlot {
-        title: "Decoding, mixing and sampling included".into(),
-        x: "lanes (experts × sequences)".into(),
-        y: "lane-tokens per second".into(),
-        curves,
-    };
-    save(out, "bench", &plot)?;
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! `mope bench --train`: how fast a LoRA step is.
+//! `mope bench train`: how fast a LoRA step is.
 
 use std::time::Instant;
 
@@ -11,15 +11,15 @@ use lm::{Tokenizer, Weights};
 use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 
-use super::{PASSAGE, median};
-use crate::cli::BenchArgs;
+use super::{PASSAGE, excerpt, median};
+use crate::cli::Workload;
 use crate::memory::peak_bytes;
 use crate::models::resolve;
 
 /// One measurement; the median of the repetitions.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct MeasuredTraining {
-    weights: String,
+    format: String,
     sequences: usize,
     prompt_tokens: usize,
     new_tokens: usize,
@@ -31,14 +31,22 @@ pub(super) struct MeasuredTraining {
     peak_bytes: u64,
 }
 
-pub(super) fn measure(args: &BenchArgs, seed: u64) -> Result<Vec<MeasuredTraining>> {
+/// Times steps and scoring in `F32` and `Bf16`, as far as the formats name them.
+///
+/// # Errors
+/// What the model reports.
+pub(super) fn measure(
+    args: &Workload,
+    formats: &[Weights],
+    seed: u64,
+) -> Result<Vec<MeasuredTraining>> {
     let path = resolve(&args.model)?;
     let checkpoint = Checkpoint::open(&path)?;
     let ids = Tokenizer::load(&checkpoint)?.encode(PASSAGE, false)?;
     let mut rows = Vec::new();
-    let formats = args.weights.iter().copied();
-    for weights in formats.filter(|w| matches!(w, Weights::F32 | Weights::Bf16)) {
-        let decoder = TuningDecoder::load(&checkpoint, weights)?;
+    let trained = |format: &&Weights| matches!(format, Weights::F32 | Weights::Bf16);
+    for &format in formats.iter().filter(trained) {
+        let decoder = TuningDecoder::load(&checkpoint, format)?;
         let config = LoraConfig {
             rank: args.rank,
             ..LoraConfig::default()
@@ -49,8 +57,7 @@ pub(super) fn measure(args: &BenchArgs, seed: u64) -> Result<Vec<MeasuredTrainin
             let mut adam = AdamW::new(AdamWConfig::default(), AdamWState::default());
             let items: Vec<Item> = (0..sequences)
                 .map(|i| {
-                    let own = ids.iter().copied().cycle().skip(i * 11);
-                    let tokens = own.take(args.prompt_tokens + args.new_tokens).collect();
+                    let tokens = excerpt(&ids, i, args.prompt_tokens + args.new_tokens);
                     let from = args.prompt_tokens;
                     vec![Sequence { tokens, from }]
                 })
@@ -68,7 +75,7 @@ pub(super) fn measure(args: &BenchArgs, seed: u64) -> Result<Vec<MeasuredTrainin
                 score.push(tokens / start.elapsed().as_secs_f64());
             }
             let row = MeasuredTraining {
-                weights: format!("{weights:?}"),
+                format: format!("{format:?}"),
                 sequences,
                 prompt_tokens: args.prompt_tokens,
                 new_tokens: args.new_tokens,
@@ -77,7 +84,7 @@ pub(super) fn measure(args: &BenchArgs, seed: u64) -> Result<Vec<MeasuredTrainin
                 peak_bytes: peak_bytes(),
             };
             eprintln!(
-                "{weights:?} LoRA step of {sequences} sequences: {:.0} tokens/s, scoring {:.0}",
+                "{format:?} LoRA step of {sequences} sequences: {:.0} tokens/s, scoring {:.0}",
                 row.train_tokens_per_s, row.score_tokens_per_s
             );
             rows.push(row);
@@ -93,9 +100,9 @@ pub(super) fn frame(rows: &[MeasuredTraining]) -> Result<DataFrame> {
     let number = |name: &str, get: fn(&MeasuredTraining) -> f64| {
         Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
     };
-    let weights: Vec<&str> = rows.iter().map(|r| r.weights.as_str()).collect();
+    let formats: Vec<&str> = rows.iter().map(|r| r.format.as_str()).collect();
     Ok(DataFrame::new_infer_height(vec![
-        Column::new("weights".into(), weights),
+        Column::new("format".into(), formats),
         count("sequences", |r| r.sequences as u64),
         count("prompt_tokens", |r| r.prompt_tokens as u64),
         count("new_tokens", |r| r.new_tokens as u64),

@@ -8,8 +8,8 @@ use experts::training::classifier::ClassifierConfig;
 use mixing::{BASE, Named};
 use serde::{Deserialize, Serialize};
 
-use super::temperature;
-use crate::config::plain;
+use super::default_temperature;
+use crate::config::validate_name;
 
 /// A classifier fitted to responses of the base and of experts, which scorers put in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,31 +23,31 @@ pub struct ClassifierTraining {
     #[serde(default)]
     pub experts: Named<ExpertSpec>,
     /// Responses of each of them to each prompt. Default 1 (ours).
-    #[serde(default = "once")]
+    #[serde(default = "default_samples")]
     pub samples: u64,
     /// Longest response in tokens. Default 64 (ours).
-    #[serde(default = "sixty_four")]
+    #[serde(default = "default_max_new_tokens")]
     pub max_new_tokens: usize,
     /// Temperature of the responses. Default 0.7.
-    #[serde(default = "temperature")]
+    #[serde(default = "default_temperature")]
     pub temperature: f32,
     /// Share of the responses to a prompt that is taken for each end; the rest is left out. Default 0.35 (ours).
-    #[serde(default = "third")]
+    #[serde(default = "default_share")]
     pub share: f64,
-    /// How.
+    /// Window, steps and optimiser of the fit.
     #[serde(default)]
     pub settings: ClassifierConfig,
 }
 
-fn once() -> u64 {
+fn default_samples() -> u64 {
     1
 }
 
-fn sixty_four() -> usize {
+fn default_max_new_tokens() -> usize {
     64
 }
 
-fn third() -> f64 {
+fn default_share() -> f64 {
     0.35
 }
 
@@ -77,7 +77,7 @@ impl ClassifierTraining {
         self.experts
             .names()
             .iter()
-            .try_for_each(|name| plain("expert", name).map_err(|e| e.to_string()))?;
+            .try_for_each(|name| validate_name("expert", name).map_err(|e| e.to_string()))?;
         let all = self.samples * (1 + self.experts.names().len() as u64);
         let positive = self.temperature > 0.0 && self.temperature.is_finite();
         if all < 2 || self.max_new_tokens == 0 || !positive {

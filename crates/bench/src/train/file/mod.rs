@@ -1,8 +1,8 @@
 //! The training file: what a user writes, read from RON and checked before anything is loaded.
 
 mod classifier;
-mod mixture;
 mod morl;
+mod pcm;
 
 use std::path::{Path, PathBuf};
 
@@ -16,11 +16,11 @@ use lm::save::Precision;
 use lm::tuning::LoraConfig;
 use serde::{Deserialize, Serialize};
 
-pub use classifier::ClassifierTraining;
-pub use mixture::{PcmTraining, Preferences};
-pub use morl::MorlTraining;
+pub use self::classifier::ClassifierTraining;
+pub use self::morl::MorlTraining;
+pub use self::pcm::{PcmInput, PcmSettings, PcmTraining, Preferences, Shape};
 
-use crate::config::{self, model_path, plain, resolve_expert};
+use crate::config::{self, model_path, resolve_expert, validate_name};
 use crate::failure::usage;
 
 /// One training.
@@ -34,12 +34,13 @@ pub struct Training {
     pub seed: u64,
     /// Base model, by registered name or path (relative to this file).
     pub model: String,
-    /// Number format of gradients' products, `F32` or `Bf16`. Default `F32`.
-    #[serde(default)]
-    pub weights: Weights,
-    /// Number format of the model that samples. Default `Bf16` (near the policy that is trained).
-    #[serde(default = "bf16")]
-    pub sampling_weights: Weights,
+    /// Number format of gradients' products, `F32` or `Bf16`. Default `F32`. (`weights` before.)
+    #[serde(default, alias = "weights")]
+    pub format: Weights,
+    /// Number format of the model that samples. Default `Bf16` (near the policy that is trained). (`sampling_weights`
+    /// before.)
+    #[serde(default = "default_sampling_format", alias = "sampling_weights")]
+    pub sampling_format: Weights,
     /// Shape of the adapter.
     #[serde(default)]
     pub lora: LoraConfig,
@@ -48,24 +49,24 @@ pub struct Training {
     pub start: Option<PathBuf>,
     /// What the written adapter's update is multiplied with. Default 1. Where a training moved the right way but
     /// not far enough, a larger one, chosen on validation prompts, goes further at no cost.
-    #[serde(default = "whole")]
+    #[serde(default = "default_strength")]
     pub strength: f32,
     /// Number format of the adapter that is written. Default `F16` (ours: half the size, three digits).
-    #[serde(default = "f16")]
+    #[serde(default = "default_precision")]
     pub precision: Precision,
-    /// What is done.
+    /// What is trained, on what and how.
     pub recipe: Recipe,
 }
 
-fn bf16() -> Weights {
+fn default_sampling_format() -> Weights {
     Weights::Bf16
 }
 
-fn whole() -> f32 {
+fn default_strength() -> f32 {
     1.0
 }
 
-fn f16() -> Precision {
+fn default_precision() -> Precision {
     Precision::F16
 }
 
@@ -80,7 +81,7 @@ pub enum Recipe {
     Rebel(RebelTraining),
     /// REBEL's regression on the best and the worst of many responses of the base to each prompt.
     BestWorst(BestWorstTraining),
-    /// The same for one policy that serves all preferences and reads each in its prompt (MORL in arXiv 2310.11564).
+    /// As `BestWorst`, for one policy that serves all preferences and reads each in its prompt (MORL in arXiv 2310.11564).
     Morl(MorlTraining),
     /// A Bradley-Terry reward model on JSON lines with `prompt`, `chosen` and `rejected`.
     Reward(RewardTraining),
@@ -111,11 +112,10 @@ impl Recipe {
 pub struct OfflineTraining {
     /// JSON lines, relative to this file.
     pub data: PathBuf,
-    /// Chosen and rejected change places, so that one file of pairs serves both directions. For pairs only. Default
-    /// false.
+    /// Swaps chosen and rejected, so that one file of pairs serves both directions. For pairs only. Default `false`.
     #[serde(default)]
     pub swap: bool,
-    /// How.
+    /// Epochs, minibatch and optimiser.
     #[serde(default)]
     pub settings: OfflineConfig,
 }
@@ -128,13 +128,13 @@ pub struct RebelTraining {
     pub prompts: PathBuf,
     /// What is rewarded.
     pub reward: ShapedReward,
-    /// How.
+    /// Iterations, responses and optimiser.
     #[serde(default)]
     pub settings: RebelConfig,
 }
 
-/// A training on the best and the worst of the base's responses. They are kept in the cache, so that trainings
-/// that differ only in the reward share them.
+/// A training on the best and the worst of the base's responses. They are kept in the cache; trainings that differ
+/// only in the reward share them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BestWorstTraining {
@@ -142,46 +142,49 @@ pub struct BestWorstTraining {
     pub prompts: PathBuf,
     /// What is rewarded; differences are divided by their standard deviation over the responses to a prompt.
     pub reward: ShapedReward,
-    /// Who writes the responses: `Base`, `Prompted(…)` or `Adapter(…)`; the adapter is always trained on the prompt
-    /// alone. Where the base hardly ever goes a direction, a base that is told to, or an adapter that does too much,
-    /// shows it. Default `[Base]`.
-    #[serde(default = "base")]
+    /// Who writes the responses: `Base`, `Prompted(…)` or `Adapter(…)`. The adapter is always trained on the prompt
+    /// alone. A prompted base, or an adapter that overdoes it, helps where the base hardly ever answers in the wanted
+    /// way. Default `[Base]`.
+    #[serde(default = "default_candidates")]
     pub candidates: Vec<ExpertSpec>,
     /// Responses to each prompt by each of them. Default 8 (ours).
-    #[serde(default = "eight")]
+    #[serde(default = "default_samples")]
     pub samples: u64,
     /// Longest response in tokens. Default 96 (ours).
-    #[serde(default = "ninety_six")]
+    #[serde(default = "default_max_new_tokens")]
     pub max_new_tokens: usize,
     /// Temperature of the policy, in sampling and in every log-probability. Default 0.7.
-    #[serde(default = "temperature")]
+    #[serde(default = "default_temperature")]
     pub temperature: f32,
     /// Taken off the reward of a response that does not end within `max_new_tokens`. Default 0.
     #[serde(default)]
     pub missing_end: f64,
-    /// How.
+    /// Epochs, minibatch and optimiser.
     #[serde(default)]
     pub settings: OfflineConfig,
 }
 
-fn base() -> Vec<ExpertSpec> {
+fn default_candidates() -> Vec<ExpertSpec> {
     vec![ExpertSpec::Base]
 }
 
-fn eight() -> u64 {
+fn default_samples() -> u64 {
     8
 }
 
-fn ninety_six() -> usize {
+fn default_max_new_tokens() -> usize {
     96
 }
 
-fn temperature() -> f32 {
+fn default_temperature() -> f32 {
     0.7
 }
 
 /// Checks how many responses are sampled, and how.
-fn sampled(samples: u64, max_new_tokens: usize, temperature: f32) -> Result<(), String> {
+///
+/// # Errors
+/// What is wrong, in words.
+fn check_sampling(samples: u64, max_new_tokens: usize, temperature: f32) -> Result<(), String> {
     if samples < 2 || max_new_tokens == 0 || !(temperature > 0.0 && temperature.is_finite()) {
         return Err("samples: at least 2; max_new_tokens: at least 1; temperature: above 0".into());
     }
@@ -194,7 +197,7 @@ fn sampled(samples: u64, max_new_tokens: usize, temperature: f32) -> Result<(), 
 pub struct RewardTraining {
     /// JSON lines, relative to this file.
     pub data: PathBuf,
-    /// How.
+    /// Size of the head, steps and optimiser of the fit.
     #[serde(default)]
     pub settings: RewardModelConfig,
 }
@@ -275,11 +278,11 @@ impl Training {
     /// # Errors
     /// What is wrong, in words.
     pub fn validate(&self) -> Result<(), String> {
-        plain("name", &self.name).map_err(|e| e.to_string())?;
-        if !matches!(self.weights, Weights::F32 | Weights::Bf16) {
+        validate_name("name", &self.name).map_err(|e| e.to_string())?;
+        if !matches!(self.format, Weights::F32 | Weights::Bf16) {
             return Err(format!(
-                "weights: {:?}: F32 or Bf16 in training",
-                self.weights
+                "format: {:?}: F32 or Bf16 in training",
+                self.format
             ));
         }
         self.lora.validate().map_err(|e| format!("lora: {e}"))?;
@@ -298,14 +301,14 @@ impl Training {
             }
             Recipe::BestWorst(t) => {
                 t.reward.validate().map_err(|e| format!("reward: {e}"))?;
-                sampled(t.samples, t.max_new_tokens, t.temperature)?;
+                check_sampling(t.samples, t.max_new_tokens, t.temperature)?;
                 if !(t.missing_end >= 0.0 && t.missing_end.is_finite()) {
                     let given = t.missing_end;
                     return Err(format!("missing_end is {given}, not a number from 0 on"));
                 }
-                let own =
+                let over_base =
                     |c: &ExpertSpec| !matches!(c, ExpertSpec::Full(_) | ExpertSpec::Limited { .. });
-                if t.candidates.is_empty() || !t.candidates.iter().all(own) {
+                if t.candidates.is_empty() || !t.candidates.iter().all(over_base) {
                     return Err(
                         "candidates: one or more of Base, Prompted(…) and Adapter(…)".into(),
                     );

@@ -9,7 +9,7 @@ use experts::training::offline::OfflineConfig;
 use mixing::{Named, Preference};
 use serde::{Deserialize, Serialize};
 
-use super::{eight, ninety_six, sampled, temperature};
+use super::{check_sampling, default_max_new_tokens, default_samples, default_temperature};
 
 /// A training of one policy on the mean utility of many preferences, each asked for in the prompt as
 /// [`mixing::strategies::Prompting`] does. Responses are kept in the cache, too.
@@ -20,38 +20,38 @@ pub struct MorlTraining {
     pub prompts: PathBuf,
     /// What is measured, and what the two directions of each dimension are called.
     pub dimensions: Named<Dimension>,
-    /// Whom the policy serves. A response is worth the mean of its normalised rewards, weighted by importance and
-    /// signed by direction, less the penalties.
+    /// Whom the policy serves. The reward of a response is the mean of its normalised rewards, weighted by importance
+    /// and signed by direction, less the penalties.
     pub preferences: Named<Preference>,
     /// Preferences that ask each prompt, in turn. Default 0: all of them.
     #[serde(default)]
     pub asks: usize,
     /// Standard deviations beyond which a reward pays no more. Default 2.5 (ours).
-    #[serde(default = "cap")]
+    #[serde(default = "default_cap")]
     pub cap: f64,
-    /// What is taken off.
+    /// What is taken off a response's reward. Default: nothing.
     #[serde(default)]
     pub penalties: Penalties,
     /// Responses to each prompt and preference. Default 8 (ours).
-    #[serde(default = "eight")]
+    #[serde(default = "default_samples")]
     pub samples: u64,
     /// Longest response in tokens. Default 96 (ours).
-    #[serde(default = "ninety_six")]
+    #[serde(default = "default_max_new_tokens")]
     pub max_new_tokens: usize,
     /// Temperature of the policy, in sampling and in every log-probability. Default 0.7.
-    #[serde(default = "temperature")]
+    #[serde(default = "default_temperature")]
     pub temperature: f32,
-    /// How.
+    /// Epochs, minibatch and optimiser.
     #[serde(default)]
     pub settings: OfflineConfig,
 }
 
-fn cap() -> f64 {
+fn default_cap() -> f64 {
     2.5
 }
 
 impl MorlTraining {
-    /// What a response is worth to one of the preferences.
+    /// The reward of a response for one of the preferences.
     ///
     /// # Errors
     /// A preference that states no direction, or one that no dimension has.
@@ -85,7 +85,7 @@ impl MorlTraining {
             let reward = self.reward(preference).map_err(|e| wrong(&e))?;
             reward.validate().map_err(|e| wrong(&e))?;
         }
-        sampled(self.samples, self.max_new_tokens, self.temperature)?;
+        check_sampling(self.samples, self.max_new_tokens, self.temperature)?;
         self.settings.validate()
     }
 }

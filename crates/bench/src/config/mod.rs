@@ -1,5 +1,9 @@
 //! RON files as this project writes them: read with a place and a remedy where they are wrong.
 
+mod mistakes;
+mod renamed;
+mod tokens;
+
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -7,7 +11,9 @@ use experts::ExpertSpec;
 use ron::extensions::Extensions;
 use serde::de::DeserializeOwned;
 
-use crate::failure::{nearest, usage};
+pub use renamed::renamed;
+
+use crate::failure::usage;
 
 /// RON with `Fixed(space: Log)`, and options without `Some`.
 pub fn options() -> ron::Options {
@@ -16,13 +22,14 @@ pub fn options() -> ron::Options {
         .with_default_extension(Extensions::UNWRAP_VARIANT_NEWTYPES)
 }
 
-/// Reads a file.
+/// Reads a file. Words that have other names by now are named on stderr, once a file.
 ///
 /// # Errors
 /// A mistake of usage with file, line and column.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text =
         std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+    renamed::check(path, &text).map_err(usage)?;
     parse(path, &text)
 }
 
@@ -32,22 +39,10 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// A mistake of usage with file, line and column.
 pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
     options().from_str(text).map_err(|e| {
-        let place = e.span.start;
-        let hint = match &e.code {
-            ron::Error::NoSuchStructField {
-                expected, found, ..
-            } => nearest(found, expected.iter().copied()),
-            ron::Error::NoSuchEnumVariant {
-                expected, found, ..
-            } => nearest(found, expected.iter().copied()),
-            _ => String::new(),
-        };
         usage(format!(
-            "{}:{}:{}: {}{hint}",
+            "{}:{}",
             path.display(),
-            place.line,
-            place.col,
-            e.code
+            mistakes::explain(text, &e)
         ))
     })
 }
@@ -71,11 +66,11 @@ pub fn resolve_expert(folder: &Path, expert: &mut ExpertSpec) {
     }
 }
 
-/// Names become parts of file names.
+/// Checks a name that becomes part of file names; `what` it names is for the message.
 ///
 /// # Errors
-/// One that could not.
-pub fn plain(what: &str, name: &str) -> Result<()> {
+/// A name of other signs than letters, digits, '-' and '_'.
+pub fn validate_name(what: &str, name: &str) -> Result<()> {
     let allowed = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
     let fine = !name.is_empty() && name.chars().all(allowed);
     fine.then_some(())

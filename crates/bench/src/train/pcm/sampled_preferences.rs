@@ -1,84 +1,91 @@
-//! Whose wishes a PCM learns to serve, and on which prompts.
+//! The preferences that a PCM learns to serve, and the prompts that each of them is given.
 
 use anyhow::Result;
 use lm::sampling::{Draws, permutation};
 use mixing::Preference;
 
-use super::Mixture;
+use super::sampler::Sampler;
 use crate::train::file::Preferences;
 
-/// Whom an iteration serves.
-pub(super) struct Wish {
+/// One preference of an iteration.
+pub(super) struct SampledPreference {
     pub preference: Preference,
+    /// Indices of its prompts.
     pub prompts: Vec<usize>,
+    /// Its number among all preferences of the training, from which its responses are drawn.
     pub draws: u64,
 }
 
-impl Mixture<'_> {
+impl Sampler<'_> {
     /// Preferences of an iteration, each with its prompts: a walk through permutations of all prompts.
-    pub(super) fn wishes(&self, number: u64) -> Result<Vec<Wish>> {
+    pub(super) fn sample_preferences(&self, number: u64) -> Result<Vec<SampledPreference>> {
         let settings = &self.recipe.settings;
         let seed = self.training.seed.to_le_bytes();
         let all = self.prompts.len() as u64;
-        let names: Vec<&String> = self.dimensions.keys().collect();
-        let mut wishes = Vec::new();
+        let mut sampled = Vec::new();
         for i in 0..settings.preferences as u64 {
-            let place = number * settings.preferences as u64 + i;
-            let mut draws = Draws::new(&[&seed, b"wish", &place.to_le_bytes()]);
+            let index = number * settings.preferences as u64 + i;
+            // The stream's name is part of what is drawn, and so it stays.
+            let mut draws = Draws::new(&[&seed, b"wish", &index.to_le_bytes()]);
             let mut count = 0;
             let mut draw = || {
                 count += 1;
                 draws.uniform(count)
             };
-            let mut weights: Vec<(String, f64)> = Vec::new();
-            match self.recipe.preferences {
-                Preferences::Enumerated => {
-                    for (bit, name) in names.iter().enumerate() {
-                        let dimension = &self.dimensions[*name];
-                        let high = place >> bit & 1 == 1;
-                        let end = if high {
-                            &dimension.high
-                        } else {
-                            &dimension.low
-                        };
-                        weights.push((end.clone(), 1.0));
-                    }
-                }
-                Preferences::Dirichlet { alpha } => {
-                    let order = permutation(names.len(), &[&seed, b"subset", &place.to_le_bytes()]);
-                    let size = 1 + (draw() * names.len() as f64) as usize;
-                    for index in order.into_iter().take(size) {
-                        let dimension = &self.dimensions[names[index]];
-                        let end = if draw() < 0.5 {
-                            &dimension.high
-                        } else {
-                            &dimension.low
-                        };
-                        weights.push((end.clone(), gamma(alpha, &mut draw).max(1e-3)));
-                    }
-                }
-            }
-            weights.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-            let texts = weights.iter().map(|(direction, _)| {
+            let mut importances = self.importances(index, &mut draw);
+            importances.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            let texts = importances.iter().map(|(direction, _)| {
                 let known = &self.wordings[direction].train;
                 known[((draw() * known.len() as f64) as usize).min(known.len() - 1)].as_str()
             });
             let text = texts.collect::<Vec<_>>().join(" ");
             let prompts = (0..settings.prompts as u64).map(|j| {
-                let at = place * settings.prompts as u64 + j;
+                let at = index * settings.prompts as u64 + j;
                 let round = (at / all).to_le_bytes();
                 permutation(all as usize, &[&seed, b"prompts", &round])[(at % all) as usize]
             });
-            wishes.push(Wish {
+            sampled.push(SampledPreference {
                 preference: Preference {
                     text,
-                    weights: weights.into_iter().collect(),
+                    weights: importances.into_iter().collect(),
                 },
                 prompts: prompts.collect(),
-                draws: place,
+                draws: index,
             });
         }
-        Ok(wishes)
+        Ok(sampled)
+    }
+
+    /// Directions of a preference with their importances; `draw` gives uniform numbers from 0 to 1.
+    fn importances(&self, index: u64, draw: &mut impl FnMut() -> f64) -> Vec<(String, f64)> {
+        let names: Vec<&String> = self.dimensions.keys().collect();
+        let end = |name: &String, high: bool| {
+            let dimension = &self.dimensions[name];
+            let end = if high {
+                &dimension.high
+            } else {
+                &dimension.low
+            };
+            end.clone()
+        };
+        let mut importances = Vec::new();
+        match self.recipe.preferences {
+            Preferences::Enumerated => {
+                for (bit, name) in names.iter().enumerate() {
+                    importances.push((end(name, index >> bit & 1 == 1), 1.0));
+                }
+            }
+            Preferences::Dirichlet { alpha } => {
+                let seed = self.training.seed.to_le_bytes();
+                let order = permutation(names.len(), &[&seed, b"subset", &index.to_le_bytes()]);
+                let size = 1 + (draw() * names.len() as f64) as usize;
+                for name in order.into_iter().take(size).map(|i| names[i]) {
+                    let direction = end(name, draw() < 0.5);
+                    importances.push((direction, gamma(alpha, draw).max(1e-3)));
+                }
+            }
+        }
+        importances
     }
 }
 

@@ -21,7 +21,7 @@ pub struct PcmTraining {
     pub experts: Named<ExpertSpec>,
     /// Wordings by direction, a JSON file of `{direction: {"train": [..]}}`, relative to this file.
     pub texts: PathBuf,
-    /// Whose wishes it learns to serve. Default `Enumerated` (paper).
+    /// The preferences that it learns to serve. Default `Enumerated` (paper).
     #[serde(default)]
     pub preferences: Preferences,
     /// How rewards become one number. Default `BradleyTerry` (paper).
@@ -37,15 +37,15 @@ pub struct PcmTraining {
     /// How it reads preference, context and statistics.
     #[serde(default)]
     pub input: PcmInput,
-    /// Folders of rollouts of earlier trainings over the same experts, relative to this file, to learn from, too; with
-    /// `replay`, and with enough of them no iterations are needed. `{seed}` in a name stands for the training's seed.
-    /// What a response is worth is worked out again from its recorded rewards. Default: none.
+    /// Folders of rollouts of earlier trainings over the same experts, relative to this file, to learn from as well.
+    /// They need `replay`; with enough of them no iterations are needed. `{seed}` in a name stands for the training's
+    /// seed. Utilities are computed anew from the recorded rewards. Default: none.
     #[serde(default)]
     pub records: Vec<PathBuf>,
-    /// What its outputs do. Default `Probabilities` (paper).
+    /// How its outputs combine the experts. Default `Probabilities` (paper).
     #[serde(default)]
     pub output: Output,
-    /// How.
+    /// Iterations, responses, and how rollouts are fitted.
     #[serde(default)]
     pub settings: PcmSettings,
 }
@@ -95,7 +95,7 @@ impl Default for PcmInput {
     }
 }
 
-/// Whose wishes a PCM learns to serve.
+/// The preferences that a PCM learns to serve.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub enum Preferences {
     /// One end of every dimension, all alike (paper).

@@ -1,4 +1,4 @@
-//! What a training records of a response, and what it is worth.
+//! What a training records of a response, and the utility of it.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use anyhow::Result;
 use eval::dimension::locate;
 use eval::utility::Stated;
 use lm::chat::Prompt;
-use mixing::{Preference, Response, Strategy};
-use pcm::{Context, PcmConfig, PcmTrainer, PreferenceInput, Prefixes, Rollout};
+use mixing::{BASE, Preference, Response, Strategy};
+use pcm::{Context, PcmConfig, PreferenceInput, Prefixes, Rollout};
 
-use super::{Mixture, WIDTH};
+use super::sampler::{Sampler, WIDTH};
 use crate::failure::usage;
 
 /// The base's response to a prompt.
@@ -20,7 +20,7 @@ pub(super) struct Reference {
     rewards: BTreeMap<usize, Vec<f64>>,
 }
 
-impl Mixture<'_> {
+impl Sampler<'_> {
     /// Normalised rewards of texts, `[texts][dimensions]`, growing towards the high ends.
     fn rewards(&self, prompt: &Prompt, texts: &[String]) -> Result<Vec<Vec<f64>>> {
         let items: Vec<(&Prompt, &str)> = texts.iter().map(|t| (prompt, t.as_str())).collect();
@@ -28,8 +28,8 @@ impl Mixture<'_> {
         for (name, reward) in &self.rewards {
             let normaliser = self.dimensions[name].normaliser;
             let normaliser = normaliser.unwrap_or_else(|| reward.normaliser());
-            for (own, score) in all.iter_mut().zip(reward.score_all(&items)?) {
-                own.push(normaliser.apply(score));
+            for (rewards, score) in all.iter_mut().zip(reward.score_all(&items)?) {
+                rewards.push(normaliser.apply(score));
             }
         }
         Ok(all)
@@ -44,7 +44,7 @@ impl Mixture<'_> {
             let first = prompt / WIDTH * WIDTH;
             let prompts: Vec<usize> = (first..(first + WIDTH).min(self.prompts.len())).collect();
             let base = Strategy::Base(mixing::strategies::Base {});
-            let plan = base.plan(&Preference::default(), &[mixing::BASE])?;
+            let plan = base.plan(&Preference::default(), &[BASE])?;
             let responses = self.respond(plan, &prompts, u64::MAX, 1)?;
             for (prompt, response) in prompts.into_iter().zip(responses) {
                 let reference = Reference {
@@ -54,23 +54,23 @@ impl Mixture<'_> {
                 known.insert(prompt, reference);
             }
         }
-        let own = known.entry(prompt).or_default();
-        let end = own.tokens.len();
+        let reference = known.entry(prompt).or_default();
+        let end = reference.tokens.len();
         let mut missing: Vec<usize> = lengths.iter().map(|l| (*l).min(end)).collect();
-        missing.retain(|l| !own.rewards.contains_key(l));
+        missing.retain(|l| !reference.rewards.contains_key(l));
         missing.dedup();
         let texts = missing
             .iter()
-            .map(|l| Ok(self.base.tokenizer.decode(&own.tokens[..*l])?));
+            .map(|l| Ok(self.base.tokenizer.decode(&reference.tokens[..*l])?));
         let texts: Vec<String> = texts.collect::<Result<_>>()?;
         let scored = self.rewards(&self.prompts[prompt].prompt, &texts)?;
-        own.rewards.extend(missing.into_iter().zip(scored));
-        let each = lengths.iter().map(|l| own.rewards[&(*l).min(end)].clone());
-        Ok(each.collect())
+        reference.rewards.extend(missing.into_iter().zip(scored));
+        let rewards = |length: &usize| reference.rewards[&(*length).min(end)].clone();
+        Ok(lengths.iter().map(rewards).collect())
     }
 
-    /// What rewards are worth to importances of the PCM's experts, beside the reference's.
-    fn worth(
+    /// Utility of rewards to importances of the PCM's experts, beside the reference's.
+    fn utility(
         &self,
         config: &PcmConfig,
         shares: &[f32],
@@ -81,20 +81,22 @@ impl Mixture<'_> {
         for (direction, share) in config.experts.iter().zip(shares) {
             if *share > 0.0 {
                 let (name, sign) = locate(&self.dimensions, direction)?;
-                let place = self.dimensions.keys().position(|n| n == name).unwrap_or(0);
+                let dimension = self.dimensions.keys().position(|n| n == name).unwrap_or(0);
                 stated.push(Stated {
                     share: f64::from(*share),
-                    reward: sign * rewards[place],
-                    reference: sign * references[place],
+                    reward: sign * rewards[dimension],
+                    reference: sign * references[dimension],
                 });
             }
         }
         Ok(self.recipe.utility.of(&stated))
     }
 
-    /// Works out again what a recorded response is worth, by this training's utility and price of divergence.
-    /// Records of versions that did not keep the reference's rewards stay as they are.
-    pub(super) fn value(&self, config: &PcmConfig, rollout: &mut Rollout) -> Result<()> {
+    /// Sets the utility of a recorded response by this training's definition of it and price of divergence.
+    ///
+    /// # Errors
+    /// A record of other dimensions or experts.
+    pub(super) fn set_utility(&self, config: &PcmConfig, rollout: &mut Rollout) -> Result<()> {
         if !config.statistics {
             rollout.context.statistics.clear();
         }
@@ -120,39 +122,36 @@ impl Mixture<'_> {
         }
         let shares = &rollout.context.shares;
         let price = self.recipe.settings.kl;
-        let worth = self.worth(config, shares, &rollout.rewards, &rollout.references)?;
-        rollout.utility = worth - price * rollout.divergence;
+        let utility = self.utility(config, shares, &rollout.rewards, &rollout.references)?;
+        rollout.utility = utility - price * rollout.divergence;
         let rows = rewards
             .chunks(dimensions)
             .zip(references.chunks(dimensions));
-        let worth = rows.zip(divergences).map(|((own, reference), kl)| {
-            Ok(self.worth(config, shares, own, reference)? - price * kl)
+        let utilities = rows.zip(divergences).map(|((rewards, references), kl)| {
+            Ok(self.utility(config, shares, rewards, references)? - price * kl)
         });
-        rollout.prefixes.worth = worth.collect::<Result<_>>()?;
+        rollout.prefixes.worth = utilities.collect::<Result<_>>()?;
         Ok(())
     }
 
+    /// The record of a response to a prompt, its utility included; `shares` are importances of the PCM's experts.
+    ///
+    /// # Errors
+    /// What a scorer or the tokenizer reports.
     pub(super) fn record(
         &self,
         prompt: usize,
         preference: &Preference,
         shares: &[f32],
         response: &Response,
-        trainer: &PcmTrainer,
+        config: &PcmConfig,
     ) -> Result<Rollout> {
-        let config = trainer.pcm.config();
-        let length = response.tokens.len();
-        let cuts = match self.recipe.settings.segment {
-            0 => vec![length],
-            segment => {
-                let inner = (1..).map(|k| k * segment).take_while(|c| *c < length);
-                inner.chain([length]).collect()
-            }
-        };
-        let kept = said(response);
         let question = &self.prompts[prompt];
+        let segment = self.recipe.settings.segment;
+        let cuts = cuts(response.tokens.len(), segment);
+        let said = said(response);
         let texts = cuts.iter().map(|&cut| {
-            let tokens = &kept[..cut.min(kept.len())];
+            let tokens = &said[..cut.min(said.len())];
             Ok(self.base.tokenizer.decode(tokens)?)
         });
         let texts: Vec<String> = texts.collect::<Result<_>>()?;
@@ -163,42 +162,17 @@ impl Mixture<'_> {
             *last = usize::MAX;
         }
         let mut references = self.reference(prompt, &beside)?;
-        let divergences = cuts.iter().map(|&cut| divergence(&response.kl, cut));
-        let divergences: Vec<f64> = divergences.collect();
-        let prefixes = match self.recipe.settings.segment {
+        let prefixes = match segment {
             0 => Prefixes::default(),
             _ => Prefixes {
                 cuts: cuts.iter().map(|c| *c as u32).collect(),
                 worth: Vec::new(),
                 rewards: rewards.concat(),
                 references: references.concat(),
-                divergences,
+                divergences: cuts.iter().map(|&c| divergence(&response.kl, c)).collect(),
             },
         };
-        // From the experts that ran, in their order, to all of the PCM's.
-        let mut ran: Vec<Option<usize>> = preference
-            .shares()?
-            .iter()
-            .map(|(name, _)| config.experts.iter().position(|e| e == name))
-            .collect();
-        if config.output.reads_base() {
-            let before = |(name, _): &(String, f64)| name.as_str() < mixing::BASE;
-            ran.insert(preference.shares()?.partition_point(before), None);
-        }
-        let n = config.experts.len();
-        let mut log_probs = vec![0.0; response.tokens.len() * n];
-        let mut base = Vec::new();
-        for (to, from) in log_probs
-            .chunks_mut(n)
-            .zip(response.expert_log_probs.chunks(ran.len()))
-        {
-            for (place, value) in ran.iter().zip(from) {
-                match place {
-                    Some(place) => to[*place] = *value,
-                    None => base.push(*value),
-                }
-            }
-        }
+        let (log_probs, base) = expert_log_probs(config, preference, response)?;
         let mut tokens = match config.preference {
             PreferenceInput::Weights => Vec::new(),
             _ => self.base.tokenizer.encode(&preference.text, false)?,
@@ -218,15 +192,60 @@ impl Mixture<'_> {
             behaviour: response.log_probs.clone(),
             rewards: rewards.pop().unwrap_or_default(),
             references: references.pop().unwrap_or_default(),
-            divergence: divergence(&response.kl, length),
+            divergence: divergence(&response.kl, response.tokens.len()),
             utility: 0.0,
             prefixes,
             temperature: self.recipe.settings.temperature,
             seed: self.training.seed,
         };
-        self.value(config, &mut rollout)?;
+        self.set_utility(config, &mut rollout)?;
         Ok(rollout)
     }
+}
+
+/// Lengths in tokens after which a response is scored: every `segment` tokens and at its end, or only there.
+fn cuts(length: usize, segment: usize) -> Vec<usize> {
+    match segment {
+        0 => vec![length],
+        segment => {
+            let inner = (1..).map(|k| k * segment).take_while(|c| *c < length);
+            inner.chain([length]).collect()
+        }
+    }
+}
+
+/// Log-probabilities of a response's tokens by all experts of the PCM, `[tokens, experts]`, 0 of those that did
+/// not run; and by the base, `[tokens]`, where it ran beside them.
+fn expert_log_probs(
+    config: &PcmConfig,
+    preference: &Preference,
+    response: &Response,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let shares = preference.shares()?;
+    // For each expert that ran, in their order, its column among the PCM's experts; none for the base.
+    let mut columns: Vec<Option<usize>> = shares
+        .iter()
+        .map(|(name, _)| config.experts.iter().position(|e| e == name))
+        .collect();
+    if config.output.reads_base() {
+        let before = |(name, _): &(String, f64)| name.as_str() < BASE;
+        columns.insert(shares.partition_point(before), None);
+    }
+    let experts = config.experts.len();
+    let mut log_probs = vec![0.0; response.tokens.len() * experts];
+    let mut base = Vec::new();
+    for (to, from) in log_probs
+        .chunks_mut(experts)
+        .zip(response.expert_log_probs.chunks(columns.len()))
+    {
+        for (column, value) in columns.iter().zip(from) {
+            match column {
+                Some(column) => to[*column] = *value,
+                None => base.push(*value),
+            }
+        }
+    }
+    Ok((log_probs, base))
 }
 
 /// A response's tokens without the one that ends it.
@@ -239,6 +258,6 @@ fn said(response: &Response) -> &[u32] {
 
 /// Mean divergence of the first tokens from the base in nats; 0 where it was not measured.
 fn divergence(kl: &[f32], tokens: usize) -> f64 {
-    let own = &kl[..tokens.min(kl.len())];
-    own.iter().map(|kl| f64::from(*kl)).sum::<f64>() / own.len().max(1) as f64
+    let kl = &kl[..tokens.min(kl.len())];
+    kl.iter().map(|kl| f64::from(*kl)).sum::<f64>() / kl.len().max(1) as f64
 }
