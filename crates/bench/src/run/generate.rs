@@ -60,7 +60,7 @@ pub struct Rows {
     pub references: Vec<GenerationRow>,
     /// Responses of the strategies.
     pub generations: Vec<GenerationRow>,
-    /// The files that they are in, by strategy and by [`REFERENCE`]; their names say what they follow from.
+    /// The files that they are in, by strategy and by `REFERENCE`; their names say what they follow from.
     pub files: BTreeMap<String, Vec<String>>,
 }
 
