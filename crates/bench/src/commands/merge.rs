@@ -84,6 +84,8 @@ fn of_flags(global: &Global, models: &mut Models, args: &MergeArgs) -> Result<In
         recipe.weights.push(weight);
     }
     let total: f64 = recipe.weights.iter().sum();
+    // Digits of the sum's rounding say nothing.
+    let total = (total * 1e9).round() / 1e9;
     if (total - 1.0).abs() > 1e-6 {
         let message = format!(
             "--expert: the weights sum to {total}, not to 1; to go further than the experts, take \

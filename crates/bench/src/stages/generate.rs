@@ -283,7 +283,14 @@ impl<'a, 'b> Batches<'a, 'b> {
                     progress.skip((settings.max_new_tokens - response.tokens.len()) as u64);
                 }
             },
-        )?;
+        );
+        let samples = generator.plan().samples.max(1);
+        let responses = responses.map_err(|e| {
+            with_prompt_id(e, |request| {
+                let request = asked.get(request / samples)?;
+                Some(request.0.id.as_str())
+            })
+        })?;
         let rows = asked.iter().zip(responses).map(|(request, response)| {
             let question = request.0.prompt.question();
             row(
@@ -295,6 +302,32 @@ impl<'a, 'b> Batches<'a, 'b> {
             )
         });
         rows.collect()
+    }
+}
+
+/// Puts the prompt's id into an error that knows only the request's number.
+fn with_prompt_id<'p>(
+    error: anyhow::Error,
+    id: impl Fn(usize) -> Option<&'p str>,
+) -> anyhow::Error {
+    match error.downcast::<mixing::Error>() {
+        Ok(mixing::Error::NoNumbers {
+            who,
+            request,
+            token,
+            prompt,
+        }) => {
+            let prompt = id(request).map_or(prompt, |id| format!("'{id}'"));
+            let error = mixing::Error::NoNumbers {
+                who,
+                request,
+                token,
+                prompt,
+            };
+            error.into()
+        }
+        Ok(other) => other.into(),
+        Err(other) => other,
     }
 }
 

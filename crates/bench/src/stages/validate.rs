@@ -50,7 +50,7 @@ pub fn validate(
             say(&format!(
                 "{strategy} {preference}: {name} has utility {mean:.4} on the validation set"
             ));
-            if best.is_none_or(|(utility, _)| mean > utility) {
+            if best.is_none_or(|(utility, _)| mean > utility || utility.is_nan()) {
                 best = Some((mean, number));
             }
         }

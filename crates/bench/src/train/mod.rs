@@ -59,28 +59,28 @@ pub struct Outcome {
 pub enum Product {
     /// An adapter as PEFT saves it.
     Adapter {
-        /// Its folder.
+        /// Folder of the adapter.
         folder: PathBuf,
         /// Numbers of the last step or iteration, by name.
         last: Map<String, Value>,
     },
     /// A Preference Control Model.
     Pcm {
-        /// Its folder.
+        /// Folder of the PCM.
         folder: PathBuf,
         /// Numbers of the last iteration, by name.
         last: Map<String, Value>,
     },
     /// A reward model.
     Reward {
-        /// Its folder.
+        /// Folder of the reward model.
         folder: PathBuf,
         /// Figures on the pairs that were kept for measuring.
         held_out: HeldOut,
     },
     /// A classifier of responses.
     Classifier {
-        /// Its folder.
+        /// Folder of the classifier.
         folder: PathBuf,
         /// Its dimensions, with figures on the responses that were kept for measuring.
         dimensions: Vec<Told>,

@@ -111,7 +111,7 @@ fn same(stored: &Value, known: &Value) -> bool {
     };
     let equal = match (read(stored), read(known)) {
         (Some(stored), Some(known)) => stored == known,
-        // A number that JSON does not have, such as an infinite one, is read by nobody.
+        // One of them cannot be read back, as with a number that JSON does not have.
         _ => stored.get("training") == known.get("training"),
     };
     equal && stored.get("inputs") == known.get("inputs")

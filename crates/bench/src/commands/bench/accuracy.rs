@@ -84,7 +84,7 @@ pub(super) struct Accuracy {
     /// Median and largest margin where it is not, in nats.
     median_margin: f64,
     largest_margin: f64,
-    /// The same of the greedy mixture.
+    /// Tokens of the greedy mixture, and the agreement and margins at them.
     mixed_tokens: usize,
     mixed_agreement: f64,
     mixed_median_margin: f64,

@@ -97,7 +97,7 @@ pub(super) fn measure(
     Ok(rows)
 }
 
-/// One combination.
+/// One combination of what the arguments list.
 struct Setting<'a> {
     device: &'a DeviceSpec,
     format: Weights,
@@ -108,7 +108,7 @@ struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    /// How the strategy serves somebody who wants all of the experts alike.
+    /// How the strategy mixes experts of equal importance.
     fn plan(&self, model: &LanguageModel, names: &[String], seed: u64) -> Result<Plan> {
         let preference = Preference {
             text: "all of it".into(),

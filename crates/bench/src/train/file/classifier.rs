@@ -19,7 +19,7 @@ pub struct ClassifierTraining {
     pub prompts: PathBuf,
     /// What is told apart; the responses to a prompt that score highest and lowest are the two ends.
     pub dimensions: Named<Dimension>,
-    /// Who answers beside the base, so that both ends are there; over the base's tokens.
+    /// Experts that answer beside the base, so that both ends occur. They have the base's tokens.
     #[serde(default)]
     pub experts: Named<ExpertSpec>,
     /// Responses of each of them to each prompt. Default 1 (ours).

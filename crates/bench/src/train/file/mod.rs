@@ -23,7 +23,7 @@ pub use self::pcm::{PcmInput, PcmSettings, PcmTraining, Preferences, Shape};
 use crate::config::{self, model_path, resolve_expert, validate_name};
 use crate::failure::usage;
 
-/// One training.
+/// A training file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Training {
@@ -70,7 +70,7 @@ fn default_precision() -> Precision {
     Precision::F16
 }
 
-/// The recipes.
+/// What a training makes, and by which method.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Recipe {
     /// Supervised fine-tuning on JSON lines with `prompt` and `response`.
@@ -321,5 +321,36 @@ impl Training {
             Recipe::Pcm(t) => return t.validate(),
         };
         settings.map_err(|e| format!("settings: {e}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn every_training_of_the_experiments_is_read() {
+        let experiments = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments");
+        let mut read = 0;
+        for folder in std::fs::read_dir(experiments).unwrap() {
+            let folder = folder.unwrap().path();
+            if !folder.is_dir() {
+                continue;
+            }
+            for file in std::fs::read_dir(folder).unwrap() {
+                let file = file.unwrap().path();
+                if file.extension().is_none_or(|e| e != "ron") {
+                    continue;
+                }
+                let text = std::fs::read_to_string(&file).unwrap();
+                if text.contains("\n    recipe:") {
+                    let training: Training = config::parse(&file, &text).unwrap();
+                    assert!(!training.name.is_empty());
+                    read += 1;
+                }
+            }
+        }
+        assert!(read >= 32, "{read}");
     }
 }

@@ -20,7 +20,7 @@ pub struct MorlTraining {
     pub prompts: PathBuf,
     /// What is measured, and what the two directions of each dimension are called.
     pub dimensions: Named<Dimension>,
-    /// Whom the policy serves. The reward of a response is the mean of its normalised rewards, weighted by importance
+    /// The preferences that the policy serves. The reward of a response is the mean of its normalised rewards, weighted by importance
     /// and signed by direction, less the penalties.
     pub preferences: Named<Preference>,
     /// Preferences that ask each prompt, in turn. Default 0: all of them.

@@ -77,7 +77,7 @@ impl Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PcmInput {
-    /// How it learns what somebody prefers. Default `Both` (ours).
+    /// How it reads a preference: weights, text or both. Default `Both` (ours).
     pub preference: PreferenceInput,
     /// It reads the context. Default true (paper).
     pub context: bool,
@@ -127,7 +127,7 @@ pub struct PcmSettings {
     /// PCM; default false: it goes over what this iteration sampled and departs from there (paper). A whole
     /// response's utility says little about each token: what one iteration says is mostly noise.
     pub replay: bool,
-    /// What a response loses in utility for each nat per token that the mixture is away from the base. Default 0
+    /// Price of divergence: utility lost for each nat per token that the mixture is away from the base. Default 0
     /// (paper).
     pub kl: f64,
     /// Likeliest tokens of each step that are recorded where experts are multiplied. Default 32 (ours: at
