@@ -411,6 +411,13 @@ impl<'a> Generate<'a> {
             if response.ended {
                 progress.skip((limit - response.tokens.len()) as u64);
             }
+        });
+        let samples = generator.plan().samples.max(1);
+        let responses = responses.map_err(|e| {
+            named(e, |request| {
+                let request = batch.requests.get(request / samples)?;
+                Some(request.0.id.as_str())
+            })
         })?;
         let rows = batch.requests.iter().zip(responses).map(|(request, r)| {
             let question = request.0.prompt.question();
@@ -423,6 +430,29 @@ impl<'a> Generate<'a> {
             )
         });
         rows.collect()
+    }
+}
+
+/// Puts the prompt's id into an error that knows only the request's number.
+fn named<'p>(error: anyhow::Error, id: impl Fn(usize) -> Option<&'p str>) -> anyhow::Error {
+    match error.downcast::<mixing::Error>() {
+        Ok(mixing::Error::NoNumbers {
+            who,
+            request,
+            token,
+            prompt,
+        }) => {
+            let prompt = id(request).map_or(prompt, |id| format!("'{id}'"));
+            let error = mixing::Error::NoNumbers {
+                who,
+                request,
+                token,
+                prompt,
+            };
+            error.into()
+        }
+        Ok(other) => other.into(),
+        Err(other) => other,
     }
 }
 

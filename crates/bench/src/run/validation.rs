@@ -64,7 +64,8 @@ pub(super) fn choose(
                     "{strategy} {preference}: {} has utility {mean:.4} on the validation set",
                     candidate.name
                 );
-                if best.as_ref().is_none_or(|(found, _)| mean > *found) {
+                let better = |(found, _): &(f64, Candidate)| mean > *found || found.is_nan();
+                if best.as_ref().is_none_or(better) {
                     best = Some((mean, candidate));
                 }
             }
