@@ -11,7 +11,7 @@ mod rollouts;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use eval::plots::{CurvePlot, save};
 use eval::rewards::{PreferencePair, RewardModel, Scorer};
 use eval::table::write_all;
@@ -196,8 +196,20 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
 
 impl Standing {
     /// A round is done.
+    ///
+    /// # Errors
+    /// A loss or a gradient that is no number.
     fn note(&mut self, round: &impl Serialize) -> Result<()> {
         if let Value::Object(numbers) = serde_json::to_value(round)? {
+            // JSON has no NaN and no infinity.
+            let lost = |name: &&&str| numbers.get(**name).is_some_and(Value::is_null);
+            if let Some(name) = ["loss", "gradient"].iter().find(lost) {
+                bail!(
+                    "round {}: the {name} is no number (NaN or infinity), so nothing of this round was kept; lower \
+                     learning_rate, or look for extreme rewards in the data",
+                    self.done
+                );
+            }
             self.metrics.push(numbers);
         }
         self.done += 1;
