@@ -370,6 +370,59 @@ pub fn scores(path: &Path, frame: &DataFrame) -> Result<Vec<ScoreRow>> {
         .collect())
 }
 
+/// What of the rows is NaN or infinite and counts as missing, a sentence for each strategy and column.
+pub fn missing(generations: &[GenerationRow], scores: &[ScoreRow]) -> Vec<String> {
+    let mut lost: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut all: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut look = |identity: &Identity, column: String, finite: bool| {
+        if !finite {
+            *lost.entry((identity.strategy.clone(), column)).or_default() += 1;
+        }
+    };
+    for row in generations {
+        let lists = [
+            ("log_probs", &row.log_probs),
+            ("kl by token", &row.kl),
+            ("base_log_probs", &row.base_log_probs),
+            ("weights", &row.weights),
+        ];
+        for (name, values) in lists {
+            let finite = values.iter().all(|v| v.is_finite());
+            look(&row.identity, name.into(), finite);
+        }
+    }
+    for row in scores {
+        *all.entry(&row.identity.strategy).or_default() += 1;
+        let numbers = [
+            ("utility", Some(row.utility)),
+            ("repetition", Some(row.repetition)),
+            ("kl", row.kl),
+            ("base_nll", row.base_nll),
+        ];
+        for (name, value) in numbers {
+            let finite = value.is_none_or(f64::is_finite);
+            look(&row.identity, name.into(), finite);
+        }
+        for (dimension, score) in &row.dimensions {
+            let values = [score.raw, score.reward, score.reference, score.stated];
+            for (kind, value) in SCORES.iter().zip(values) {
+                look(
+                    &row.identity,
+                    format!("{kind}_{dimension}"),
+                    value.is_finite(),
+                );
+            }
+        }
+    }
+    let sentence = |((strategy, column), n): (&(String, String), &usize)| {
+        let of = all.get(strategy.as_str()).copied().unwrap_or(0);
+        format!(
+            "strategy '{strategy}': {column} is NaN or infinite in {n} of {of} responses; these count as missing."
+        )
+    };
+    lost.iter().map(sentence).collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]

@@ -40,11 +40,12 @@ fn normalised(sums: &[f64]) -> Vec<f64> {
 
 impl Weights {
     /// Of one strategy; `None` where at most one expert runs, or experts have negative weights. The base's, which is
-    /// what is left where gates go past the experts, does not count then.
+    /// what is left where gates go past the experts, does not count then. Responses with a weight that is NaN or infinite
+    /// don't count, either.
     pub fn of(strategy: &str, generations: &[GenerationRow]) -> Option<Self> {
         let own = generations
             .iter()
-            .filter(|g| g.identity.strategy == strategy);
+            .filter(|g| g.identity.strategy == strategy && g.weights.iter().all(|w| w.is_finite()));
         let own: Vec<&GenerationRow> = own.collect();
         let experts: BTreeSet<&String> = own.iter().flat_map(|g| &g.experts).collect();
         let mut experts: Vec<String> = experts.into_iter().cloned().collect();

@@ -13,6 +13,7 @@
 
 use std::path::Path;
 
+use lm::load::mapped::all_finite;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -118,7 +119,7 @@ impl Classifier {
     /// A classifier of its numbers, both `[dimensions, vocab]`.
     ///
     /// # Errors
-    /// Another number of numbers than dimensions times a vocabulary.
+    /// Another number of numbers than dimensions times a vocabulary, or one that is NaN or infinite.
     pub fn new(card: ClassifierCard, token: Vec<f32>, context: Vec<f32>) -> Result<Self> {
         let dimensions = card.dimensions.len().max(1);
         if card.window == 0
@@ -129,6 +130,12 @@ impl Classifier {
             return Err(Error::Argument(format!(
                 "a classifier of {dimensions} dimensions with {a} and {b} numbers and a window of {window}"
             )));
+        }
+        if token.iter().chain(&context).any(|v| !v.is_finite()) {
+            return Err(Error::Argument(
+                "a classifier holds NaN or infinity: its fit diverged; look for extreme embeddings, or raise `ridge`"
+                    .into(),
+            ));
         }
         Ok(Self {
             vocab: token.len() / dimensions,
@@ -194,7 +201,7 @@ impl Classifier {
     /// Opens a folder that [`Self::save`] wrote.
     ///
     /// # Errors
-    /// [`Error::Classifier`]: missing or damaged files.
+    /// [`Error::Classifier`]: missing or damaged files; [`lm::Error::NotFinite`].
     pub fn load(folder: &Path) -> Result<Self> {
         let card = ClassifierCard::load(folder)?;
         let path = folder.join(TABLES);
@@ -216,7 +223,9 @@ impl Classifier {
             }
             let parts = tensor.data().chunks_exact(4);
             let numbers = parts.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            tables.push(numbers.collect::<Vec<f32>>());
+            let numbers: Vec<f32> = numbers.collect();
+            all_finite(&path, name, shape, &numbers)?;
+            tables.push(numbers);
         }
         let context = tables.pop().unwrap_or_default();
         let token = tables.pop().unwrap_or_default();

@@ -26,6 +26,17 @@ pub enum Error {
         /// What went wrong.
         source: lm::Error,
     },
+    /// An expert whose next-token distribution is none.
+    #[error(
+        "expert '{expert}' gave no numbers (NaN or infinity) for sequence {sequence}; look for damaged or very large \
+         weights, or try the number format F32"
+    )]
+    NoNumbers {
+        /// Its name.
+        expert: String,
+        /// Which of the sequences.
+        sequence: usize,
+    },
     /// Experts that cannot be mixed.
     #[error(
         "experts '{first}' and '{second}' have different vocabularies ({reason}); next-token \

@@ -4,6 +4,7 @@
 //! and what crosses is `experts · sequences · vocab` floats per token.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kernels::{Isa, Shared, Team, math};
 use lm::chat::Prompt;
@@ -193,7 +194,7 @@ impl ExpertPool {
     /// distribution of the first token.
     ///
     /// # Errors
-    /// A prompt that an expert's template refuses or that leaves no room in the context.
+    /// A prompt that an expert's template refuses or that leaves no room in the context; [`Error::NoNumbers`].
     pub fn begin(
         &self,
         prompts: &[Prompt],
@@ -253,7 +254,7 @@ impl ExpertPool {
             self.forward(group, &lanes, &mut cache, next)?;
             caches.push(cache);
         }
-        self.finish(next);
+        self.finish(next)?;
         Ok(PoolState {
             caches,
             sequences: prompts.len(),
@@ -293,7 +294,9 @@ impl ExpertPool {
             .map(|e| &tokens[e * sequences][..shared[e]])
             .collect();
         let mut unused = vec![0.0; experts * self.vocab()];
-        engine.next_logits(&lanes, &mut cache, group.adapters.as_ref(), &mut unused)?;
+        engine
+            .next_logits(&lanes, &mut cache, group.adapters.as_ref(), &mut unused)
+            .map_err(|e| self.blame(group, 1, e))?;
         let copies: Vec<usize> = (0..experts).flat_map(|e| vec![e; sequences]).collect();
         Ok((cache.fork(&copies)?, shared))
     }
@@ -316,7 +319,8 @@ impl ExpertPool {
             let rest: Vec<&[u32]> = tokens.iter().map(|t| &t[1..]).collect();
             let scored = group
                 .model
-                .log_probs(&first, &rest, group.adapters.as_ref())?;
+                .log_probs(&first, &rest, group.adapters.as_ref())
+                .map_err(|e| self.blame(group, prompts.len(), e))?;
             for (lane, log_probs) in scored.iter().enumerate() {
                 let (member, prompt) = (lane / prompts.len(), lane % prompts.len());
                 let total: f64 = log_probs.iter().map(|v| f64::from(*v)).sum();
@@ -333,7 +337,7 @@ impl ExpertPool {
     /// Appends one token to every sequence; `next` gets the distribution after it.
     ///
     /// # Errors
-    /// Another number of tokens than sequences, or a full context.
+    /// Another number of tokens than sequences, or a full context; [`Error::NoNumbers`].
     pub fn step(&self, state: &mut PoolState, tokens: &[u32], next: &mut NextTokens) -> Result<()> {
         if tokens.len() != state.sequences {
             let (got, expected) = (tokens.len(), state.sequences);
@@ -350,7 +354,7 @@ impl ExpertPool {
             let lanes: Vec<&[u32]> = one_each.collect();
             self.forward(group, &lanes, cache, next)?;
         }
-        self.finish(next);
+        self.finish(next)?;
         Ok(())
     }
 
@@ -424,18 +428,40 @@ impl ExpertPool {
         let (first, count) = (members[0], members.len());
         if members.iter().enumerate().all(|(i, m)| *m == first + i) {
             let logits = &mut next.log_probs[first * width..(first + count) * width];
-            return Ok(engine.next_logits(lanes, cache, group.adapters.as_ref(), logits)?);
+            return engine
+                .next_logits(lanes, cache, group.adapters.as_ref(), logits)
+                .map_err(|e| self.blame(group, next.sequences, e));
         }
         let mut logits = vec![0.0; count * width];
-        engine.next_logits(lanes, cache, group.adapters.as_ref(), &mut logits)?;
+        engine
+            .next_logits(lanes, cache, group.adapters.as_ref(), &mut logits)
+            .map_err(|e| self.blame(group, next.sequences, e))?;
         for (&member, logits) in members.iter().zip(logits.chunks(width)) {
             next.log_probs[member * width..][..width].copy_from_slice(logits);
         }
         Ok(())
     }
 
+    /// Names the expert of a lane, of which there are `sequences` an expert.
+    fn blame(&self, group: &Group, sequences: usize, error: lm::Error) -> Error {
+        match error {
+            lm::Error::NoNumbers { lane } => {
+                let member = group.members[lane / sequences.max(1)];
+                Error::NoNumbers {
+                    expert: self.member(member).name.clone(),
+                    sequence: lane % sequences.max(1),
+                }
+            }
+            other => other.into(),
+        }
+    }
+
     /// Logits to log-probabilities, as far as each expert shows them.
-    fn finish(&self, next: &mut NextTokens) {
+    ///
+    /// # Errors
+    /// [`Error::NoNumbers`] for the first row without a normaliser.
+    fn finish(&self, next: &mut NextTokens) -> Result<()> {
+        let without = AtomicUsize::new(usize::MAX);
         let (vocab, isa) = (next.vocab, Isa::best());
         let inverse = next.temperature.map(|t| 1.0 / t);
         let rows = Shared::new(&mut next.log_probs);
@@ -445,11 +471,21 @@ impl ExpertPool {
             if let Some(inverse) = inverse {
                 row.iter_mut().for_each(|v| *v *= inverse);
             }
-            math::log_softmax(isa, row);
+            if !math::log_softmax(isa, row).is_finite() {
+                without.fetch_min(i, Ordering::Relaxed);
+                return;
+            }
             if let Some(k) = self.member(i / next.sequences).top_k {
                 keep_likeliest(row, k);
             }
         });
+        match without.into_inner() {
+            usize::MAX => Ok(()),
+            i => Err(Error::NoNumbers {
+                expert: self.member(i / next.sequences).name.clone(),
+                sequence: i % next.sequences,
+            }),
+        }
     }
 }
 

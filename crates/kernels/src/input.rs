@@ -6,7 +6,8 @@ use crate::shared::Shared;
 /// Inputs that share a scale in the 8- and 4-bit formats.
 pub const BLOCK: usize = 32;
 
-/// A block of inputs, rounded: `x ≈ s q`.
+/// A block of inputs, rounded: `x ≈ s q`. Where one of the inputs is NaN or infinite, `s` is NaN, and so is every
+/// product with the block.
 #[derive(Debug, Default, Clone, Copy)]
 #[repr(C, align(16))]
 pub(crate) struct Rounded {
@@ -230,12 +231,22 @@ impl InputRow<'_> {
 }
 
 impl Rounded {
+    /// A block that holds something that is no number.
+    const NOT_FINITE: Self = Self {
+        q: [0; BLOCK],
+        scale: f32::NAN,
+        offset: 0,
+        sum: f32::NAN,
+    };
+
     #[inline(always)]
     fn round(&mut self, x: &[f32; BLOCK]) {
-        let mut largest = [0f32; 16];
+        // Bits of absolute values are ordered as these are, infinity and then NaN behind all numbers.
+        let mut largest = [0u32; 16];
         for part in x.chunks_exact(16) {
             for (m, v) in largest.iter_mut().zip(part) {
-                *m = if v.abs() > *m { v.abs() } else { *m };
+                let bits = v.abs().to_bits();
+                *m = if bits > *m { bits } else { *m };
             }
         }
         let mut width = 16;
@@ -246,7 +257,11 @@ impl Rounded {
                 *l = if *h > *l { *h } else { *l };
             }
         }
-        let largest = largest[0];
+        let largest = f32::from_bits(largest[0]);
+        if !largest.is_finite() {
+            *self = Self::NOT_FINITE;
+            return;
+        }
         let scale = largest / 127.0;
         let inverse = 127.0 / largest;
         // Zeros, and what is so small that its inverse overflows.
@@ -283,8 +298,13 @@ impl Rounded {
                 _mm512_maskz_loadu_ps((mask >> 16) as u16, x.as_ptr().wrapping_add(16)),
             ]
         };
-        let most = _mm512_max_ps(_mm512_abs_ps(x[0]), _mm512_setzero_ps());
-        let largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(x[1]), most));
+        // As bits: see `round`.
+        let [low, high] = x.map(|x| _mm512_castps_si512(_mm512_abs_ps(x)));
+        let largest = f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(low, high)));
+        if !largest.is_finite() {
+            *self = Self::NOT_FINITE;
+            return;
+        }
         let inverse = 127.0 / largest;
         let inverse = if inverse.is_finite() { inverse } else { 0.0 };
         self.scale = largest / 127.0;
@@ -300,5 +320,66 @@ impl Rounded {
         let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
         self.offset = -128 * sum;
         self.sum = self.scale * sum as f32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The blocks of one row, as every instruction set rounds it: the same bits.
+    fn rounded(x: &[f32]) -> Vec<(Vec<i8>, u32, i32, u32)> {
+        let of = |isa: Isa| {
+            let mut input = Input::default();
+            input.resize(1, x.len());
+            // SAFETY: nobody else has the row.
+            let mut row = unsafe { input.share().row(0) };
+            row.floats.copy_from_slice(x);
+            row.quantise(isa, Format::Q8);
+            let bits = |b: &Rounded| (b.q.to_vec(), b.scale.to_bits(), b.offset, b.sum.to_bits());
+            row.rounded.iter().map(bits).collect::<Vec<_>>()
+        };
+        let first = of(Isa::Portable);
+        for isa in Isa::available() {
+            assert_eq!(of(isa), first, "{isa:?}");
+        }
+        first
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_no_number_marks_its_block_and_no_other(
+            mut x in prop::collection::vec(-9.0f32..9.0, 1..100),
+            places in prop::collection::vec((0usize..100, 0usize..3), 1..40),
+        ) {
+            let clean = rounded(&x);
+            let mut marked = vec![false; clean.len()];
+            for (place, kind) in places {
+                let place = place % x.len();
+                x[place] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][kind];
+                marked[place / BLOCK] = true;
+            }
+            for (block, (clean, marked)) in rounded(&x).iter().zip(clean.iter().zip(marked)) {
+                match marked {
+                    false => prop_assert_eq!(block, clean),
+                    true => {
+                        prop_assert!(f32::from_bits(block.1).is_nan());
+                        prop_assert!(f32::from_bits(block.3).is_nan());
+                        prop_assert_eq!(block.2, 0);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn any_bits_are_rounded_without_a_panic(bits in prop::collection::vec(any::<u32>(), 1..100)) {
+            let x: Vec<f32> = bits.into_iter().map(f32::from_bits).collect();
+            for (block, x) in rounded(&x).iter().zip(x.chunks(BLOCK)) {
+                let finite = x.iter().all(|v| v.is_finite());
+                prop_assert_eq!(f32::from_bits(block.1).is_finite(), finite);
+            }
+        }
     }
 }

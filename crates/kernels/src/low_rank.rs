@@ -60,7 +60,8 @@ fn lift(values: &[f32]) -> f32 {
         return 1.0;
     }
     let power = 14 - largest.log2().floor() as i32;
-    2f32.powi(power.clamp(-40, 40))
+    // Downwards as far as it takes: a factor that is cut off would be another one.
+    2f32.powi(power.clamp(-120, 40))
 }
 
 impl LowRank {

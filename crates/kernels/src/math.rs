@@ -62,7 +62,7 @@ fn exp(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { p * power }
 }
 
-/// `ln x` for positive normal `x` to about 1 unit in the last place (Cephes); −∞ for 0.
+/// `ln x` for positive normal `x` to about 1 unit in the last place (Cephes); −∞ for 0, NaN and ∞ stay as they are.
 #[inline(always)]
 fn ln(x: f32) -> f32 {
     let bits = x.to_bits();
@@ -89,6 +89,7 @@ fn ln(x: f32) -> f32 {
     let y = e.mul_add(-2.121_944_4e-4, m * z * p);
     let y = z.mul_add(-0.5, y);
     let out = e.mul_add(0.693_359_4, m + y);
+    let out = if x <= f32::MAX { out } else { x };
     if x < f32::MIN_POSITIVE {
         f32::NEG_INFINITY
     } else {
@@ -109,6 +110,29 @@ fn max_of(values: &[f32]) -> f32 {
     let larger = |m: f32, v: &f32| if *v > m { *v } else { m };
     rest.iter()
         .fold(columns.iter().fold(f32::NEG_INFINITY, larger), larger)
+}
+
+/// [`max_of`], but what is NaN stays.
+#[inline(always)]
+fn peak_inner(values: &[f32]) -> f32 {
+    let larger = |m: f32, v: f32| if v > m || v.is_nan() { v } else { m };
+    let mut columns = [f32::NEG_INFINITY; DOT];
+    let parts = values.chunks_exact(DOT);
+    let rest = parts.remainder();
+    for part in parts {
+        for (m, v) in columns.iter_mut().zip(part) {
+            *m = larger(*m, *v);
+        }
+    }
+    let all = columns.iter().chain(rest).copied();
+    all.fold(f32::NEG_INFINITY, larger)
+}
+
+/// No NaN and no infinity, by the bits of absolute values, which are ordered as these are.
+#[inline(always)]
+fn all_finite_inner(values: &[f32]) -> bool {
+    let bits = values.iter().map(|v| v.abs().to_bits());
+    bits.fold(0, u32::max) <= f32::MAX.to_bits()
 }
 
 /// Sum of `f` over the values, in 16 columns of at most 1,024 terms and then in double precision.
@@ -132,11 +156,15 @@ fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
 }
 
 #[inline(always)]
-fn log_softmax_inner(row: &mut [f32]) {
+fn log_softmax_inner(row: &mut [f32]) -> f32 {
     let max = max_of(row);
-    let total = sum_of(row, |v| exp(v - max));
-    let shift = max + total.ln() as f32;
+    let total = sum_of(row, |v| exp(v - max)).ln() as f32;
+    let shift = max + total;
+    // Beside numbers of a size that nothing can be added to, the sum is lost, and the row would not be normalised.
+    let kept = (shift - max - total).abs() <= 0.1;
+    let shift = if kept { shift } else { f32::NAN };
     row.iter_mut().for_each(|v| *v -= shift);
+    shift
 }
 
 #[inline(always)]
@@ -168,18 +196,19 @@ fn multiply_inner(row: &mut [f32], by: &[f32]) {
     row.iter_mut().zip(by).for_each(|(v, b)| *v *= b);
 }
 
-/// The nearest multiples of `max |x| / 127`, and that scale.
+/// The nearest multiples of `max |x| / 127`, and that scale; it is NaN or infinite where one of the numbers is.
 #[inline(always)]
 fn round_to_bytes_inner(x: &[f32], out: &mut [i8]) -> f32 {
-    let mut columns = [0f32; WIDTH];
+    // Bits of absolute values are ordered as these are, infinity and then NaN behind all numbers.
+    let mut columns = [0u32; WIDTH];
     for part in x.chunks(WIDTH) {
         for (m, v) in columns.iter_mut().zip(part) {
-            *m = if v.abs() > *m { v.abs() } else { *m };
+            let bits = v.abs().to_bits();
+            *m = if bits > *m { bits } else { *m };
         }
     }
-    let largest = columns
-        .iter()
-        .fold(0f32, |m, v| if *v > m { *v } else { m });
+    let larger = |m: u32, v: &u32| if *v > m { *v } else { m };
+    let largest = f32::from_bits(columns.iter().fold(0, larger));
     let inverse = 127.0 / largest;
     let inverse = if inverse.is_finite() { inverse } else { 0.0 };
     for (out, v) in out.iter_mut().zip(x) {
@@ -396,8 +425,9 @@ dispatch! {
     pub fn swiglu_backward(gate: &mut [f32], up: &mut [f32], d: &[f32]) = swiglu_backward_inner
 }
 dispatch! {
-    /// `row ← row − ln Σ e^row`.
-    pub fn log_softmax(row: &mut [f32]) = log_softmax_inner
+    /// `row ← row − ln Σ e^row`; returns that normaliser. It is NaN, and with it the whole row, where a number is
+    /// NaN or +∞, all are −∞, or the sum is lost in the rounding of very large numbers.
+    pub fn log_softmax(row: &mut [f32]) -> f32 = log_softmax_inner
 }
 dispatch! {
     /// `row ← e^row / Σ e^row`.
@@ -416,7 +446,8 @@ dispatch! {
     pub fn multiply(row: &mut [f32], by: &[f32]) = multiply_inner
 }
 dispatch! {
-    /// Bytes that stand for `x` as multiples of `max |x| / 127`, and that scale; 0 for zeros.
+    /// Bytes that stand for `x` as multiples of `max |x| / 127`, and that scale; 0 for zeros, NaN or infinite where one
+    /// of the numbers is.
     pub(crate) fn round_to_bytes(x: &[f32], out: &mut [i8]) -> f32 = round_to_bytes_inner
 }
 dispatch! {
@@ -443,6 +474,14 @@ dispatch! {
 dispatch! {
     /// The largest number; −∞ of none.
     pub fn largest(row: &[f32]) -> f32 = max_of
+}
+dispatch! {
+    /// The largest number, −∞ of none; NaN where one of them is NaN.
+    pub fn peak(row: &[f32]) -> f32 = peak_inner
+}
+dispatch! {
+    /// None of the numbers is NaN or infinite.
+    pub fn all_finite(row: &[f32]) -> bool = all_finite_inner
 }
 dispatch! {
     /// `Σ row`.
@@ -500,6 +539,37 @@ mod tests {
             (1.0, 0.0, 0.0)
         );
         assert_eq!((ln(1.0), ln(0.0)), (0.0, f32::NEG_INFINITY));
+        assert!(ln(f32::NAN).is_nan() && exp(f32::NAN).is_nan());
+        assert_eq!(ln(f32::INFINITY), f32::INFINITY);
+        assert!(relative(ln(f32::MAX), f64::from(f32::MAX).ln()) < 2e-7);
+    }
+
+    #[test]
+    fn a_row_without_a_normaliser_is_nan_from_end_to_end() {
+        for n in [1, 5, 64, 200] {
+            for at in [0, n / 2, n - 1] {
+                for wrong in [f32::NAN, f32::INFINITY] {
+                    let mut row = vec![0.5; n];
+                    row[at] = wrong;
+                    for isa in Isa::available() {
+                        let mut row = row.clone();
+                        assert!(log_softmax(isa, &mut row).is_nan());
+                        assert!(row.iter().all(|v| v.is_nan()));
+                    }
+                }
+            }
+            let mut row = vec![f32::NEG_INFINITY; n];
+            assert!(log_softmax(Isa::best(), &mut row).is_nan());
+            // Equals of a size that their number is lost beside, and one alone of that size.
+            row.fill(1e30);
+            assert_eq!(log_softmax(Isa::best(), &mut row).is_nan(), n > 1);
+            row.fill(-1e30);
+            row[0] = 1e30;
+            assert_eq!(log_softmax(Isa::best(), &mut row), 1e30);
+            row.fill(f32::NEG_INFINITY);
+            row[n - 1] = 2.0;
+            assert_eq!(log_softmax(Isa::best(), &mut row), 2.0);
+        }
     }
 
     #[test]
@@ -582,6 +652,24 @@ mod tests {
             };
             for isa in Isa::available() {
                 prop_assert_eq!(all(isa), all(Isa::Portable));
+            }
+        }
+
+        #[test]
+        fn what_is_no_number_is_seen_at_every_place(
+            x in prop::collection::vec(any::<f32>(), 1..200),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let mut x: Vec<f32> = x.into_iter().map(|v| if v.is_nan() { 0.0 } else { v }).collect();
+            let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            for isa in Isa::available() {
+                prop_assert_eq!(peak(isa, &x), top);
+                prop_assert_eq!(all_finite(isa, &x), x.iter().all(|v| v.is_finite()));
+            }
+            let at = at.index(x.len());
+            x[at] = f32::NAN;
+            for isa in Isa::available() {
+                prop_assert!(peak(isa, &x).is_nan() && !all_finite(isa, &x));
             }
         }
 

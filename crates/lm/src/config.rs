@@ -75,6 +75,50 @@ pub enum RopeScaling {
 }
 
 impl Rope {
+    /// Checks the constants, and that angles follow from them for heads of this width.
+    fn validate(&self, head_dim: usize) -> Result<(), String> {
+        let above_zero = |name: &str, value: f32| match value > 0.0 && value.is_finite() {
+            true => Ok(()),
+            false => Err(format!(
+                "rope scaling: {name} is {value}, not a number above 0"
+            )),
+        };
+        match &self.scaling {
+            RopeScaling::Plain => {}
+            RopeScaling::Linear(factor) => above_zero("factor", *factor)?,
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_context,
+            } => {
+                above_zero("factor", *factor)?;
+                above_zero("low_freq_factor", *low_freq_factor)?;
+                above_zero("high_freq_factor", *high_freq_factor)?;
+                above_zero("original_max_position_embeddings", *original_context)?;
+                if low_freq_factor >= high_freq_factor {
+                    return Err(format!(
+                        "rope scaling: low_freq_factor {low_freq_factor} is not below high_freq_factor \
+                         {high_freq_factor}"
+                    ));
+                }
+            }
+            RopeScaling::Factors(factors) => {
+                for (j, factor) in factors.iter().enumerate() {
+                    above_zero(&format!("factor {j} of rope_freqs"), *factor)?;
+                }
+            }
+        }
+        let angles = self.frequencies(head_dim);
+        match angles.iter().position(|f| !f.is_finite()) {
+            None => Ok(()),
+            Some(j) => Err(format!(
+                "rope frequency {j} is {}: theta {} or the scaling is out of range",
+                angles[j], self.theta
+            )),
+        }
+    }
+
     /// Angle per position of each rotated pair, `[head_dim / 2]`, in radians per token.
     ///
     /// ```
@@ -164,6 +208,7 @@ impl DecoderConfig {
                 self.head_dim
             ));
         }
+        self.rope.validate(self.head_dim)?;
         if self.sliding_window == Some(0) {
             return Err("sliding_window is 0".into());
         }

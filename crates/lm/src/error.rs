@@ -51,6 +51,30 @@ pub enum Error {
         /// From the file.
         got: Vec<usize>,
     },
+    /// A stored number that is NaN or infinite.
+    #[error(
+        "{path}: tensor '{tensor}' holds {value} at {position:?}; the file is damaged, or its training diverged: \
+         fetch or train it again"
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// Its name there.
+        tensor: String,
+        /// The number.
+        value: f32,
+        /// Where it stands, by the tensor's dimensions.
+        position: Vec<usize>,
+    },
+    /// A sequence of which the model computes NaN or infinity.
+    #[error(
+        "the model gave no numbers (NaN or infinity) for sequence {lane}: its weights are too large for this number \
+         format, or damaged; load it in F32, or fetch it again"
+    )]
+    NoNumbers {
+        /// The sequence, by its place among those that were asked for.
+        lane: usize,
+    },
     /// An argument outside of what an operation accepts.
     #[error("{0}")]
     Argument(String),

@@ -85,7 +85,7 @@ impl LanguageModel {
     /// (expert-major where there are adapters).
     ///
     /// # Errors
-    /// Different numbers of prompts and responses, an empty prompt, or those of
+    /// Different numbers of prompts and responses, an empty prompt, [`Error::NoNumbers`], or those of
     /// [`Engine::all_logits`].
     pub fn log_probs(
         &self,
@@ -115,15 +115,21 @@ impl LanguageModel {
             .collect();
         let lanes: Vec<&[u32]> = joined.iter().map(Vec::as_slice).collect();
         let mut out: Vec<Vec<f32>> = responses.iter().map(|r| vec![0.0; r.len()]).collect();
+        let mut without = None;
         self.engine
             .all_logits(&lanes, adapters, |lane, t, logits| {
                 let place = (t + 1).checked_sub(prompts[lane].len());
                 if let Some(place) = place.filter(|p| *p < responses[lane].len()) {
-                    log_softmax(logits);
+                    if !log_softmax(logits).is_finite() {
+                        without.get_or_insert(lane);
+                    }
                     out[lane][place] = logits[responses[lane][place] as usize];
                 }
             })?;
-        Ok(out)
+        match without {
+            Some(lane) => Err(Error::NoNumbers { lane }),
+            None => Ok(out),
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::{Error, Result};
+
 /// How the next token is chosen. Filters apply in the order of transformers: temperature, top-k,
 /// top-p, min-p; what is left is renormalised.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -66,21 +68,28 @@ impl Sampling {
 
     /// Picks a token. `uniform` in [0, 1) decides; greedy sampling ignores it.
     ///
-    /// # Panics
-    /// When `log_probs` is empty.
+    /// # Errors
+    /// Nothing to draw from: a number that is NaN or +∞, only −∞, or no numbers at all.
     ///
     /// ```
     /// use lm::sampling::Sampling;
     /// let log_probs = [0.1f32, 0.6, 0.3].map(f32::ln);
-    /// assert_eq!(Sampling::GREEDY.pick(&log_probs, 0.9), 1);
+    /// assert_eq!(Sampling::GREEDY.pick(&log_probs, 0.9)?, 1);
     /// let plain = Sampling { temperature: 1.0, ..Sampling::default() };
-    /// assert_eq!(plain.pick(&log_probs, 0.05), 0);
-    /// assert_eq!(plain.pick(&log_probs, 0.95), 2);
+    /// assert_eq!(plain.pick(&log_probs, 0.05)?, 0);
+    /// assert_eq!(plain.pick(&log_probs, 0.95)?, 2);
+    /// assert!(plain.pick(&[-1.0, f32::NAN], 0.5).is_err());
+    /// # Ok::<(), lm::Error>(())
     /// ```
-    pub fn pick(&self, log_probs: &[f32], uniform: f64) -> u32 {
-        let best = argmax(log_probs);
+    pub fn pick(&self, log_probs: &[f32], uniform: f64) -> Result<u32> {
+        let best = argmax(log_probs).filter(|best| log_probs[*best].is_finite());
+        let Some(best) = best else {
+            let message =
+                "no token can be drawn: the distribution holds NaN or infinity, or nothing else";
+            return Err(Error::Argument(message.into()));
+        };
         if self.temperature == 0.0 {
-            return best as u32;
+            return Ok(best as u32);
         }
         let top = log_probs[best];
         let inverse = 1.0 / self.temperature;
@@ -88,7 +97,7 @@ impl Sampling {
             return BUFFER.with_borrow_mut(|weights| {
                 weights.clear();
                 weights.extend(log_probs.iter().map(|l| (l - top) * inverse));
-                draw_all(weights, self.min_p, uniform)
+                Ok(draw_all(weights, self.min_p, uniform))
             });
         }
         let weight = |log_prob: f32| (f64::from(log_prob - top) * f64::from(inverse)).exp();
@@ -119,7 +128,7 @@ impl Sampling {
             .iter()
             .map(|&id| id as usize)
             .zip(weights[..kept].iter().copied());
-        draw(pairs, f64::from(self.min_p), uniform)
+        Ok(draw(pairs, f64::from(self.min_p), uniform))
     }
 }
 
@@ -157,21 +166,13 @@ fn draw_all(weights: &mut [f32], least: f32, uniform: f64) -> u32 {
         }
     }
     // Rounding may leave nothing after the last piece that has mass.
-    last.unwrap_or_else(|| argmax(weights)) as u32
+    last.or_else(|| argmax(weights)).unwrap_or(0) as u32
 }
 
-/// Index of the largest value, the first of equals.
-///
-/// # Panics
-/// When `values` is empty.
-pub fn argmax(values: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
-            best = i;
-        }
-    }
-    best
+/// Index of the largest value, the first of equals; `None` where there is none or one of them is NaN.
+pub fn argmax(values: &[f32]) -> Option<usize> {
+    let top = math::peak(Isa::best(), values);
+    values.iter().position(|v| *v == top)
 }
 
 /// Inverse of the cumulative distribution over the weights that reach `least`, in the order given.
@@ -219,15 +220,17 @@ pub fn keep_likeliest(row: &mut [f32], k: usize) {
     }
 }
 
-/// Turns logits into log-probabilities in nats, `x - log Σ exp x`, the sum in f64 of parts.
+/// Turns logits into log-probabilities in nats, `x - log Σ exp x`, the sum in f64 of parts. Returns that
+/// normaliser: NaN, and with it the whole row, where a logit is NaN or +∞, all are −∞, or the sum is lost in the
+/// rounding of very large logits.
 ///
 /// ```
 /// let mut row = [0.0, 3f32.ln()];
 /// lm::sampling::log_softmax(&mut row);
 /// assert!((row[0] - 0.25f32.ln()).abs() < 1e-6);
 /// ```
-pub fn log_softmax(row: &mut [f32]) {
-    math::log_softmax(Isa::best(), row);
+pub fn log_softmax(row: &mut [f32]) -> f32 {
+    math::log_softmax(Isa::best(), row)
 }
 
 /// The numbers below `n` in an order that `parts` name (Fisher-Yates).

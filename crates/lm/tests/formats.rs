@@ -21,7 +21,7 @@ fn every_block_format_decodes_as_the_reference_does() {
         );
         common::close(
             &name,
-            &file.read(tensor),
+            &file.read(&name, tensor).unwrap(),
             &expected("formats.safetensors", &name),
             1e-6,
         );

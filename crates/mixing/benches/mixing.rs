@@ -79,9 +79,9 @@ fn step(bencher: Bencher<'_, '_>, strategy: usize, sequences: usize) {
         mixed as f32 / 60.0 - 20.0
     });
     let mut log_probs: Vec<f32> = numbers.collect();
-    log_probs
-        .chunks_mut(VOCAB)
-        .for_each(lm::sampling::log_softmax);
+    for row in log_probs.chunks_mut(VOCAB) {
+        lm::sampling::log_softmax(row);
+    }
     let next = NextTokens {
         reference: None,
         experts,

@@ -6,7 +6,7 @@ use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use serde::{Deserialize, Serialize};
 
-use crate::{History, Mixed, Plan, Result, Step, refuse};
+use crate::{Error, History, Mixed, Plan, Result, Step, refuse};
 
 /// Limits of a response and how its tokens are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -127,7 +127,7 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// A prompt that the experts refuse or that is too long, settings that make no sense, a plan that makes
-    /// several responses to choose from.
+    /// several responses to choose from, [`Error::NoNumbers`].
     pub fn generate(
         &mut self,
         requests: Vec<Request>,
@@ -169,7 +169,7 @@ impl<'a> Generator<'a> {
         }
         let choose = |request: usize, at: usize, log_probs: &[f32]| {
             let uniform = draws[request].clone().uniform(at);
-            sampling.pick(log_probs, uniform)
+            sampling.pick(log_probs, uniform).ok()
         };
         let work = Work {
             prompts: &prompts,
@@ -210,7 +210,7 @@ impl<'a> Generator<'a> {
             let worth = utility(i / attempts, &response)?;
             match best.get_mut(i / attempts) {
                 None => best.push((worth, response)),
-                Some(found) if worth > found.0 => *found = (worth, response),
+                Some(found) if worth > found.0 || found.0.is_nan() => *found = (worth, response),
                 Some(_) => {}
             }
         }
@@ -221,7 +221,7 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// Another number of responses than prompts, a token outside of the vocabulary, a prompt that the
-    /// experts refuse or that is too long.
+    /// experts refuse or that is too long, [`Error::NoNumbers`].
     pub fn score(&mut self, prompts: &[Prompt], responses: &[Vec<u32>]) -> Result<Vec<Response>> {
         self.one_each()?;
         if prompts.len() != responses.len() {
@@ -245,15 +245,19 @@ impl<'a> Generator<'a> {
             stop_at_end: false,
             temperature: None,
         };
-        self.decode(&work, &|request, at, _| responses[request][at], |_, _| ())
+        let given = |request: usize, at: usize, log_probs: &[f32]| {
+            let top = math::peak(Isa::best(), log_probs);
+            top.is_finite().then(|| responses[request][at])
+        };
+        self.decode(&work, &given, |_, _| ())
     }
 
     /// Steps through all prompts. `choose` gets a request's index, the number of its next token and the
-    /// mixture's log-probabilities, and names the token.
+    /// mixture's log-probabilities, and names the token; `None` where these are no numbers.
     fn decode(
         &mut self,
         work: &Work<'_>,
-        choose: &(dyn Fn(usize, usize, &[f32]) -> u32 + Sync),
+        choose: &(dyn Fn(usize, usize, &[f32]) -> Option<u32> + Sync),
         mut on_token: impl FnMut(usize, &Response),
     ) -> Result<Vec<Response>> {
         let mut responses = vec![Response::default(); work.prompts.len()];
@@ -281,7 +285,8 @@ impl<'a> Generator<'a> {
                     let (read, asked) = (of(&prompts), of(work.prompts));
                     let limit = fresh.iter().map(|&i| work.limits[i]).max().unwrap_or(0);
                     let pool = self.pool;
-                    let state = pool.begin_beside(&read, &asked, limit, &mut next)?;
+                    let state = pool.begin_beside(&read, &asked, limit, &mut next);
+                    let state = state.map_err(|e| placed(e.into(), &fresh, &responses))?;
                     let mut joining = Running {
                         histories: self.histories(&fresh, &read)?,
                         requests: fresh,
@@ -302,7 +307,9 @@ impl<'a> Generator<'a> {
             };
             let last = |&i: &usize| responses[i].tokens.last().copied().unwrap_or(0);
             let tokens: Vec<u32> = running.requests.iter().map(last).collect();
-            self.pool.step(state, &tokens, &mut next)?;
+            self.pool
+                .step(state, &tokens, &mut next)
+                .map_err(|e| placed(e.into(), &running.requests, &responses))?;
             self.choose(&mut running, choose, &next, &mut mixed, &mut responses)?;
             running
                 .requests
@@ -341,7 +348,7 @@ impl<'a> Generator<'a> {
     fn choose(
         &mut self,
         running: &mut Running,
-        choose: &(dyn Fn(usize, usize, &[f32]) -> u32 + Sync),
+        choose: &(dyn Fn(usize, usize, &[f32]) -> Option<u32> + Sync),
         next: &NextTokens,
         mixed: &mut Mixed,
         responses: &mut [Response],
@@ -350,10 +357,13 @@ impl<'a> Generator<'a> {
             next,
             history: &running.histories,
         };
-        self.plan.mixer.mix(&step, mixed)?;
+        self.plan
+            .mixer
+            .mix(&step, mixed)
+            .map_err(|e| placed(e, &running.requests, responses))?;
         let experts = self.plan.experts.len();
         // Token and divergence.
-        let mut chosen = vec![(0, 0.0); running.requests.len()];
+        let mut chosen = vec![(None, 0.0); running.requests.len()];
         let shared = Shared::new(&mut chosen);
         let (log_probs, done) = (&mixed.log_probs, &*responses);
         Team::global().for_each(running.requests.len(), |row| {
@@ -368,6 +378,12 @@ impl<'a> Generator<'a> {
         });
         for (row, (&request, (token, kl))) in running.requests.iter().zip(chosen).enumerate() {
             let response = &mut responses[request];
+            let Some(token) = token else {
+                let names: Vec<String> =
+                    self.plan.experts.iter().map(|e| format!("'{e}'")).collect();
+                let who = format!("the mixture of {}", names.join(", "));
+                return Err(without(who, request, response));
+            };
             response.tokens.push(token);
             let log_prob = mixed.log_probs[row * next.vocab + token as usize];
             response.log_probs.push(log_prob);
@@ -462,5 +478,31 @@ impl Running {
         self.requests.extend(other.requests);
         self.histories.extend(other.histories);
         Ok(())
+    }
+}
+
+/// The error of a response that cannot go on.
+fn without(who: String, request: usize, response: &Response) -> Error {
+    Error::NoNumbers {
+        who,
+        request,
+        token: response.tokens.len(),
+        prompt: request.to_string(),
+    }
+}
+
+/// Says at which token of which request an expert or a PCM gave no numbers; `requests` are those of a step.
+fn placed(error: Error, requests: &[usize], responses: &[Response]) -> Error {
+    let (who, request) = match &error {
+        Error::Experts(experts::Error::NoNumbers { expert, sequence }) => {
+            let request = requests.get(*sequence).copied();
+            (format!("expert '{expert}'"), request)
+        }
+        Error::Pcm(pcm::Error::NoNumbers { sequence, .. }) => ("the PCM".into(), Some(*sequence)),
+        _ => return error,
+    };
+    match request.and_then(|request| Some((request, responses.get(request)?))) {
+        Some((request, response)) => without(who, request, response),
+        None => error,
     }
 }

@@ -35,6 +35,21 @@ pub enum Error {
     /// From the language model.
     #[error(transparent)]
     Lm(#[from] lm::Error),
+    /// An expert, a PCM or a mixture without a distribution for the next token.
+    #[error(
+        "{who} gave no numbers (NaN or infinity) at token {token} of prompt {prompt}; look for damaged or very large \
+         weights, or try the number format F32"
+    )]
+    NoNumbers {
+        /// Whose distribution it is, in words.
+        who: String,
+        /// Number of the request.
+        request: usize,
+        /// Number of the token in the response.
+        token: usize,
+        /// The prompt's name, where it has one, else the request's number.
+        prompt: String,
+    },
     /// A strategy whose parameters make no sense, or that does not fit the preference or the
     /// experts.
     #[error("{0}")]

@@ -260,7 +260,9 @@ fn cases() -> impl proptest::strategy::Strategy<Value = Case> {
     let prompt = prop::collection::vec(0f64..6.0, 4);
     let tokens = prop::collection::vec(0u32..19, 0..7);
     (rows, sums, prompt, tokens).prop_map(|(mut rows, sums, prompt, tokens)| {
-        rows.iter_mut().for_each(|row| log_softmax(row));
+        rows.iter_mut().for_each(|row| {
+            log_softmax(row);
+        });
         let names = ["base", "concise", "friendly", "rude"];
         Case {
             experts: names.map(String::from).to_vec(),

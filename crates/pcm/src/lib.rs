@@ -40,6 +40,17 @@ pub enum Error {
         /// What went wrong.
         message: String,
     },
+    /// A PCM whose logits for a sequence are NaN or infinite.
+    #[error(
+        "the PCM gave no numbers (NaN or infinity) for sequence {sequence} at token {token}; look for very large \
+         weights, or train it again"
+    )]
+    NoNumbers {
+        /// The sequence's name.
+        sequence: usize,
+        /// Number of the token.
+        token: usize,
+    },
     /// An argument outside of what an operation accepts.
     #[error("{0}")]
     Argument(String),

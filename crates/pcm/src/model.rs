@@ -490,7 +490,7 @@ impl Pcm {
     /// Reads a folder that [`Self::save`] wrote.
     ///
     /// # Errors
-    /// Missing or damaged files, and weights that do not fit the config.
+    /// Missing or damaged files, weights that do not fit the config, NaN and infinity.
     pub fn load(folder: &Path) -> Result<Self> {
         let config = PcmConfig::load(folder)?;
         let blocks = Blocks::zeros(&config.decoder());
@@ -515,9 +515,7 @@ impl Pcm {
             let values: Vec<f32> = parts
                 .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
                 .collect();
-            if values.iter().any(|v| !v.is_finite()) {
-                return Err(Error::file(&path, "there are weights that are no numbers"));
-            }
+            lm::load::mapped::all_finite(&path, name, shape, &values)?;
             Ok(values)
         };
         let values = read("values", pcm.values.len())?;

@@ -56,7 +56,7 @@ impl Runner {
     /// empty response begin; while others go on, those that are not named have left.
     ///
     /// # Errors
-    /// A sequence that goes on but never began, or that does not fit the PCM.
+    /// A sequence that goes on but never began, or that does not fit the PCM; [`Error::NoNumbers`].
     pub fn step(&mut self, sequences: &[Sequence<'_>], embed: &Embed<'_>) -> Result<Vec<f32>> {
         let (fresh, old): (Vec<_>, Vec<_>) =
             (0..sequences.len()).partition(|&i| sequences[i].response.is_empty());
@@ -78,6 +78,10 @@ impl Runner {
         }
         for (row, sequence) in logits.chunks_mut(n).zip(sequences) {
             self.pcm.direct(row, sequence.shares);
+            let mut named = row.iter().zip(sequence.shares).filter(|(_, s)| **s != 0.0);
+            if named.any(|(z, _)| !z.is_finite()) {
+                return Err(none(sequence));
+            }
         }
         Ok(logits)
     }
@@ -87,7 +91,9 @@ impl Runner {
         let room = longest + ROOM;
         let mut cache = self.decoder.cache(sequences.len(), room);
         let inputs = self.inputs(sequences, |s| s.context, embed)?;
-        let out = self.read(&inputs, &mut cache)?;
+        let out = self
+            .read(&inputs, &mut cache)
+            .map_err(|e| blame(e, sequences))?;
         match &mut self.cache {
             Some(all) => all.join(cache)?,
             None => self.cache = Some(cache),
@@ -126,7 +132,7 @@ impl Runner {
         }
         let out = self.read(&inputs, &mut cache);
         self.cache = Some(cache);
-        out
+        out.map_err(|e| blame(e, sequences))
     }
 
     fn inputs<'s>(
@@ -166,5 +172,20 @@ impl Runner {
         self.decoder
             .next_outputs(&inputs, cache, scratch, &mut out)?;
         Ok(out)
+    }
+}
+
+fn none(sequence: &Sequence<'_>) -> Error {
+    Error::NoNumbers {
+        sequence: sequence.id,
+        token: sequence.response.len(),
+    }
+}
+
+/// Names the sequence of a lane without numbers.
+fn blame(error: Error, sequences: &[&Sequence<'_>]) -> Error {
+    match error {
+        Error::Lm(lm::Error::NoNumbers { lane }) if lane < sequences.len() => none(sequences[lane]),
+        other => other,
     }
 }

@@ -250,12 +250,13 @@ impl Sums {
 
     fn perplexity(&self) -> Option<Estimate> {
         let nll = Self::ratio(&self.passages)?;
-        Some(Estimate {
+        let perplexity = Estimate {
             mean: nll.mean.exp(),
             low: nll.low.exp(),
             high: nll.high.exp(),
             count: nll.count,
-        })
+        };
+        perplexity.finite()
     }
 
     fn accuracy(&self) -> Option<Estimate> {

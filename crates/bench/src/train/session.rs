@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use experts::training::Checkpoint;
 use lm::tuning::AdamWState;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,15 @@ impl TrainingState {
     /// Keeps the numbers of an iteration or step that is done.
     pub fn record_round(&mut self, round: &impl Serialize) -> Result<()> {
         if let Value::Object(numbers) = serde_json::to_value(round)? {
+            // JSON has no NaN and no infinity.
+            let lost = |name: &&&str| numbers.get(**name).is_some_and(Value::is_null);
+            if let Some(name) = ["loss", "gradient"].iter().find(lost) {
+                bail!(
+                    "round {}: the {name} is no number (NaN or infinity), so nothing of this round was kept; lower \
+                     learning_rate, or look for extreme rewards in the data",
+                    self.done
+                );
+            }
             self.metrics.push(numbers);
         }
         self.done += 1;

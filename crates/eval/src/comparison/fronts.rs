@@ -71,9 +71,13 @@ impl Comparison<'_> {
                 continue;
             };
             for (d, (dimension, sign)) in sweep.directions.iter().enumerate() {
-                let cell = &mut cells[at][prompt * width + d];
-                cell.0 += sign * row.dimensions[dimension].reward;
-                cell.1 += 1.0;
+                let reward = sign * row.dimensions[dimension].reward;
+                // What is no number is missing.
+                if reward.is_finite() {
+                    let cell = &mut cells[at][prompt * width + d];
+                    cell.0 += reward;
+                    cell.1 += 1.0;
+                }
             }
         }
         cells
@@ -120,7 +124,8 @@ impl Comparison<'_> {
                     point.iter().zip(shares).map(|(r, s)| r * s).sum()
                 };
                 let each = front.iter().zip(&sweep.preferences).map(product);
-                products.push(each.sum::<f64>() / front.len() as f64);
+                let product = each.sum::<f64>() / front.len() as f64;
+                products.push(Some(product).filter(|p| p.is_finite()));
                 points.push(front.len() as u32);
                 best.push(front.iter().filter(|p| undominated.contains(p)).count() as u32);
                 sweeps.push(sweep.name());

@@ -52,14 +52,16 @@ impl Measure {
         }
     }
 
+    /// What is no number is missing.
     fn of(&self, row: &ScoreRow) -> Option<f64> {
-        match self {
-            Self::Utility => Some(row.utility),
+        let value = match self {
+            Self::Utility => row.utility,
             Self::Reward(dimension) => {
                 let score = row.dimensions.get(dimension).filter(|s| s.stated != 0.0)?;
-                Some(score.reward * score.stated.signum())
+                score.reward * score.stated.signum()
             }
-        }
+        };
+        value.is_finite().then_some(value)
     }
 }
 
@@ -162,7 +164,7 @@ impl<'a> Comparison<'a> {
         &self.bootstrap
     }
 
-    /// A value of every response of a strategy, clustered by prompt.
+    /// A value of every response of a strategy, clustered by prompt; what is NaN or infinite is missing.
     pub fn estimate(
         &self,
         strategy: &str,
@@ -170,12 +172,12 @@ impl<'a> Comparison<'a> {
     ) -> Option<Estimate> {
         let mut clusters = vec![Vec::new(); self.prompts.len()];
         for (prompt, row) in self.rows.get(strategy)? {
-            clusters[*prompt].extend(value(row));
+            clusters[*prompt].extend(value(row).filter(|v| v.is_finite()));
         }
         self.bootstrap.mean(&clusters)
     }
 
-    /// A ratio of two sums over the responses of a strategy, clustered by prompt.
+    /// A ratio of two sums over the responses of a strategy, clustered by prompt; what is NaN or infinite is missing.
     pub fn ratio(
         &self,
         strategy: &str,
@@ -184,6 +186,9 @@ impl<'a> Comparison<'a> {
         let mut clusters = vec![(0.0, 0.0); self.prompts.len()];
         for (prompt, row) in self.rows.get(strategy)? {
             let (numerator, denominator) = parts(row)?;
+            if !(numerator.is_finite() && denominator.is_finite()) {
+                continue;
+            }
             clusters[*prompt].0 += numerator;
             clusters[*prompt].1 += denominator;
         }
@@ -193,6 +198,12 @@ impl<'a> Comparison<'a> {
     /// Mean utility of a strategy.
     pub fn utility(&self, strategy: &str) -> Option<Estimate> {
         self.estimate(strategy, |r| Some(r.utility))
+    }
+
+    /// Some response of the strategy has a utility.
+    fn has_utility(&self, strategy: &str) -> bool {
+        let mut rows = self.rows.get(strategy).into_iter().flatten();
+        rows.any(|(_, row)| row.utility.is_finite())
     }
 
     /// Mean utility of a strategy for one preference.
@@ -349,10 +360,13 @@ impl<'a> Comparison<'a> {
         all.find(|d| d.strategy == strategy && d.opponent == *first)
     }
 
-    /// Indices of the strategies, the strongest first.
+    /// Indices of the strategies, the strongest first; those without a utility last.
     pub fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.strategies.len()).collect();
-        let strength = |i: &usize| self.strengths[*i].mean;
+        let strength = |i: &usize| match self.has_utility(&self.strategies[*i]) {
+            true => self.strengths[*i].mean,
+            false => f64::NEG_INFINITY,
+        };
         order.sort_by(|a, b| strength(b).total_cmp(&strength(a)));
         order
     }

@@ -32,7 +32,7 @@ impl Comparison<'_> {
         columns.push(Column::new("kl_per_response".into(), mean(|r| r.kl)));
         let perplexity = |s: &String| {
             let nll = self.ratio(s, |r| Some((r.base_nll?, f64::from(r.tokens))))?;
-            Some(nll.mean.exp())
+            Some(nll.mean.exp()).filter(|p| p.is_finite())
         };
         let perplexity: Vec<Option<f64>> = names.iter().map(perplexity).collect();
         columns.push(Column::new("base_perplexity".into(), perplexity));

@@ -33,7 +33,7 @@ struct Outcome {
 
 impl Outcome {
     fn number(&self, i: usize) -> Option<f64> {
-        self.spread.map(|s| s[i])
+        self.spread.map(|s| s[i]).filter(|v| v.is_finite())
     }
 }
 
@@ -106,7 +106,7 @@ impl Comparison<'_> {
                 let mut clusters = vec![Vec::new(); self.prompts.len()];
                 let rows = self.rows[strategy.as_str()].iter();
                 for (prompt, row) in rows.filter(|(_, row)| keep(sample, row)) {
-                    clusters[*prompt].push(row.utility);
+                    clusters[*prompt].extend(Measure::Utility.of(row));
                 }
                 clusters
             });

@@ -9,10 +9,11 @@ use crate::rows::ScoreRow;
 use crate::statistics::Estimate;
 use crate::{Error, Result};
 
-/// Columns `name`, `name_low` and `name_high`.
+/// Columns `name`, `name_low` and `name_high`; an estimate that is no number is missing.
 pub fn interval(name: &str, values: &[Option<Estimate>]) -> [Column; 3] {
     let column = |suffix: &str, get: fn(&Estimate) -> f64| {
-        let values: Vec<Option<f64>> = values.iter().map(|e| e.as_ref().map(get)).collect();
+        let known = |e: &Option<Estimate>| e.and_then(Estimate::finite);
+        let values: Vec<Option<f64>> = values.iter().map(|e| known(e).as_ref().map(get)).collect();
         Column::new(format!("{name}{suffix}").into(), values)
     };
     [
@@ -36,8 +37,10 @@ impl Comparison<'_> {
             names.iter().map(f).collect()
         };
         let ranks: Vec<u32> = (1..=names.len() as u32).collect();
-        let strengths: Vec<Option<Estimate>> =
-            order.iter().map(|&i| Some(self.strengths[i])).collect();
+        let strengths: Vec<Option<Estimate>> = order
+            .iter()
+            .map(|&i| Some(self.strengths[i]).filter(|_| self.has_utility(&self.strategies[i])))
+            .collect();
         let mut columns = vec![
             Column::new("rank".into(), ranks),
             Column::new(
@@ -138,9 +141,15 @@ impl Comparison<'_> {
                 let rows = self.rows[strategy.as_str()].iter();
                 let raw: Vec<f64> = rows
                     .filter_map(|(_, r)| Some(r.dimensions.get(dimension)?.raw))
+                    .filter(|raw| raw.is_finite())
                     .collect();
                 let (mean, sd) = mean_and_sd(&raw);
-                let row = [beats.map(|e| e.mean), Some(mean), sd];
+                let finite = |v: &f64| v.is_finite();
+                let row = [
+                    beats.map(|e| e.mean),
+                    Some(mean).filter(finite),
+                    sd.filter(finite),
+                ];
                 numbers
                     .iter_mut()
                     .zip(row)

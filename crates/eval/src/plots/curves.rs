@@ -4,7 +4,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{FAINT, Failure, INK, Plot, colour, draw_mark, mark, text};
+use super::{FAINT, Failure, INK, Plot, colour, draw_mark, drawable, mark, text};
 use crate::Result;
 
 /// Marks on a curve at most; its line has every point.
@@ -36,7 +36,13 @@ impl Plot for CurvePlot {
         B: DrawingBackend,
         B::ErrorType: 'static,
     {
-        let points = || self.curves.iter().flat_map(|(_, _, points)| points);
+        let inside = |p: &&(f64, f64)| drawable(p.0) && drawable(p.1);
+        let points = || {
+            self.curves
+                .iter()
+                .flat_map(|(_, _, points)| points)
+                .filter(inside)
+        };
         let right = points().fold(1e-9, |m, p| f64::max(m, p.0)) * 1.04;
         let top = points().fold(1e-9, |m, p| f64::max(m, p.1)) * 1.08;
         let bottom = points().fold(0.0, |m, p| f64::min(m, p.1)) * 1.08;
@@ -59,11 +65,15 @@ impl Plot for CurvePlot {
             .light_line_style(TRANSPARENT)
             .draw()?;
         for (row, (name, i, points)) in self.curves.iter().enumerate() {
-            let line = LineSeries::new(points.iter().copied(), colour(*i).stroke_width(2 * scale));
+            let points: Vec<&(f64, f64)> = points.iter().filter(inside).collect();
+            let line = LineSeries::new(
+                points.iter().map(|p| **p),
+                colour(*i).stroke_width(2 * scale),
+            );
             chart.draw_series(line)?;
             let dots = points.iter().step_by(points.len().div_ceil(MARKS).max(1));
             let dots = dots.map(|p| {
-                EmptyElement::at(*p) + Polygon::new(mark(*i, 4 * scale), colour(*i).filled())
+                EmptyElement::at(**p) + Polygon::new(mark(*i, 4 * scale), colour(*i).filled())
             });
             chart.draw_series(dots)?;
             let y = (14 + 18 * row as i32) * scale as i32;

@@ -4,7 +4,9 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{FAINT, Failure, INK, Plot, colour, draw_mark, label_width, mark, text};
+use super::{
+    FAINT, Failure, INK, Plot, colour, draw_mark, drawable, label_width, margin, mark, text,
+};
 use crate::Result;
 use crate::statistics::front::pareto;
 
@@ -36,12 +38,18 @@ impl Plot for FrontPlot {
         B: DrawingBackend,
         B::ErrorType: 'static,
     {
+        let inside = |p: &&[f64; 2]| p.iter().all(|v| drawable(*v));
         let axis = |d: usize| {
-            let all = self.fronts.iter().flat_map(|f| &f.1).map(|p| p[d]);
+            let all = self
+                .fronts
+                .iter()
+                .flat_map(|f| &f.1)
+                .filter(inside)
+                .map(|p| p[d]);
             let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| {
                 (l.min(v), h.max(v))
             });
-            let margin = ((high - low) * 0.1).max(0.01);
+            let margin = margin(low, high, 0.1);
             low - margin..high + margin
         };
         let (x, y) = (axis(0), axis(1));
@@ -72,8 +80,8 @@ impl Plot for FrontPlot {
             .light_line_style(TRANSPARENT)
             .draw()?;
         for (i, (_, points)) in self.fronts.iter().enumerate() {
-            let inside = |p: &&[f64; 2]| p[0] > corner[0] && p[1] > corner[1];
-            let own: Vec<Vec<f64>> = points.iter().filter(inside).map(|p| p.to_vec()).collect();
+            let above = |p: &&[f64; 2]| inside(p) && p[0] > corner[0] && p[1] > corner[1];
+            let own: Vec<Vec<f64>> = points.iter().filter(above).map(|p| p.to_vec()).collect();
             let mut best: Vec<&Vec<f64>> = pareto(&own).into_iter().map(|i| &own[i]).collect();
             best.sort_by(|a, b| a[0].total_cmp(&b[0]));
             if let (Some(first), Some(last)) = (best.first(), best.last()) {
@@ -86,7 +94,8 @@ impl Plot for FrontPlot {
             }
         }
         for (i, (_, points)) in self.fronts.iter().enumerate() {
-            let path: Vec<(f64, f64)> = points.iter().map(|p| (p[0], p[1])).collect();
+            let points = points.iter().filter(inside);
+            let path: Vec<(f64, f64)> = points.map(|p| (p[0], p[1])).collect();
             let line = colour(i).stroke_width(scale);
             chart.draw_series([PathElement::new(path.clone(), line)])?;
             let dots = path.into_iter();

@@ -4,7 +4,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{Failure, Plot, label_width, text};
+use super::{Failure, Plot, drawable, label_width, text};
 use crate::Result;
 
 /// A matrix with names.
@@ -28,7 +28,7 @@ const TITLE: u32 = 34;
 impl HeatPlot {
     /// Largest distance from the middle.
     fn reach(&self) -> f64 {
-        let distances = self.values.iter().flatten();
+        let distances = self.values.iter().flatten().filter(|v| drawable(**v));
         distances.fold(1e-9, |m, v| (v - self.middle).abs().max(m))
     }
 }
@@ -80,7 +80,8 @@ impl Plot for HeatPlot {
             let style = text(12, scale, HPos::Right);
             area.draw(&Text::new(name.clone(), place, style))?;
             for column in 0..self.columns.len() {
-                let Some(value) = self.values[row * self.columns.len() + column] else {
+                let value = self.values[row * self.columns.len() + column];
+                let Some(value) = value.filter(|v| drawable(*v)) else {
                     continue;
                 };
                 let x = left + CELL.0 * column as u32;

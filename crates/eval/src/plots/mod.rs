@@ -187,11 +187,31 @@ fn label_width(labels: &[String]) -> u32 {
     12 + 7 * longest as u32
 }
 
+/// A number that an axis can hold; others are not drawn.
+fn drawable(value: f64) -> bool {
+    /// Beyond it a range's width may overflow.
+    const LARGEST: f64 = 1e100;
+    value.abs() <= LARGEST
+}
+
+/// An estimate that axes can hold.
+fn drawn(estimate: &Estimate) -> bool {
+    [estimate.mean, estimate.low, estimate.high]
+        .into_iter()
+        .all(drawable)
+}
+
+/// Free space beside values from `low` to `high`: a share of their range, and so much that it is one.
+fn margin(low: f64, high: f64, share: f64) -> f64 {
+    let size = low.abs().max(high.abs());
+    ((high - low) * share).max(0.01).max(1e-6 * size)
+}
+
 /// Smallest range that holds all intervals and `at`, with a margin of a twentieth.
 fn range<'a>(estimates: impl Iterator<Item = &'a Estimate>, at: f64) -> std::ops::Range<f64> {
-    let ends = estimates.flat_map(|e| [e.low, e.high]);
+    let ends = estimates.filter(|e| drawn(e)).flat_map(|e| [e.low, e.high]);
     let (low, high) = ends.fold((at, at), |(low, high), v| (low.min(v), high.max(v)));
-    let margin = ((high - low) * 0.05).max(0.01);
+    let margin = margin(low, high, 0.05);
     low - margin..high + margin
 }
 
@@ -241,7 +261,7 @@ impl DotPanel<'_> {
         chart.draw_series(dashes)?;
         for (i, (label, estimate)) in self.labels.iter().zip(self.estimates).enumerate() {
             let y = rows - 0.5 - i as f64;
-            if let Some(e) = estimate {
+            if let Some(e) = estimate.as_ref().filter(|e| drawn(e)) {
                 let bar = PathElement::new(
                     vec![(e.low, y), (e.high, y)],
                     colour(i).stroke_width(2 * scale),

@@ -4,7 +4,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{FAINT, Failure, Plot, colour, draw_mark, label_width, text};
+use super::{FAINT, Failure, Plot, colour, draw_mark, drawable, label_width, text};
 use crate::Result;
 
 /// Values of several strategies on several axes.
@@ -62,7 +62,14 @@ impl Plot for RadarPlot {
             text(14, scale, HPos::Left),
         );
         area.draw(&title)?;
-        let values = || self.outlines.iter().flat_map(|o| &o.2).copied();
+        let whole = |o: &&(String, usize, Vec<f64>)| o.2.iter().all(|v| drawable(*v));
+        let values = || {
+            self.outlines
+                .iter()
+                .filter(whole)
+                .flat_map(|o| &o.2)
+                .copied()
+        };
         let (low, high) = values().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| {
             (l.min(v), h.max(v))
         });
@@ -100,7 +107,7 @@ impl Plot for RadarPlot {
             let style = text(12, scale, side);
             area.draw(&Text::new(name.clone(), pixel((x, y)), style))?;
         }
-        for (_, i, values) in &self.outlines {
+        for (_, i, values) in self.outlines.iter().filter(whole) {
             let line = colour(*i).stroke_width(2 * scale);
             let path = outline(&|axis| share(values[axis]));
             area.draw(&PathElement::new(path.clone(), line))?;

@@ -5,7 +5,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{FAINT, Failure, INK, Plot, colour, label_width, range, text};
+use super::{FAINT, Failure, INK, Plot, colour, drawn, label_width, range, text};
 use crate::Result;
 use crate::statistics::Estimate;
 
@@ -45,9 +45,11 @@ impl Plot for ScatterPlot {
         B: DrawingBackend,
         B::ErrorType: 'static,
     {
-        let Some((_, x, y)) = self.points.first() else {
+        let inside = |p: &&(String, Estimate, Estimate)| drawn(&p.1) && drawn(&p.2);
+        let Some((_, x, y)) = self.points.iter().find(inside) else {
             return Ok(());
         };
+        let points = || self.points.iter().enumerate().filter(|(_, p)| inside(p));
         let (plot, legend) = area.split_horizontally(WIDTH * scale);
         let mut chart = ChartBuilder::on(&plot)
             .caption(&self.title, text(13, scale, HPos::Center))
@@ -55,8 +57,8 @@ impl Plot for ScatterPlot {
             .set_label_area_size(LabelAreaPosition::Left, 56 * scale)
             .set_label_area_size(LabelAreaPosition::Bottom, 42 * scale)
             .build_cartesian_2d(
-                range(self.points.iter().map(|p| &p.1), x.mean),
-                range(self.points.iter().map(|p| &p.2), y.mean),
+                range(points().map(|(_, p)| &p.1), x.mean),
+                range(points().map(|(_, p)| &p.2), y.mean),
             )?;
         chart
             .configure_mesh()
@@ -70,13 +72,13 @@ impl Plot for ScatterPlot {
             .bold_line_style(FAINT)
             .light_line_style(TRANSPARENT)
             .draw()?;
-        for (i, (_, x, y)) in self.points.iter().enumerate() {
+        for (i, (_, x, y)) in points() {
             let line = colour(i).mix(0.55).stroke_width(scale);
             let wide = PathElement::new(vec![(x.low, y.mean), (x.high, y.mean)], line);
             let high = PathElement::new(vec![(x.mean, y.low), (x.mean, y.high)], line);
             chart.draw_series([wide, high])?;
         }
-        for (i, (_, x, y)) in self.points.iter().enumerate() {
+        for (i, (_, x, y)) in points() {
             let (px, py) = chart.backend_coord(&(x.mean, y.mean));
             let (left, top) = area.get_base_pixel();
             number(area, (px - left, py - top), i, scale)?;

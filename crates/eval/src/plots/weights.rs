@@ -4,7 +4,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{FAINT, Failure, INK, Plot, colour, text};
+use super::{FAINT, Failure, INK, Plot, colour, drawable, text};
 use crate::Result;
 
 /// Expert weights of one response.
@@ -53,8 +53,10 @@ impl Plot for WeightPlot {
     {
         let experts = self.experts.len().max(1);
         let tokens = self.weights.len() / experts;
+        // What an axis cannot hold has no height.
+        let height = |w: &f32| Some(f64::from(*w)).filter(|w| drawable(*w)).unwrap_or(0.0);
         let sums = self.weights.chunks(experts);
-        let sums = sums.map(|row| row.iter().map(|w| f64::from(*w)).sum::<f64>());
+        let sums = sums.map(|row| row.iter().map(height).sum::<f64>());
         let top = sums.fold(1.0, f64::max);
         let (plot, legend) = area.split_vertically(HEIGHT * scale);
         let mut chart = ChartBuilder::on(&plot)
@@ -79,8 +81,8 @@ impl Plot for WeightPlot {
             .draw()?;
         for (t, row) in self.weights.chunks(experts).enumerate() {
             let mut from = 0.0;
-            for (expert, &weight) in row.iter().enumerate() {
-                let to = from + f64::from(weight);
+            for (expert, weight) in row.iter().enumerate() {
+                let to = from + height(weight);
                 let corners = [(t as f64, from), (t as f64 + 1.0, to)];
                 chart.draw_series([Rectangle::new(
                     corners,

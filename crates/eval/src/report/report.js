@@ -45,7 +45,7 @@ const colour = (expert, weight) => `rgba(${data.colours[expert % data.colours.le
 function card(item) {
   const box = make("article", "card");
   box.append(make("h3", "", data.strategies[item.s]));
-  const facts = ["utility " + item.u.toFixed(3), ...Object.entries(item.d).map(([d, r]) => `${d} ${r.toFixed(2)}`)];
+  const facts = ["utility " + (item.u?.toFixed(3) ?? "missing"), ...Object.entries(item.d).map(([d, r]) => `${d} ${r?.toFixed(2) ?? "missing"}`)];
   facts.push(`${item.k.length} tokens, ${item.e ? "ended" : "cut at the limit"}`);
   box.append(make("div", "hint", facts.join(" · ")));
   const text = make("div", "response");
@@ -57,8 +57,8 @@ function card(item) {
     token.tabIndex = 0;
     if (width > 0) token.style.background = colour(item.x[lead], weights[lead] / 100);
     const parts = item.x.map((e, i) => `${data.experts[e]} ${(weights[i] / 100).toFixed(2)}`);
-    parts.push(`log p ${item.l[t]}`);
-    if (item.g.length) parts.push(`KL to base ${item.g[t]}`);
+    parts.push(`log p ${item.l[t] ?? "missing"}`);
+    if (item.g.length) parts.push(`KL to base ${item.g[t] ?? "missing"}`);
     token.title = parts.join(", ");
     const tell = () => { reading.textContent = `“${piece}”: ${token.title}`; };
     token.addEventListener("mouseenter", tell);

@@ -62,7 +62,10 @@ impl Normaliser {
         if self.sd > 0.0 && self.sd.is_finite() && self.mean.is_finite() {
             return Ok(());
         }
-        Err(Error::Argument("normaliser: sd must be above 0".into()))
+        let Self { mean, sd } = self;
+        Err(Error::Argument(format!(
+            "normaliser: mean {mean} and sd {sd} must be numbers, sd above 0"
+        )))
     }
 
     /// A score in standard deviations of the base's responses.

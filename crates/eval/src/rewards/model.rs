@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use lm::Adapter;
 use lm::chat::Prompt;
+use lm::load::mapped::all_finite;
 use lm::objectives::bradley_terry;
 use lm::sampling::permutation;
 use lm::save::Precision;
@@ -188,6 +189,13 @@ impl RewardModel {
         let variance = all.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / all.len() as f64;
         let longer = |item: &Item| f64::from(u8::from(item[0].scored() > item[1].scored()));
         let mut held_out = measure(&scores(&test)?);
+        if !(mean.is_finite() && variance.is_finite() && held_out.loss.is_finite()) {
+            return Err(Error::Argument(
+                "the fit ends in scores that are no numbers (NaN or infinity); lower learning_rate, or look for very \
+                 large weights in the base"
+                    .into(),
+            ));
+        }
         held_out.longer = test.iter().map(longer).sum::<f64>() / test.len().max(1) as f64;
         let card = Card {
             base: base.into(),
@@ -246,6 +254,8 @@ impl RewardModel {
         let failed = |path: &Path, e: &dyn std::fmt::Display| Error::table(path, e.to_string());
         let text = std::fs::read_to_string(&path).map_err(|e| failed(&path, &e))?;
         let card: Card = serde_json::from_str(&text).map_err(|e| failed(&path, &e))?;
+        let normaliser = card.normaliser.validate();
+        normaliser.map_err(|e| failed(&path, &e))?;
         let reader = Reader::shared(&resolve(&card.base)?)?;
         let config = reader.decoder.config();
         let path = folder.join("head.safetensors");
@@ -264,6 +274,7 @@ impl RewardModel {
         let parts = head.data().chunks_exact(4);
         let numbers = parts.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let head: Vec<f32> = numbers.collect();
+        all_finite(&path, "weight", &[head.len()], &head)?;
         let adapter = folder.join("adapter");
         let mut lora = None;
         if adapter.is_dir() {
@@ -291,7 +302,18 @@ impl Reward for RewardModel {
             |(prompt, response): &(&Prompt, &str)| self.reader.sequence(prompt, response);
         let sequences: Vec<Sequence> = items.iter().map(sequence).collect::<Result<_>>()?;
         let hidden = self.reader.hidden(self.lora.as_ref(), &sequences)?;
-        Ok(hidden.iter().map(|h| dot(h, &self.head)).collect())
+        let scores: Vec<f64> = hidden.iter().map(|h| dot(h, &self.head)).collect();
+        match scores.iter().position(|s| !s.is_finite()) {
+            None => Ok(scores),
+            Some(i) => {
+                let (base, score) = (&self.card.base, scores[i]);
+                let response: String = items[i].1.chars().take(80).collect();
+                Err(Error::Argument(format!(
+                    "the reward model over '{base}' scores {response:?} with {score}, which is no number; look for \
+                     damaged or very large weights"
+                )))
+            }
+        }
     }
 
     fn normaliser(&self) -> Normaliser {

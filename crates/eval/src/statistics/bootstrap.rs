@@ -55,7 +55,7 @@ impl Bootstrap {
         self.turned.chunks(self.clusters.max(1))
     }
 
-    /// Mean of values by cluster; `None` without values.
+    /// Mean of values by cluster; `None` without values, and where mean or interval are no numbers.
     ///
     /// # Panics
     /// When there are other clusters than it was made for.
@@ -67,7 +67,8 @@ impl Bootstrap {
         Some(estimate)
     }
 
-    /// Sum of numerators over sum of denominators, by cluster; `None` where the denominators are all 0.
+    /// Sum of numerators over sum of denominators, by cluster; `None` where the denominators are all 0, and where
+    /// ratio or interval are no numbers.
     /// [`Estimate::count`] is the number of clusters with a denominator.
     ///
     /// # Panics
@@ -82,12 +83,14 @@ impl Bootstrap {
         let mean = of(&mut parts.iter().copied())?;
         let draw = |draw: &[u32]| of(&mut draw.iter().map(|&i| parts[i as usize]));
         let (low, high) = self.interval(draw)?;
-        Some(Estimate {
+        let count = parts.iter().filter(|p| p.1 > 0.0).count();
+        let estimate = Estimate {
             mean,
             low,
             high,
-            count: parts.iter().filter(|p| p.1 > 0.0).count(),
-        })
+            count,
+        };
+        estimate.finite()
     }
 
     /// The interval of a statistic of drawn clusters; draws without value are left out.

@@ -26,6 +26,14 @@ pub struct Estimate {
     pub count: usize,
 }
 
+impl Estimate {
+    /// The estimate where it is one: mean and interval are numbers.
+    pub fn finite(self) -> Option<Self> {
+        let numbers = [self.mean, self.low, self.high];
+        numbers.iter().all(|v| v.is_finite()).then_some(self)
+    }
+}
+
 /// Mean of values by cluster (prompt), with its clustered bootstrap interval; `None` without values.
 /// With one cluster the interval is the mean itself and says nothing.
 ///

@@ -62,7 +62,7 @@ impl<T: Serialize + DeserializeOwned> Checkpoint<T> {
     /// Reads a file that [`Self::save`] wrote; `None` where there is none.
     ///
     /// # Errors
-    /// A damaged file, or one that another version or training wrote.
+    /// A damaged file, one with NaN or infinity, or one that another version or training wrote.
     pub fn load(path: &Path) -> Result<Option<Self>> {
         let failed = |e: &dyn std::fmt::Display| Error::Checkpoint {
             path: path.to_path_buf(),
@@ -86,9 +86,16 @@ impl<T: Serialize + DeserializeOwned> Checkpoint<T> {
                 return Err(failed(&format!("tensor '{name}' is not F32")));
             }
             let parts = tensor.data().chunks_exact(4);
-            Ok(parts
+            let numbers: Vec<f32> = parts
                 .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect())
+                .collect();
+            match numbers.iter().position(|v| !v.is_finite()) {
+                None => Ok(numbers),
+                Some(i) => Err(failed(&format!(
+                    "tensor '{name}' holds {} at {i}",
+                    numbers[i]
+                ))),
+            }
         };
         let adam = AdamWState {
             step: entry(STEP)?.parse().map_err(|e| failed(&e))?,

@@ -162,10 +162,9 @@ impl Checkpoint {
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let file = Mapped::open(path)?;
     let mut header = Header::parse(&file)?;
-    let factors = header
-        .tensors
-        .remove("rope_freqs.weight")
-        .map(|t| file.read(&t));
+    let name = "rope_freqs.weight";
+    let factors = header.tensors.remove(name).map(|t| file.read(name, &t));
+    let factors = factors.transpose()?;
     let config = decoder_config(path, &header, factors)?;
     let tensors: HashMap<_, _> = header
         .tensors

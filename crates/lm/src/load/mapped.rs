@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use kernels::{Isa, math};
 use memmap2::Mmap;
 
 use super::dequant::Format;
@@ -56,15 +57,27 @@ impl Mapped {
         self.map.as_deref().unwrap_or_default()
     }
 
-    /// Decodes a tensor to f32 and gives its pages back, so that file and weights are not both
+    /// Decodes the tensor `name` to f32 and gives its pages back, so that file and weights are not both
     /// resident.
-    pub fn read(&self, tensor: &StoredTensor) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] when one of its numbers is NaN or infinite.
+    pub fn read(&self, name: &str, tensor: &StoredTensor) -> Result<Vec<f32>> {
+        /// Numbers that are decoded and then looked at while they are in a core's cache; whole blocks.
+        const PART: usize = 8192;
         let mut out = vec![0.0; tensor.shape.iter().product()];
-        tensor
-            .format
-            .decode(&self.bytes()[tensor.range.clone()], &mut out);
+        let (weights, bytes) = tensor.format.block();
+        let raw = self.bytes()[tensor.range.clone()].chunks(PART / weights * bytes);
+        let mut finite = true;
+        for (raw, out) in raw.zip(out.chunks_mut(PART)) {
+            tensor.format.decode(raw, out);
+            finite &= math::all_finite(Isa::best(), out);
+        }
         self.release(&tensor.range);
-        out
+        if !finite {
+            all_finite(&self.path, name, &tensor.shape, &out)?;
+        }
+        Ok(out)
     }
 
     #[cfg(unix)]
@@ -84,6 +97,30 @@ impl Mapped {
 
     #[cfg(not(unix))]
     fn release(&self, _range: &Range<usize>) {}
+}
+
+/// Refuses values of the tensor `name`, row-major in `shape`, of which one is NaN or infinite.
+///
+/// # Errors
+/// [`Error::NotFinite`] with the first of them.
+pub fn all_finite(path: &Path, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+    if math::all_finite(Isa::best(), values) {
+        return Ok(());
+    }
+    let mut numbers = values.iter().copied().enumerate();
+    let Some((mut at, value)) = numbers.find(|(_, v)| !v.is_finite()) else {
+        return Ok(());
+    };
+    let mut position = vec![0; shape.len()];
+    for (place, &size) in position.iter_mut().zip(shape).rev() {
+        (*place, at) = (at % size.max(1), at / size.max(1));
+    }
+    Err(Error::NotFinite {
+        path: path.into(),
+        tensor: name.into(),
+        value,
+        position,
+    })
 }
 
 /// Refuses a file in which two tensors share bytes. `spans` are `(start, end, name)`.

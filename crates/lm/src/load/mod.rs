@@ -149,11 +149,11 @@ impl Reader<'_> {
     /// The tensor `name` as f32, checked against `expected`, the shape that the config asks for.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
+    /// A tensor that is missing, has another shape, or holds NaN or infinity.
     pub fn get(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {
         let checkpoint = self.checkpoint;
         let (file, tensor) = self.find(name, expected)?;
-        let mut data = file.read(tensor);
+        let mut data = file.read(name, tensor)?;
         if checkpoint.gguf.is_some() {
             gguf_model::unpermute(
                 &checkpoint.config,
@@ -162,10 +162,12 @@ impl Reader<'_> {
                 &mut data,
             );
         }
-        match &checkpoint.edit {
-            Some(edit) => edit(name, expected, data),
-            None => Ok(data),
-        }
+        let Some(edit) = &checkpoint.edit else {
+            return Ok(data);
+        };
+        let data = edit(name, expected, data)?;
+        mapped::all_finite(&checkpoint.path, name, expected, &data)?;
+        Ok(data)
     }
 
     fn find(&self, name: &str, expected: &[usize]) -> Result<(&Mapped, &StoredTensor)> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::hf::{read_json, safetensors};
-use super::mapped::Mapped;
+use super::mapped::{Mapped, all_finite};
 use crate::adapter::{Adapter, LowRank, place, transposed};
 use crate::config::DecoderConfig;
 use crate::{Error, Result};
@@ -129,7 +129,7 @@ impl Adapter {
     /// # Errors
     /// [`Error::Unsupported`] with the name of anything but LoRA on the seven projections (DoRA,
     /// trained biases, saved modules, embeddings); [`Error::Shape`] when it was made for another
-    /// model; [`Error::Format`] for damaged or incomplete files.
+    /// model; [`Error::Format`] for damaged or incomplete files; [`Error::NotFinite`] for NaN and infinity.
     pub fn load(folder: &Path, config: &DecoderConfig) -> Result<Self> {
         let config_path = folder.join("adapter_config.json");
         let peft: PeftConfig = read_json(&config_path)?;
@@ -191,9 +191,18 @@ impl Adapter {
                 rank as f64
             };
             let scale = (alpha.unwrap_or(peft.lora_alpha) / root) as f32;
-            let a = transposed(&file.read(&a), rank, inputs);
-            let mut b = transposed(&file.read(&b), outputs, rank);
+            if !scale.is_finite() {
+                let alpha = alpha.unwrap_or(peft.lora_alpha);
+                return Err(invalid(format!(
+                    "lora_alpha {alpha} over rank {rank} is no 32-bit number for '{short}'; correct it, or train the \
+                     adapter again"
+                )));
+            }
+            let a = transposed(&file.read(name, &a)?, rank, inputs);
+            let (shape, mut b) = (b.shape.clone(), file.read(&partner, &b)?);
             b.iter_mut().for_each(|v| *v *= scale);
+            all_finite(&path, &format!("{partner} (scaled by {scale})"), &shape, &b)?;
+            let b = transposed(&b, outputs, rank);
             pairs.insert((layer, target), LowRank { rank, a, b });
         }
         if let Some(name) = stored.keys().min() {

@@ -106,7 +106,8 @@ impl PackedDecoder {
     ///
     /// # Errors
     /// A lane without tokens, a token outside of the vocabulary, lanes that don't match the cache or the
-    /// adapters, or more tokens than the context or the cache holds. Nothing is read then.
+    /// adapters, or more tokens than the context or the cache holds. Nothing is read then. [`Error::NoNumbers`] where
+    /// activations overflow before the last block; after it, logits are NaN.
     pub fn next_logits(
         &self,
         tokens: &[&[u32]],
@@ -277,7 +278,9 @@ impl PackedDecoder {
             if scratch.rows.is_empty() {
                 break;
             }
-            self.pass(cache, adapters, scratch);
+            if let Some(lane) = self.pass(cache, adapters, scratch) {
+                return Err(Error::NoNumbers { lane });
+            }
             for i in 0..scratch.rows.len() {
                 cache.advance(scratch.rows[i].lane, 1);
             }

@@ -1,6 +1,7 @@
 //! One pass of tokens through the blocks, by a team of threads in step.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kernels::{Input, InputView, Member, Output, Shared, Team, math, multiply};
 
@@ -70,15 +71,19 @@ struct Pass<'a> {
     sin: Shared<'a, f32>,
     scores: Shared<'a, f32>,
     results: InputView<'a>,
+    /// The first lane with a key or a value that is NaN or infinite; `usize::MAX`: none.
+    overflowed: AtomicUsize,
 }
 
 impl PackedDecoder {
+    /// Sends the scratch's rows through the blocks. Returns the first lane with a key or a value that is NaN or
+    /// infinite: a cache in 16 or 8 bits could not keep it, and what comes after would look like numbers.
     pub(super) fn pass(
         &self,
         cache: &mut PackedCache,
         adapters: Option<&PackedAdapters>,
         scratch: &mut Scratch,
-    ) {
+    ) -> Option<usize> {
         let c = &self.config;
         let team = Team::global();
         let count = scratch.rows.len();
@@ -117,8 +122,11 @@ impl PackedDecoder {
             sin: Shared::new(&mut scratch.sin),
             scores: Shared::new(&mut scratch.scores),
             results: scratch.results.share(),
+            overflowed: AtomicUsize::new(usize::MAX),
         };
         team.run(&|member| self.work(&pass, member));
+        let lane = pass.overflowed.into_inner();
+        (lane != usize::MAX).then_some(lane)
     }
 
     /// One member's part of a pass. Between two barriers a member writes only its own rows or its own
@@ -434,6 +442,9 @@ impl PackedDecoder {
             let key = pass.qkv.write(from..from + n);
             turn(key, &block.key_norm, 1.0);
             let value = pass.qkv.read(from + kv..from + kv + n);
+            if !(math::all_finite(self.isa, key) && math::all_finite(self.isa, value)) {
+                pass.overflowed.fetch_min(lane, Ordering::Relaxed);
+            }
             pass.lanes[lane].store(self.isa, (layer, head), position, key, value);
         }
     }

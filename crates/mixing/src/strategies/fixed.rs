@@ -152,7 +152,9 @@ mod tests {
             w in proptest::collection::vec(0.01f32..1.0, 3),
         ) {
             let mut experts = raw;
-            experts.iter_mut().for_each(|row| lm::sampling::log_softmax(row));
+            experts.iter_mut().for_each(|row| {
+                lm::sampling::log_softmax(row);
+            });
             let total: f32 = w.iter().sum();
             let w: Vec<f32> = w.iter().map(|x| x / total).collect();
             for space in [Space::Probability, Space::Log] {

@@ -43,10 +43,13 @@ impl Agreement {
     /// Log-probabilities in F32 and in another format.
     fn compare(&mut self, exact: &[f32], other: &[f32]) {
         let (best, chosen) = (argmax(exact), argmax(other));
-        if best == chosen {
-            self.same += 1;
-        } else {
-            self.margins.push(f64::from(exact[best] - exact[chosen]));
+        match best.zip(chosen) {
+            Some((best, chosen)) if best != chosen => {
+                self.margins.push(f64::from(exact[best] - exact[chosen]));
+            }
+            Some(_) => self.same += 1,
+            // No numbers in one of them: nothing agrees.
+            None => self.margins.push(f64::NAN),
         }
     }
 
@@ -243,7 +246,10 @@ fn follow(
         if step + 1 == FOLLOWING {
             break;
         }
-        let tokens: Vec<u32> = expected.iter().map(|row| argmax(row) as u32).collect();
+        let tokens: Vec<u32> = expected
+            .iter()
+            .map(|row| Ok(argmax(row).context("a mixture is no distribution")? as u32))
+            .collect::<Result<_>>()?;
         leader.step(&mut state, &tokens, &mut next)?;
         for (pool, next, state) in &mut others {
             pool.step(state, &tokens, next)?;

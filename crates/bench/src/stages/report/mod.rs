@@ -102,7 +102,7 @@ pub fn report(
     let page = Report {
         title: &experiment.name,
         facts: &facts(manifest),
-        warnings: warnings(manifest),
+        warnings: warnings(manifest, generations, scores),
         tables: filled
             .map(|t| (t.heading, t.hint.clone(), &t.frame))
             .collect(),
@@ -121,8 +121,16 @@ pub fn report(
 }
 
 /// What a reader must know before believing the tables.
-fn warnings(manifest: &Manifest) -> Vec<String> {
+fn warnings(
+    manifest: &Manifest,
+    generations: &[GenerationRow],
+    scores: &[ScoreRow],
+) -> Vec<String> {
     let mut out = manifest.warnings.clone();
+    let missing = rows::missing(generations, scores);
+    let lines = missing.iter().map(|w| format!("warning: {w}"));
+    lines.for_each(|line| crate::progress::say(&line));
+    out.extend(missing);
     if manifest.prompts < FEW {
         out.push(format!(
             "{} prompts are few: intervals and tests by prompt say little; see prompts_needed.",
@@ -139,6 +147,7 @@ fn responses(generations: &[GenerationRow], scores: &[ScoreRow]) -> Result<DataF
     let utility: Vec<Option<f64>> = generations
         .iter()
         .map(|g| by_identity.get(&g.identity).map(|s| s.utility))
+        .map(|utility| utility.filter(|u| u.is_finite()))
         .collect();
     let tokens: Vec<u32> = generations.iter().map(|g| g.tokens.len() as u32).collect();
     let kept = [
