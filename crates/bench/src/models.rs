@@ -199,7 +199,7 @@ impl Models {
         spec: &ExpertSpec,
         base: &Arc<LanguageModel>,
     ) -> Result<Expert> {
-        let full = match spec.whole() {
+        let full = match spec.inner() {
             ExpertSpec::Full(model) => {
                 let opened = self.open(model);
                 Some(opened.with_context(|| format!("expert '{name}'"))?)

@@ -253,7 +253,7 @@ fn a_strategy_that_needs_more_than_an_expert_gives_is_refused_by_name() {
         "Mod()",
         "DeRa()",
         "Mato()",
-        "Pack()",
+        "PackLlm()",
         "DExperts(anti: {\"informative\": \"base\", \"friendly\": \"base\", \"concise\": \"base\"})",
         "ModelArithmetic(terms: [(weight: 1.0, of: Expert(\"friendly\"))])",
     ] {
@@ -268,7 +268,7 @@ fn a_strategy_that_needs_more_than_an_expert_gives_is_refused_by_name() {
             assert!(error.contains(part), "{strategy}: {error}");
         }
     }
-    with("Pack(space: Probability)");
+    with("PackLlm(space: Probability)");
     let error = fails(here, &["check", "limited.ron"], 2);
     assert!(
         error.contains("log-probabilities of the prompt of expert 'friendly'"),

@@ -125,10 +125,12 @@ impl Classifier {
             || token.len() != context.len()
             || !token.len().is_multiple_of(dimensions)
         {
-            let (a, b, window) = (token.len(), context.len(), card.window);
-            return Err(Error::Argument(format!(
-                "a classifier of {dimensions} dimensions with {a} and {b} numbers and a window of {window}"
-            )));
+            return Err(Error::ClassifierShape {
+                dimensions,
+                token: token.len(),
+                context: context.len(),
+                window: card.window,
+            });
         }
         Ok(Self {
             vocab: token.len() / dimensions,

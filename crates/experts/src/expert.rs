@@ -1,3 +1,5 @@
+//! One expert: how configs name it, and how it is opened.
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,46 +31,58 @@ pub enum ExpertSpec {
 
 /// What an expert can tell a strategy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gives {
+pub struct Capabilities {
     /// It names this many of the likeliest tokens; `None`: the full distribution.
     pub top_k: Option<usize>,
     /// Log-probabilities of a given text.
     pub prompt: bool,
-    /// Its parameters.
-    pub weights: bool,
+    /// Its parameters, to be merged with those of others.
+    pub parameters: bool,
 }
 
 impl ExpertSpec {
     /// What an expert of this kind can tell.
-    pub fn gives(&self) -> Gives {
+    ///
+    /// ```
+    /// use experts::ExpertSpec;
+    /// let limited = ExpertSpec::Limited { top_k: 20, of: Box::new(ExpertSpec::Base) };
+    /// assert_eq!(limited.capabilities().top_k, Some(20));
+    /// assert!(!limited.capabilities().prompt && ExpertSpec::Base.capabilities().prompt);
+    /// ```
+    pub fn capabilities(&self) -> Capabilities {
         match self {
-            Self::Limited { top_k, .. } => Gives {
-                top_k: Some(*top_k),
-                prompt: false,
-                weights: false,
-            },
-            other => Gives {
+            Self::Base | Self::Adapter(_) | Self::Full(_) => Capabilities {
                 top_k: None,
                 prompt: true,
-                // An instruction is not in the parameters.
-                weights: !matches!(other, Self::Prompted(_)),
+                parameters: true,
+            },
+            // An instruction is not in the parameters.
+            Self::Prompted(_) => Capabilities {
+                top_k: None,
+                prompt: true,
+                parameters: false,
+            },
+            Self::Limited { top_k, .. } => Capabilities {
+                top_k: Some(*top_k),
+                prompt: false,
+                parameters: false,
             },
         }
     }
 
     /// The expert itself, whatever is seen of it.
-    pub fn whole(&self) -> &Self {
+    pub fn inner(&self) -> &Self {
         match self {
-            Self::Limited { of, .. } => of.whole(),
-            other => other,
+            Self::Limited { of, .. } => of.inner(),
+            Self::Base | Self::Prompted(_) | Self::Adapter(_) | Self::Full(_) => self,
         }
     }
 
-    /// The same, to change it.
-    pub fn whole_mut(&mut self) -> &mut Self {
+    /// The expert itself, to change it.
+    pub fn inner_mut(&mut self) -> &mut Self {
         match self {
-            Self::Limited { of, .. } => of.whole_mut(),
-            other => other,
+            Self::Limited { of, .. } => of.inner_mut(),
+            Self::Base | Self::Prompted(_) | Self::Adapter(_) | Self::Full(_) => self,
         }
     }
 }
@@ -108,9 +122,9 @@ impl Expert {
             model: base.clone(),
             adapter: None,
             instruction: None,
-            top_k: spec.gives().top_k,
+            top_k: spec.capabilities().top_k,
         };
-        match spec.whole() {
+        match spec.inner() {
             ExpertSpec::Limited { .. } => {}
             ExpertSpec::Base => {}
             ExpertSpec::Prompted(instruction) => expert.instruction = Some(instruction.clone()),

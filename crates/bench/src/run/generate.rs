@@ -124,13 +124,13 @@ impl<'a> Generate<'a> {
                 let expert = models.expert(&name, &spec, base)?;
                 generate.experts.insert(name.clone(), expert);
             }
-            let files = match spec.whole() {
+            let files = match spec.inner() {
                 experts::ExpertSpec::Adapter(folder) => Some(hashes(folder)?),
                 experts::ExpertSpec::Full(model) => Some(hashes(&models.path(model)?)?),
                 _ => None,
             };
             // Files count by content; where they lie does not.
-            let what = match (&files, spec.gives().top_k) {
+            let what = match (&files, spec.capabilities().top_k) {
                 (Some(files), Some(top_k)) => json!([files, {"top_k": top_k}]),
                 (Some(files), None) => json!(files),
                 (None, _) => json!(spec),
@@ -145,7 +145,7 @@ impl<'a> Generate<'a> {
             let tried = strategy.try_models();
             tried.with_context(|| format!("strategy '{name}'"))?;
             for (i, model) in strategy.models().into_iter().enumerate() {
-                let files = hashes(model)?;
+                let files = hashes(&model)?;
                 let user = format!("strategy {name}");
                 generate.inputs.insert(model_input(&user, i), files);
             }

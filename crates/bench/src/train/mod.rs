@@ -170,7 +170,7 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
         _ => None,
     };
     for (name, expert) in named.iter().flat_map(|n| n.iter()) {
-        if let ExpertSpec::Adapter(folder) = expert.whole() {
+        if let ExpertSpec::Adapter(folder) = expert.inner() {
             experts.insert(name.to_string(), json!(hashes(folder)?));
         }
     }

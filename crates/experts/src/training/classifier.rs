@@ -91,17 +91,13 @@ pub fn fit(
     config: &ClassifierConfig,
     seed: u64,
 ) -> Result<Classifier> {
-    config.validate().map_err(Error::Argument)?;
+    config.validate().map_err(Error::Settings)?;
     card.window = config.window;
     let vocab = embeddings.vocab;
     if let Some(r) = responses.iter().find(|r| {
         r.labels.len() != card.dimensions.len() || r.tokens.iter().any(|t| *t as usize >= vocab)
     }) {
-        let message = format!(
-            "a response to prompt {} has other labels or tokens",
-            r.prompt
-        );
-        return Err(Error::Argument(message));
+        return Err(Error::Labels(r.prompt));
     }
     let prompts = responses.iter().map(|r| r.prompt + 1).max().unwrap_or(0);
     let order = permutation(prompts, &[&seed.to_le_bytes(), b"held out"]);
@@ -117,18 +113,18 @@ pub fn fit(
         let (test, train): (Vec<_>, Vec<_>) = labelled.partition(|(r, _)| kept.contains(&r.prompt));
         let highs = train.iter().filter(|(_, high)| *high).count();
         if highs == 0 || highs == train.len() {
-            return Err(Error::Argument(format!(
-                "dimension '{}': {highs} of {} responses are at its high end; both ends are needed",
-                told.name,
-                train.len()
-            )));
+            return Err(Error::OneEnd {
+                dimension: told.name.clone(),
+                high: highs,
+                responses: train.len(),
+            });
         }
         let head = rows.regress(&train, config);
         let mut row = vec![0.0; embeddings.width];
         for id in 0..vocab as u32 {
             (embeddings.of)(id, &mut row);
-            let (own, before) = head.of(&row);
-            token.push(own);
+            let (alone, before) = head.of(&row);
+            token.push(alone);
             context.push(before);
         }
         held_out.push(test);

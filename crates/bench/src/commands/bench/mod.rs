@@ -17,7 +17,7 @@ use lm::adapter::{Adapter, LowRank, Target};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use lm::{DecoderConfig, DeviceSpec, LanguageModel, Weights};
-use mixing::strategies::{self, DeRa, Divergence, Fixed, Mato, Mod, Pack, Space};
+use mixing::strategies::{self, DeRa, Divergence, Fixed, Mato, Mod, PackLlm, Space};
 use mixing::{BASE, Generation, Generator, Plan, Preference, Request, Strategy};
 use pcm::{Output, Pcm, PcmConfig};
 use polars::prelude::{Column, DataFrame};
@@ -136,7 +136,7 @@ impl Setting<'_> {
     fn plan(&self, model: &LanguageModel, names: &[String], seed: u64) -> Result<Plan> {
         let preference = Preference {
             text: "all of it".into(),
-            weights: names.iter().map(|n| (n.clone(), 1.0)).collect(),
+            importances: names.iter().map(|n| (n.clone(), 1.0)).collect(),
         };
         let known = names.iter().map(String::as_str);
         let known: Vec<&str> = known.chain([BASE]).collect();
@@ -169,7 +169,7 @@ impl Setting<'_> {
             }),
             ("dera", _) => Strategy::DeRa(DeRa::default()),
             ("mato", _) => Strategy::Mato(Mato::default()),
-            ("pack", _) => Strategy::Pack(Pack::default()),
+            ("pack", _) => Strategy::PackLlm(PackLlm::default()),
             ("pcm" | "pcm_statistics", _) => return pcm(Output::Probabilities),
             ("gates" | "gates_statistics", _) => return pcm(Output::Gates { limit: 2.0 }),
             (other, _) => {

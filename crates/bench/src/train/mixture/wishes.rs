@@ -72,7 +72,7 @@ impl Mixture<'_> {
             wishes.push(Wish {
                 preference: Preference {
                     text,
-                    weights: weights.into_iter().collect(),
+                    importances: weights.into_iter().collect(),
                 },
                 prompts: prompts.collect(),
                 draws: place,
