@@ -154,7 +154,7 @@ impl Models {
                     .with_context(|| format!("expert '{name}'"))?;
                 Checkpoint::open(&path).map(|model| Source::Full(Arc::new(model)))
             }
-            ExpertSpec::Prompted(_) | ExpertSpec::Limited { .. } => {
+            _ => {
                 return Err(usage(format!("expert '{name}' has no parameters to merge")));
             }
         };

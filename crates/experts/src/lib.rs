@@ -7,9 +7,11 @@
 pub mod classifier;
 mod error;
 mod expert;
+mod kinds;
 mod pool;
 pub mod training;
 
 pub use error::{Error, Result};
-pub use expert::{Capabilities, Expert, ExpertSpec};
+pub use expert::Expert;
+pub use kinds::{Capabilities, ExpertSpec};
 pub use pool::{ExpertPool, NextTokens, PoolState};

@@ -39,7 +39,7 @@ impl Method for BestOnValidation {
     fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
         let near = Strategy::DeRa(DeRa::default());
         let mean = Strategy::Fixed(Fixed::default());
-        let of = [("near", near), ("mean", mean)].map(|(name, s)| (name.to_string(), s));
+        let of = [("mean", mean), ("near", near)].map(|(name, s)| (name.to_string(), s));
         let best = Self {
             of: of.into_iter().collect(),
         };

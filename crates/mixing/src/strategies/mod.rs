@@ -194,7 +194,7 @@ pub struct Instance<S = Strategy> {
     /// Its key in `scripts/fixtures/strategies.py`, which says what it makes of some distributions; `None` where that
     /// has none.
     pub reference: Option<&'static str>,
-    /// It multiplies distributions: a token that one of its experts rules out is out.
+    /// It multiplies distributions: a token that an expert with weight rules out is out.
     pub multiplies: bool,
 }
 
