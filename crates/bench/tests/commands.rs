@@ -215,7 +215,7 @@ fn mistakes_in_an_experiment_name_their_place() {
         ("samples: 2", "samples: 0", "samples: at least 1"),
         (
             "scorer: Style",
-            "scorer: Whole(Model(\"nowhere\"))",
+            "scorer: CompleteSentences(Model(\"nowhere\"))",
             "a reward model is a folder",
         ),
         (

@@ -85,7 +85,7 @@ pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
     for (name, judge) in spec.judges.iter_mut() {
         let wrong = |e: String| usage(format!("{}: judge '{name}': {e}", file.display()));
         config::plain("judge", name).map_err(|e| usage(format!("{}: {e}", file.display())))?;
-        judge.validate().map_err(wrong)?;
+        judge.validate().map_err(|e| wrong(e.to_string()))?;
         if name == UTILITY {
             let message =
                 "the table of agreement calls the run's own utility so; choose another name";

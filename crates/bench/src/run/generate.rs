@@ -23,7 +23,7 @@ use super::folder::RunFolder;
 use super::grid::Shard;
 use super::jobs::{Batch, Job, REFERENCE};
 use super::manifest::Session;
-use super::score::Scorer;
+use super::score;
 use super::validation;
 use crate::experiment::Experiment;
 use crate::failure::usage;
@@ -152,7 +152,7 @@ impl<'a> Generate<'a> {
         }
         for (name, dimension) in experiment.dimensions.iter() {
             for (i, folder) in dimension.scorer.models().into_iter().enumerate() {
-                let files = hashes(folder)?;
+                let files = hashes(&folder)?;
                 let user = format!("dimension {name}");
                 generate.inputs.insert(model_input(&user, i), files);
             }
@@ -241,7 +241,7 @@ impl<'a> Generate<'a> {
         let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let asked: BTreeMap<&str, &NamedPrompt> =
             self.prompts.iter().map(|p| (p.id.as_str(), p)).collect();
-        let mut scorer = Scorer::new(self.experiment)?;
+        let mut scorer = score::open(self.experiment)?;
         self.normalisers = scorer.normalisers();
         let parts = ["references", "generations"];
         self.make(&parts, &self.jobs()?, folder, session, |made| match made {
@@ -251,7 +251,7 @@ impl<'a> Generate<'a> {
                 for row in &found {
                     let id = row.identity.prompt.as_str();
                     let prompt = asked.get(id).with_context(|| format!("no prompt '{id}'"))?;
-                    scorer.refer(id, &prompt.prompt, &row.response)?;
+                    scorer.set_reference(id, &prompt.prompt, &row.response)?;
                 }
                 rows.references.extend(found);
                 Ok(0.0)
@@ -263,8 +263,14 @@ impl<'a> Generate<'a> {
                 Ok(0.0)
             }
             Made::Attempt(job, prompt, text) => {
-                let own = scorer.reward(&prompt.prompt, text)?;
-                scorer.utility(&job.preference, &prompt.id, &own)
+                let rewards = scorer.reward(&prompt.prompt, text)?;
+                score::utility(
+                    self.experiment,
+                    &scorer,
+                    &job.preference,
+                    &prompt.id,
+                    &rewards,
+                )
             }
         })?;
         rows.files = files;

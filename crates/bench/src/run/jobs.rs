@@ -153,8 +153,8 @@ impl Generate<'_> {
     pub(super) fn rewards_definition(&self) -> Value {
         let each = self.experiment.dimensions.iter().map(|(name, dimension)| {
             let mut dimension = dimension.clone();
-            let models = dimension.scorer.models_mut();
-            let files = self.contents(&format!("dimension {name}"), models);
+            let mut models = dimension.scorer.take_models();
+            let files = self.contents(&format!("dimension {name}"), models.iter_mut().collect());
             json!([name, dimension, files])
         });
         json!([each.collect::<Vec<_>>(), self.experiment.utility])

@@ -9,7 +9,7 @@ use super::folder::RunFolder;
 use super::generate::{Generate, Made};
 use super::jobs::label;
 use super::manifest::Session;
-use super::score::Scorer;
+use super::score;
 use crate::experiment::Experiment;
 use crate::prompts::NamedPrompt;
 
@@ -40,10 +40,10 @@ pub(super) fn choose(
     })?;
     let asked: BTreeMap<&str, &NamedPrompt> = prompts.iter().map(|p| (p.id.as_str(), p)).collect();
     let prompt = |id: &str| asked.get(id).with_context(|| format!("no prompt '{id}'"));
-    let mut scorer = Scorer::new(experiment)?;
+    let mut scorer = score::open(experiment)?;
     for row in rows.get(BASE).context("the base answered")? {
         let id = row.identity.prompt.as_str();
-        scorer.refer(id, &prompt(id)?.prompt, &row.response)?;
+        scorer.set_reference(id, &prompt(id)?.prompt, &row.response)?;
     }
     let mut chosen = BTreeMap::new();
     for (strategy, _) in experiment.strategies.iter() {
@@ -57,7 +57,7 @@ pub(super) fn choose(
                 for row in own {
                     let id = row.identity.prompt.as_str();
                     let rewards = scorer.reward(&prompt(id)?.prompt, &row.response)?;
-                    total += scorer.utility(preference, id, &rewards)?;
+                    total += score::utility(experiment, &scorer, preference, id, &rewards)?;
                 }
                 let mean = total / own.len().max(1) as f64;
                 eprintln!(

@@ -180,7 +180,7 @@ fn inputs(training: &Training, model: &Path) -> Result<Value> {
         .into_iter()
         .flat_map(Scorer::models);
     let rewards: Vec<Value> = models
-        .map(|m| Ok(json!(hashes(m)?)))
+        .map(|m| Ok(json!(hashes(&m)?)))
         .collect::<Result<_>>()?;
     Ok(json!({
         "model": hashes(model)?,

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use eval::dimension::Dimensions;
-use eval::rewards::Reward;
+use eval::scoring::ResponseScorer;
 use experts::training::Checkpoint;
 use experts::{Expert, ExpertPool};
 use lm::sampling::{Draws, Sampling};
@@ -185,7 +185,7 @@ struct Mixture<'a> {
     experts: HashMap<String, Expert>,
     prompts: Vec<NamedPrompt>,
     dimensions: Dimensions,
-    rewards: BTreeMap<String, Box<dyn Reward>>,
+    scorer: ResponseScorer,
     wordings: BTreeMap<String, Wordings>,
     /// The base's responses by prompt.
     references: std::sync::Mutex<HashMap<usize, Reference>>,
@@ -218,17 +218,14 @@ impl<'a> Mixture<'a> {
                 }
             }
         }
-        let mut rewards = BTreeMap::new();
-        for (name, dimension) in &dimensions {
-            rewards.insert(name.clone(), dimension.scorer.open()?);
-        }
+        let scorer = ResponseScorer::open(&dimensions, recipe.utility)?;
         Ok(Self {
             training,
             recipe,
             base,
             experts,
             prompts: prompts::load(&recipe.prompts)?,
-            rewards,
+            scorer,
             dimensions,
             wordings,
             references: std::sync::Mutex::default(),

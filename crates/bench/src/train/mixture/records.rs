@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use eval::dimension::locate;
-use eval::utility::Stated;
 use lm::chat::Prompt;
 use mixing::{Preference, Response, Strategy};
 use pcm::{Context, PcmConfig, PcmTrainer, PreferenceInput, Prefixes, Rollout};
@@ -24,15 +22,8 @@ impl Mixture<'_> {
     /// Normalised rewards of texts, `[texts][dimensions]`, growing towards the high ends.
     fn rewards(&self, prompt: &Prompt, texts: &[String]) -> Result<Vec<Vec<f64>>> {
         let items: Vec<(&Prompt, &str)> = texts.iter().map(|t| (prompt, t.as_str())).collect();
-        let mut all = vec![Vec::new(); texts.len()];
-        for (name, reward) in &self.rewards {
-            let normaliser = self.dimensions[name].normaliser;
-            let normaliser = normaliser.unwrap_or_else(|| reward.normaliser());
-            for (own, score) in all.iter_mut().zip(reward.score_all(&items)?) {
-                own.push(normaliser.apply(score));
-            }
-        }
-        Ok(all)
+        let rewards = self.scorer.rewards(&items)?;
+        Ok(rewards.into_iter().map(|r| r.normalised).collect())
     }
 
     /// Rewards of the beginnings of the base's response, from draws that only prompt and seed decide; one beyond
@@ -69,27 +60,18 @@ impl Mixture<'_> {
         Ok(each.collect())
     }
 
-    /// What rewards are worth to importances of the PCM's experts, beside the reference's.
-    fn worth(
+    /// Utility to importances of the PCM's experts, beside the reference's rewards.
+    fn utility(
         &self,
         config: &PcmConfig,
         shares: &[f32],
         rewards: &[f64],
         references: &[f64],
     ) -> Result<f64> {
-        let mut stated = Vec::new();
-        for (direction, share) in config.experts.iter().zip(shares) {
-            if *share > 0.0 {
-                let (name, sign) = locate(&self.dimensions, direction)?;
-                let place = self.dimensions.keys().position(|n| n == name).unwrap_or(0);
-                stated.push(Stated {
-                    share: f64::from(*share),
-                    reward: sign * rewards[place],
-                    reference: sign * references[place],
-                });
-            }
-        }
-        Ok(self.recipe.utility.of(&stated))
+        let stated = config.experts.iter().zip(shares);
+        let stated = stated.filter(|(_, share)| **share > 0.0);
+        let stated = stated.map(|(direction, share)| (direction, f64::from(*share)));
+        Ok(self.scorer.utility(stated, rewards, references)?)
     }
 
     /// Works out again what a recorded response is worth, by this training's utility and price of divergence.
@@ -120,13 +102,13 @@ impl Mixture<'_> {
         }
         let shares = &rollout.context.shares;
         let price = self.recipe.settings.kl;
-        let worth = self.worth(config, shares, &rollout.rewards, &rollout.references)?;
-        rollout.utility = worth - price * rollout.divergence;
+        let utility = self.utility(config, shares, &rollout.rewards, &rollout.references)?;
+        rollout.utility = utility - price * rollout.divergence;
         let rows = rewards
             .chunks(dimensions)
             .zip(references.chunks(dimensions));
         let worth = rows.zip(divergences).map(|((own, reference), kl)| {
-            Ok(self.worth(config, shares, own, reference)? - price * kl)
+            Ok(self.utility(config, shares, own, reference)? - price * kl)
         });
         rollout.prefixes.worth = worth.collect::<Result<_>>()?;
         Ok(())
