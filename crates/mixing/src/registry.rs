@@ -32,8 +32,8 @@ macro_rules! registry {
             pub fn instances $parameters -> Vec<$instance> {
                 let mut all = Vec::new();
                 $(
-                    let own = <$variant as $trait>::instances $arguments;
-                    all.extend(own.into_iter().map(|instance| instance.map(Self::$variant)));
+                    let instances = <$variant as $trait>::instances $arguments.into_iter();
+                    all.extend(instances.map(|instance| instance.map(Self::$variant)));
                 )*
                 all
             }

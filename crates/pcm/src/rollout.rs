@@ -28,7 +28,7 @@ pub struct Rollout {
     pub behaviour: Vec<f32>,
     /// Normalised reward by dimension, in the order of the training's dimensions.
     pub rewards: Vec<f64>,
-    /// The same of the reference response; empty where it was not recorded.
+    /// Normalised rewards of the reference response; empty where they were not recorded.
     pub references: Vec<f64>,
     /// Mean divergence of the tokens' distributions from the base, in nats; 0 where it was not measured.
     pub divergence: f64,
@@ -51,7 +51,7 @@ pub struct Prefixes {
     pub worth: Vec<f64>,
     /// Normalised rewards, `[cuts, dimensions]`.
     pub rewards: Vec<f64>,
-    /// The same of the reference's beginnings.
+    /// Normalised rewards of the reference's beginnings, `[cuts, dimensions]`.
     pub references: Vec<f64>,
     /// Mean divergence of the tokens so far from the base, in nats.
     pub divergences: Vec<f64>,

@@ -48,7 +48,7 @@ registry! {
         Ties,
         /// Drop differences at random and rescale the rest.
         Dare,
-        /// The same, dropping small differences more often.
+        /// Drop differences at random, small ones more often, and rescale the rest.
         Della,
         /// Leave out the smallest and the largest differences.
         Breadcrumbs,

@@ -78,9 +78,10 @@ impl Method for FewShot {
 
     fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
         let examples = context.directions.iter().map(|direction| {
+            let initials: String = direction.chars().take(2).collect();
             let example = Example {
-                prompt: format!("{direction}?"),
-                response: format!("{direction}!"),
+                prompt: format!("{initials}?"),
+                response: format!("{initials}!"),
             };
             (direction.to_string(), vec![example])
         });
