@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Follows CONTRIBUTING.md: adds the strategy that it walks through to a copy of the tree, from the blocks in its text
-# and from nothing else, and runs the tests that the walk names.
+# Follows CONTRIBUTING.md: adds what its walks ("Adding a strategy", "Adding a reward", …) add to a copy of the tree,
+# from the blocks in their text and from nothing else, and runs the tests that the walks name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root="$PWD"
@@ -17,23 +17,28 @@ listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], 
                         capture_output=True, text=True).stdout
 files = {name: (root / name).read_bytes() for name in listed.split("\0") if name and (root / name).is_file()}
 text = files["CONTRIBUTING.md"].decode()
-walk = text.split("\n## Adding a strategy\n", 1)[1].split("\n## ", 1)[0]
-blocks = re.findall(r"^ *```(\S+)([^\n]*)\n(.*?)^ *```$", walk, re.M | re.S)
+walks = re.findall(r"\n## Adding ([^\n]*)\n(.*?)(?=\n## |\Z)", text, re.S)
+assert "a strategy" in dict(walks) and "a reward" in dict(walks), "a walk is missing"
 
 def dedent(block):
     lines = block.splitlines(True)
     indent = min(len(line) - len(line.lstrip(" ")) for line in lines if line.strip())
     return "".join(line[indent:] if line.strip() else line for line in lines)
 
-new = 0
-for language, rest, block in blocks:
-    if rest.strip():
-        name = rest.strip()
-        assert name not in files, f"{name} is there already: the walk adds what is not"
-        files[name] = dedent(block).encode()
-        new += 1
+blocks = []
+for what, walk in walks:
+    of_walk = re.findall(r"^ *```(\S+)([^\n]*)\n(.*?)^ *```$", walk, re.M | re.S)
+    new = 0
+    for language, rest, block in of_walk:
+        if rest.strip():
+            name = rest.strip()
+            assert name not in files, f"{name} is there already: the walk adds what is not"
+            files[name] = dedent(block).encode()
+            new += 1
+    differences = [language for language, rest, block in of_walk if language == "diff"]
+    assert new == 1 and differences, f"{what}: the walk is one new file and the lines that name it"
+    blocks += of_walk
 changes = "".join(block for language, rest, block in blocks if language == "diff")
-assert new == 1 and changes, "the walk is one new file and the lines that name it"
 
 # A version of its own: cargo tells crates of one name and version apart by nothing else, and must not take those of
 # the copy for those of the tree.
@@ -68,5 +73,5 @@ fi
 cd "$copy"
 "$venv/bin/python" scripts/fixtures/strategies.py
 cargo fmt --all --check
-CARGO_TARGET_DIR="$target" cargo test --workspace --release --locked --test references --test pico
-echo "walk: 1 passed, 0 failed"
+CARGO_TARGET_DIR="$target" cargo test --workspace --release --locked --test references --test pico --test registry
+echo "walks: all passed, 0 failed"
