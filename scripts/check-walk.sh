@@ -75,5 +75,5 @@ cd "$copy"
 "$venv/bin/python" scripts/fixtures/strategies.py
 cargo fmt --all --check
 CARGO_TARGET_DIR="$target" cargo test --workspace --release --locked \
-    --test references --test pico --test registry --test sharpen --test brevity --test language
+    --test references --test pico --test registry --test sharpen --test language
 echo "walks: 3 passed, 0 failed"

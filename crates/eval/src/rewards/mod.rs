@@ -19,8 +19,6 @@ mod informativeness;
 mod model;
 mod readability;
 mod reader;
-#[cfg(test)]
-mod registry;
 mod shaped;
 mod style;
 mod sum;

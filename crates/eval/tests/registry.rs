@@ -5,14 +5,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use eval::rewards::Scorer;
 use serde::de::value::StrDeserializer;
 use serde::de::{
     self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess,
     VariantAccess, Visitor,
 };
 use serde_json::Value;
-
-use super::Scorer;
 
 /// Names that older files may use, and today's.
 const OLD_NAMES: [(&str, &str); 1] = [("Whole", "CompleteSentences")];
@@ -234,7 +233,7 @@ fn made_up(variant: &str) -> (Result<Scorer, Failure>, Vec<&'static str>) {
 }
 
 /// Every scorer, each over reward models where it can be.
-pub(super) fn all() -> Vec<Scorer> {
+fn all() -> Vec<Scorer> {
     let (_, names) = made_up("Style");
     let today = names
         .iter()
