@@ -18,7 +18,8 @@ listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], 
 files = {name: (root / name).read_bytes() for name in listed.split("\0") if name and (root / name).is_file()}
 text = files["CONTRIBUTING.md"].decode()
 walks = re.findall(r"^## (Adding an? [^\n]+)\n(.*?)(?=^## )", text, re.M | re.S)
-assert [title for title, _ in walks] == ["Adding a strategy", "Adding a reward", "Adding an expert kind"], walks
+titles = [title for title, _ in walks]
+assert titles == ["Adding a strategy", "Adding a reward", "Adding an expert kind"], titles
 
 def dedent(block):
     lines = block.splitlines(True)
