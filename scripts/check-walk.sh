@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Follows CONTRIBUTING.md: adds the strategy that it walks through to a copy of the tree, from the blocks in its text
-# and from nothing else, and runs the tests that the walk names.
+# Follows CONTRIBUTING.md: adds the strategy, the reward and the kind of expert that it walks through to a copy of the
+# tree, from the blocks in its text and from nothing else, and runs the tests that the walks name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root="$PWD"
@@ -17,23 +17,31 @@ listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], 
                         capture_output=True, text=True).stdout
 files = {name: (root / name).read_bytes() for name in listed.split("\0") if name and (root / name).is_file()}
 text = files["CONTRIBUTING.md"].decode()
-walk = text.split("\n## Adding a strategy\n", 1)[1].split("\n## ", 1)[0]
-blocks = re.findall(r"^ *```(\S+)([^\n]*)\n(.*?)^ *```$", walk, re.M | re.S)
+walks = re.findall(r"^## (Adding an? [^\n]+)\n(.*?)(?=^## )", text, re.M | re.S)
+titles = [title for title, _ in walks]
+assert titles == ["Adding a strategy", "Adding a reward", "Adding an expert kind"], titles
 
 def dedent(block):
     lines = block.splitlines(True)
     indent = min(len(line) - len(line.lstrip(" ")) for line in lines if line.strip())
     return "".join(line[indent:] if line.strip() else line for line in lines)
 
-new = 0
-for language, rest, block in blocks:
-    if rest.strip():
-        name = rest.strip()
-        assert name not in files, f"{name} is there already: the walk adds what is not"
-        files[name] = dedent(block).encode()
-        new += 1
-changes = "".join(block for language, rest, block in blocks if language == "diff")
-assert new == 1 and changes, "the walk is one new file and the lines that name it"
+# Hunks of a walk at most: what is more belongs into the new file, or the code asks for too much.
+MOST = 6
+changes = []
+for title, walk in walks:
+    hunks, new = 0, 0
+    for language, rest, block in re.findall(r"^ *```(\S+)([^\n]*)\n(.*?)^ *```$", walk, re.M | re.S):
+        name, block = rest.strip(), dedent(block)
+        if name:
+            assert name not in files, f"{title}: {name} is there already: the walk adds what is not"
+            files[name] = block.encode()
+            new += 1
+        elif language == "diff":
+            changes.append(block)
+            hunks += len(re.findall(r"^@@ ", block, re.M))
+    assert new and 0 < hunks <= MOST, f"{title}: {new} new files and {hunks} hunks"
+    print(f"{title}: {new} new files, {hunks} hunks")
 
 # A version of its own: cargo tells crates of one name and version apart by nothing else, and must not take those of
 # the copy for those of the tree.
@@ -45,7 +53,7 @@ own = re.compile(rf'(name = "(?:{crates})"\nversion = "{re.escape(version)})"')
 files["Cargo.lock"] = own.sub(r'\1-walk"', files["Cargo.lock"].decode()).encode()
 
 # Only what differs is written, so that nothing else looks new to cargo.
-changed = re.findall(r"^ *\+\+\+ b/(\S+)", changes, re.M)
+changed = re.findall(r"^\+\+\+ b/(\S+)", "".join(changes), re.M)
 for name, content in files.items():
     path = copy / name
     if name in changed or not path.is_file() or path.read_bytes() != content:
@@ -54,10 +62,9 @@ for name, content in files.items():
 for path in copy.rglob("*"):
     if path.is_file() and str(path.relative_to(copy)) not in files:
         path.unlink()
-for language, rest, block in blocks:
-    if language == "diff":
-        subprocess.run(["patch", "-p1", "--no-backup-if-mismatch", "-d", copy], input=dedent(block),
-                       text=True, check=True)
+for change in changes:
+    # Lines may have moved since; what stands around them must not have changed.
+    subprocess.run(["patch", "-p1", "--no-backup-if-mismatch", "-d", copy], input=change, text=True, check=True)
 PYTHON
 
 venv="${MOPE_VENV:-$HOME/.cache/mope/recompute}"
@@ -68,5 +75,6 @@ fi
 cd "$copy"
 "$venv/bin/python" scripts/fixtures/strategies.py
 cargo fmt --all --check
-CARGO_TARGET_DIR="$target" cargo test --workspace --release --locked --test references --test pico
-echo "walk: 1 passed, 0 failed"
+CARGO_TARGET_DIR="$target" cargo test --workspace --release --locked \
+    --test references --test pico --test registry --test sharpen --test language
+echo "walks: 3 passed, 0 failed"

@@ -151,7 +151,7 @@ impl Pools {
     /// # Errors
     /// A model that cannot be found.
     pub fn files(&mut self, spec: &ExpertSpec) -> Result<Option<PathBuf>> {
-        Ok(match spec.whole() {
+        Ok(match spec.inner() {
             ExpertSpec::Adapter(folder) => Some(folder.clone()),
             ExpertSpec::Full(model) => Some(self.models.path(model)?),
             _ => None,
@@ -278,7 +278,7 @@ impl Models {
                     .with_context(|| format!("expert '{name}'"))?;
                 Checkpoint::open(&path).map(|model| Source::Full(Arc::new(model)))
             }
-            ExpertSpec::Prompted(_) | ExpertSpec::Limited { .. } => {
+            _ => {
                 return Err(usage(format!("expert '{name}' has no parameters to merge")));
             }
         };
@@ -323,7 +323,7 @@ impl Models {
         spec: &ExpertSpec,
         base: &Arc<LanguageModel>,
     ) -> Result<Expert> {
-        let full = match spec.whole() {
+        let full = match spec.inner() {
             ExpertSpec::Full(model) => {
                 let opened = self.open(model);
                 Some(opened.with_context(|| format!("expert '{name}'"))?)

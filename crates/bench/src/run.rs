@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
+use eval::scoring::ResponseScorer;
 use polars::prelude::DataFrame;
 
 use crate::experiment::Experiment;
@@ -14,7 +15,7 @@ use crate::progress::say;
 use crate::stages::generate::generate;
 use crate::stages::report::{read_rows, report};
 use crate::stages::retain::{retain, written};
-use crate::stages::score::{Scorer, score};
+use crate::stages::score::{open_scorer, score};
 use crate::stages::validate::validate;
 use crate::store::folder::RunFolder;
 use crate::store::manifest::{Manifest, Session, now};
@@ -35,7 +36,7 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
 
     let choices = validate(&plan, &pools, &folder, &mut record.session)?;
     plan.choose(&choices)?;
-    let mut scorer = Scorer::new(experiment)?;
+    let mut scorer = open_scorer(experiment)?;
     let rows = generate(
         &plan,
         &pools,
@@ -72,7 +73,7 @@ pub fn shard(experiment: &Experiment, out: &Path, shard: Shard) -> Result<usize>
     }
     let folder = RunFolder::shard(out, shard)?;
     let mut session = Session::start();
-    let mut scorer = Scorer::new(experiment)?;
+    let mut scorer = open_scorer(experiment)?;
     let rows = generate(
         &plan,
         &pools,
@@ -157,7 +158,7 @@ impl Record {
     fn finish(
         mut self,
         plan: &RunPlan<'_>,
-        scorer: &Scorer<'_>,
+        scorer: &ResponseScorer,
         folder: &RunFolder,
     ) -> Result<Manifest> {
         self.session.finished = Some(now());

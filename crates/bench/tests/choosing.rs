@@ -100,7 +100,7 @@ fn weights_and_settings_are_chosen_for_each_preference() {
     let of = "Mod()";
     let strategies = format!(
         "\"base\": Base(), \"weights\": BestWeights(steps: 2), \"mod\": BestWeights(of: {of}, steps: 2), \
-         \"any\": Best(of: {{\"near\": DeRa(lambda: 0.5), \"far\": DeRa(lambda: 3), \"mean\": Uniform()}})"
+         \"any\": BestOnValidation(of: {{\"near\": DeRa(lambda: 0.5), \"far\": DeRa(lambda: 3), \"mean\": Uniform()}})"
     );
     choosing(here, &strategies, "validation: \"others.txt\",");
     let text = std::fs::read_to_string(here.join("choosing.ron")).unwrap();
@@ -137,13 +137,13 @@ fn weights_and_settings_are_chosen_for_each_preference() {
     for (strategy, expected) in [
         ("BestWeights(of: Uniform())", "takes no weights"),
         ("BestWeights(steps: 0)", "steps is 0"),
-        ("Best(of: {})", "nothing to choose from"),
+        ("BestOnValidation(of: {})", "nothing to choose from"),
         (
-            "Best(of: {\"a\": BestOfN(n: 2), \"b\": Base()})",
+            "BestOnValidation(of: {\"a\": BestOfN(n: 2), \"b\": Base()})",
             "best of several responses",
         ),
         (
-            "Best(of: {\"a\": BestSingle()})",
+            "BestOnValidation(of: {\"a\": BestSingle()})",
             "itself still to be chosen",
         ),
     ] {

@@ -290,7 +290,7 @@ fn mistakes_in_an_experiment_name_their_place() {
         ("samples: 2", "samples: 0", "samples: at least 1"),
         (
             "scorer: Style",
-            "scorer: Whole(Model(\"nowhere\"))",
+            "scorer: CompleteSentences(Model(\"nowhere\"))",
             "a reward model is a folder",
         ),
         (
@@ -328,7 +328,7 @@ fn a_strategy_that_needs_more_than_an_expert_gives_is_refused_by_name() {
         "Mod()",
         "DeRa()",
         "Mato()",
-        "Pack()",
+        "PackLlm()",
         "DExperts(anti: {\"informative\": \"base\", \"friendly\": \"base\", \"concise\": \"base\"})",
         "ModelArithmetic(terms: [(weight: 1.0, of: Expert(\"friendly\"))])",
     ] {
@@ -343,7 +343,7 @@ fn a_strategy_that_needs_more_than_an_expert_gives_is_refused_by_name() {
             assert!(error.contains(part), "{strategy}: {error}");
         }
     }
-    with("Pack(space: Probability)");
+    with("PackLlm(space: Probability)");
     let error = fails(here, &["check", "limited.ron"], 2);
     assert!(
         error.contains("log-probabilities of the prompt of expert 'friendly'"),

@@ -110,9 +110,9 @@ fn strategies_run_over_merged_experts() {
     let further =
         "\"friendly\": Merge(method: TaskArithmetic(scale: 2), weights: {\"friendly\": 1.0})";
     let strategies = format!(
-        "\"over\": Over(experts: {{{soup}}}, of: {of}), \
-         \"instead\": Over(experts: {{{further}}}, of: Uniform()), \
-         \"unused\": Over(experts: {{{soup}}}, of: Uniform()), \"uniform\": Uniform(), \
+        "\"over\": WithMerged(experts: {{{soup}}}, of: {of}), \
+         \"instead\": WithMerged(experts: {{{further}}}, of: Uniform()), \
+         \"unused\": WithMerged(experts: {{{soup}}}, of: Uniform()), \"uniform\": Uniform(), \
          \"soup\": Merge(method: Soup(), weights: {{\"informative\": 0.25, \"friendly\": 0.75}})"
     );
     mergeable(here, &strategies);
@@ -149,7 +149,7 @@ fn strategies_run_over_merged_experts() {
     let text = std::fs::read_to_string(here.join("merge.ron")).unwrap();
     let expert = "experts: {\n        \"calm\": Adapter(\"calm\"),";
     let text = text.replacen("experts: {", expert, 1);
-    let written = text.replace(&format!("Over(experts: {{{soup}}}, of: {of})"), of);
+    let written = text.replace(&format!("WithMerged(experts: {{{soup}}}, of: {of})"), of);
     assert_ne!(written, text);
     write(here, "written.ron", &written);
     assert_eq!(over["tokens"], ask("written.ron", "over")["tokens"]);
@@ -167,17 +167,17 @@ fn strategies_run_over_merged_experts() {
     same(&before, &contents(&here.join("one")));
     for (strategy, message) in [
         (
-            format!("Over(experts: {{{soup}}}, of: BestSingle())"),
+            format!("WithMerged(experts: {{{soup}}}, of: BestSingle())"),
             "still to be chosen",
         ),
         (
             format!(
-                "Over(experts: {{{soup}}}, of: Merge(method: Soup(), weights: {{\"calm\": 1.0}}))"
+                "WithMerged(experts: {{{soup}}}, of: Merge(method: Soup(), weights: {{\"calm\": 1.0}}))"
             ),
             "merged itself",
         ),
         (
-            "Over(experts: {\"x\": Merge(method: Ties(density: 0.0))}, of: Uniform())".into(),
+            "WithMerged(experts: {\"x\": Merge(method: Ties(density: 0.0))}, of: Uniform())".into(),
             "density is 0",
         ),
     ] {

@@ -1,4 +1,18 @@
 //! Dimensions of preference and their two directions.
+//!
+//! ```
+//! use eval::dimension::{Dimension, Dimensions, locate};
+//! use eval::rewards::Scorer;
+//! let style = Dimension {
+//!     scorer: Scorer::Style,
+//!     high: "friendly".into(),
+//!     low: "reserved".into(),
+//!     normaliser: None,
+//! };
+//! let dimensions: Dimensions = [("style".to_string(), style)].into();
+//! assert_eq!(locate(&dimensions, "reserved")?, ("style", -1.0));
+//! # Ok::<(), eval::Error>(())
+//! ```
 
 use std::collections::BTreeMap;
 
@@ -39,7 +53,7 @@ pub type Dimensions = BTreeMap<String, Dimension>;
 /// The dimension that `direction` belongs to, and 1 for its high end or −1 for its low one.
 ///
 /// # Errors
-/// A direction that no dimension has.
+/// [`Error::UnknownDirection`].
 pub fn locate<'a>(dimensions: &'a Dimensions, direction: &str) -> Result<(&'a str, f64)> {
     for (name, dimension) in dimensions {
         if dimension.high == direction {
@@ -49,11 +63,9 @@ pub fn locate<'a>(dimensions: &'a Dimensions, direction: &str) -> Result<(&'a st
             return Ok((name, -1.0));
         }
     }
-    let ends = dimensions
-        .values()
-        .flat_map(|d| [d.low.as_str(), d.high.as_str()]);
-    let known = ends.collect::<Vec<_>>().join(", ");
-    Err(Error::Argument(format!(
-        "no dimension has the direction '{direction}'; they have: {known}"
-    )))
+    let ends = dimensions.values().flat_map(|d| [&d.low, &d.high]);
+    Err(Error::UnknownDirection {
+        direction: direction.into(),
+        known: ends.cloned().collect(),
+    })
 }

@@ -40,13 +40,13 @@ impl Utility {
     /// assert_eq!(Utility::Mean.of(&stated), 2.0);
     /// ```
     pub fn of(self, stated: &[Stated]) -> f64 {
-        let each = |s: &Stated| {
+        let part = |s: &Stated| {
             s.share
                 * match self {
                     Self::BradleyTerry => 1.0 / (1.0 + (s.reference - s.reward).exp()),
                     Self::Mean => s.reward,
                 }
         };
-        stated.iter().map(each).sum()
+        stated.iter().map(part).sum()
     }
 }

@@ -10,6 +10,23 @@
 //! [`training::classifier`](crate::training::classifier) fits it.
 //!
 //! A folder holds `classifier.json` (dimensions, window, held-out figures) and `classifier.safetensors`.
+//!
+//! ```
+//! use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
+//! let tone = Told {
+//!     name: "tone".into(),
+//!     low: "rude".into(),
+//!     high: "kind".into(),
+//!     held_out: Telling::default(),
+//! };
+//! let card = ClassifierCard { base: "none".into(), window: 2, dimensions: vec![tone] };
+//! assert_eq!(card.locate("rude"), Some((0, -1.0)));
+//! // A vocabulary of three tokens.
+//! let classifier = Classifier::new(card, vec![0.0, 1.0, -1.0], vec![0.5, 0.0, -0.5])?;
+//! assert_eq!(classifier.token(0), [0.0, 1.0, -1.0]);
+//! assert_eq!(classifier.context(0, &[1, 0]), 0.25);
+//! # Ok::<(), experts::Error>(())
+//! ```
 
 use std::path::Path;
 
@@ -126,10 +143,12 @@ impl Classifier {
             || token.len() != context.len()
             || !token.len().is_multiple_of(dimensions)
         {
-            let (a, b, window) = (token.len(), context.len(), card.window);
-            return Err(Error::Argument(format!(
-                "a classifier of {dimensions} dimensions with {a} and {b} numbers and a window of {window}"
-            )));
+            return Err(Error::ClassifierShape {
+                dimensions,
+                token: token.len(),
+                context: context.len(),
+                window: card.window,
+            });
         }
         if token.iter().chain(&context).any(|v| !v.is_finite()) {
             return Err(Error::Argument(

@@ -1,77 +1,11 @@
-use std::path::PathBuf;
+//! An expert that is ready to run.
+
 use std::sync::Arc;
 
 use lm::chat::Prompt;
 use lm::{Adapter, LanguageModel};
-use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
-
-/// How a config names an expert.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ExpertSpec {
-    /// The base model as it is.
-    Base,
-    /// The base with an instruction in its system message.
-    Prompted(String),
-    /// The base with a PEFT folder.
-    Adapter(PathBuf),
-    /// A model of its own, by registered name or path.
-    Full(String),
-    /// Another expert of which only the likeliest tokens are seen, as a remote interface shows it.
-    Limited {
-        /// How many tokens.
-        top_k: usize,
-        /// The expert.
-        of: Box<ExpertSpec>,
-    },
-}
-
-/// What an expert can tell a strategy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gives {
-    /// It names this many of the likeliest tokens; `None`: the full distribution.
-    pub top_k: Option<usize>,
-    /// Log-probabilities of a given text.
-    pub prompt: bool,
-    /// Its parameters.
-    pub weights: bool,
-}
-
-impl ExpertSpec {
-    /// What an expert of this kind can tell.
-    pub fn gives(&self) -> Gives {
-        match self {
-            Self::Limited { top_k, .. } => Gives {
-                top_k: Some(*top_k),
-                prompt: false,
-                weights: false,
-            },
-            other => Gives {
-                top_k: None,
-                prompt: true,
-                // An instruction is not in the parameters.
-                weights: !matches!(other, Self::Prompted(_)),
-            },
-        }
-    }
-
-    /// The expert itself, whatever is seen of it.
-    pub fn whole(&self) -> &Self {
-        match self {
-            Self::Limited { of, .. } => of.whole(),
-            other => other,
-        }
-    }
-
-    /// The same, to change it.
-    pub fn whole_mut(&mut self) -> &mut Self {
-        match self {
-            Self::Limited { of, .. } => of.whole_mut(),
-            other => other,
-        }
-    }
-}
+use crate::{Error, ExpertSpec, Result};
 
 /// An expert that is ready to run.
 #[derive(Debug, Clone)]
@@ -99,27 +33,23 @@ impl Expert {
         base: &Arc<LanguageModel>,
         full: impl FnOnce(&str) -> lm::Result<Arc<LanguageModel>>,
     ) -> Result<Self> {
-        let failed = |source| Error::Expert {
-            expert: name.into(),
-            source,
-        };
         let mut expert = Self {
             name: name.into(),
             model: base.clone(),
             adapter: None,
             instruction: None,
-            top_k: spec.gives().top_k,
+            top_k: None,
         };
-        match spec.whole() {
-            ExpertSpec::Limited { .. } => {}
-            ExpertSpec::Base => {}
-            ExpertSpec::Prompted(instruction) => expert.instruction = Some(instruction.clone()),
-            ExpertSpec::Adapter(folder) => {
-                let adapter = Adapter::load(folder, base.config()).map_err(failed)?;
-                expert.adapter = Some(Arc::new(adapter));
-            }
-            ExpertSpec::Full(model) => expert.model = full(model).map_err(failed)?,
-        }
+        let mut full = Some(full);
+        let mut once = |model: &str| match full.take() {
+            Some(full) => full(model),
+            None => Err(lm::Error::Argument(format!("{model} is opened twice"))),
+        };
+        let opened = spec.kind().open(&mut expert, &mut once);
+        opened.map_err(|source| Error::Expert {
+            expert: name.into(),
+            source,
+        })?;
         Ok(expert)
     }
 

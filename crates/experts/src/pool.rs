@@ -111,12 +111,11 @@ impl ExpertPool {
 
     fn build(experts: Vec<Expert>, reference: Option<Reference>) -> Result<Self> {
         let Some(first) = experts.first() else {
-            return Err(Error::Argument("a pool needs at least one expert".into()));
+            return Err(Error::EmptyPool);
         };
         for (i, expert) in experts.iter().enumerate() {
             if experts[..i].iter().any(|other| other.name == expert.name) {
-                let message = format!("two experts are called '{}'", expert.name);
-                return Err(Error::Argument(message));
+                return Err(Error::SameName(expert.name.clone()));
             }
             same_vocabulary(first, expert)?;
         }
@@ -217,20 +216,18 @@ impl ExpertPool {
     ) -> Result<PoolState> {
         if asked.len() != prompts.len() {
             let (got, expected) = (asked.len(), prompts.len());
-            return Err(Error::Argument(format!(
-                "{got} prompts for the reference, {expected} for the experts"
-            )));
+            return Err(Error::ReferencePrompts { got, expected });
         }
         self.prepare(next, prompts.len());
         let mut caches = Vec::new();
         for group in &self.groups {
             let mut tokens = Vec::new();
             for &member in &group.members {
-                let own = match member == self.experts.len() {
+                let read = match member == self.experts.len() {
                     true => asked,
                     false => prompts,
                 };
-                for prompt in own {
+                for prompt in read {
                     tokens.push(self.member(member).tokens(prompt)?);
                 }
             }
@@ -272,8 +269,8 @@ impl ExpertPool {
     ) -> Result<(Cache, Vec<usize>)> {
         let engine = &group.model.engine;
         let experts = group.members.len();
-        let common = |own: &[Vec<u32>]| {
-            let (first, rest) = (&own[0], &own[1..]);
+        let common = |prompts: &[Vec<u32>]| {
+            let (first, rest) = (&prompts[0], &prompts[1..]);
             let length = |other: &Vec<u32>| {
                 let pairs = first.iter().zip(other);
                 // The last token stays: its distribution is asked for.
@@ -325,10 +322,10 @@ impl ExpertPool {
                 let (member, prompt) = (lane / prompts.len(), lane % prompts.len());
                 let total: f64 = log_probs.iter().map(|v| f64::from(*v)).sum();
                 // The reference is nobody's expert.
-                let Some(own) = out[prompt].get_mut(group.members[member]) else {
+                let Some(nll) = out[prompt].get_mut(group.members[member]) else {
                     continue;
                 };
-                *own = -total / log_probs.len().max(1) as f64;
+                *nll = -total / log_probs.len().max(1) as f64;
             }
         }
         Ok(out)
@@ -341,9 +338,7 @@ impl ExpertPool {
     pub fn step(&self, state: &mut PoolState, tokens: &[u32], next: &mut NextTokens) -> Result<()> {
         if tokens.len() != state.sequences {
             let (got, expected) = (tokens.len(), state.sequences);
-            return Err(Error::Argument(format!(
-                "{got} tokens for {expected} sequences"
-            )));
+            return Err(Error::StepTokens { got, expected });
         }
         self.prepare(next, tokens.len());
         for (group, cache) in self.groups.iter().zip(&mut state.caches) {
@@ -377,8 +372,8 @@ impl ExpertPool {
             // From all old lanes and then all new ones to expert after expert.
             let order: Vec<usize> = (0..experts)
                 .flat_map(|e| {
-                    let own = e * old..(e + 1) * old;
-                    own.chain(experts * old + e * new..experts * old + (e + 1) * new)
+                    let before = e * old..(e + 1) * old;
+                    before.chain(experts * old + e * new..experts * old + (e + 1) * new)
                 })
                 .collect();
             cache.retain(&order)?;

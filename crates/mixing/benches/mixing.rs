@@ -6,7 +6,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use experts::NextTokens;
 use mixing::strategies::{
-    DeRa, Divergence, Fixed, Mato, Mod, ModelArithmetic, Operand, Pack, Space, Term, TopK,
+    DeRa, Divergence, Fixed, Mato, Mod, ModelArithmetic, Operand, PackLlm, Space, Term, TopK,
 };
 use mixing::{History, Mixed, Preference, Step, Strategy};
 
@@ -42,7 +42,7 @@ fn strategies() -> Vec<(&'static str, Strategy)> {
         ("mod_jensen_shannon", divergence(Divergence::JensenShannon)),
         ("dera", Strategy::DeRa(DeRa::default())),
         ("mato", Strategy::Mato(Mato::default())),
-        ("pack", Strategy::Pack(Pack::default())),
+        ("pack", Strategy::PackLlm(PackLlm::default())),
         (
             "model_arithmetic",
             Strategy::ModelArithmetic(ModelArithmetic {
@@ -67,7 +67,7 @@ fn main() {
 fn step(bencher: Bencher<'_, '_>, strategy: usize, sequences: usize) {
     let preference = Preference {
         text: String::new(),
-        weights: ["a", "b", "c"].map(|n| (n.to_string(), 1.0)).into(),
+        importances: ["a", "b", "c"].map(|n| (n.to_string(), 1.0)).into(),
     };
     let strategy = &strategies()[strategy].1;
     let mut plan = strategy

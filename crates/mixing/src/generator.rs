@@ -6,7 +6,7 @@ use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, History, Mixed, Plan, Result, Step, refuse};
+use crate::{Error, History, Mixed, Plan, Result, Step, owned};
 
 /// Limits of a response and how its tokens are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -61,10 +61,10 @@ pub struct Response {
     pub weights: Vec<f32>,
     /// Log-probability of each token under each expert, `[tokens, experts]`, in nats.
     pub expert_log_probs: Vec<f32>,
-    /// What else the mixer looked at ([`Mixed::features`]), `[tokens, width]`.
-    pub features: Vec<f32>,
-    /// What a training has to know of each distribution ([`Mixed::records`]), `[tokens, width]`.
-    pub records: Vec<f32>,
+    /// Statistics of the experts that the mixer looked at ([`Mixed::expert_statistics`]), `[tokens, width]`.
+    pub expert_statistics: Vec<f32>,
+    /// Each distribution cut down to what a training needs ([`Mixed::truncated_distributions`]), `[tokens, width]`.
+    pub truncated_distributions: Vec<f32>,
     /// Kullback-Leibler divergence of the mixture from the pool's reference at each token, both over the
     /// whole vocabulary and before the mixture's temperature and filters, in nats; empty without one.
     pub kl: Vec<f32>,
@@ -89,19 +89,16 @@ impl<'a> Generator<'a> {
     /// When it holds others.
     pub fn new(pool: &'a ExpertPool, mut plan: Plan, end_tokens: &[u32]) -> Result<Self> {
         if !plan.candidates.is_empty() {
-            let names = plan.candidates.iter().map(|c| c.name.as_str());
-            let names: Vec<&str> = names.collect();
-            return refuse(format!(
-                "one of {} is to be chosen on a validation set, as `mope run` does; name the strategy itself",
-                names.join(", ")
-            ));
+            let names = plan.candidates.iter().map(|c| c.name.clone());
+            let candidates = names.collect();
+            return Err(Error::NotChosen { candidates });
         }
         let names: Vec<&str> = pool.experts().iter().map(|e| e.name.as_str()).collect();
         if names != plan.experts {
-            return refuse(format!(
-                "the plan mixes {:?}, the pool has {names:?}",
-                plan.experts
-            ));
+            return Err(Error::Pool {
+                pool: owned(&names),
+                planned: plan.experts,
+            });
         }
         plan.mixer.open(&pool.experts()[0].model)?;
         Ok(Self {
@@ -144,10 +141,7 @@ impl<'a> Generator<'a> {
         if self.plan.samples <= 1 {
             return Ok(());
         }
-        refuse(
-            "the best of several responses is kept by its utility, which needs rewards and reference \
-             responses, as `mope run` has them",
-        )
+        Err(Error::NeedsUtility)
     }
 
     fn all(
@@ -157,7 +151,7 @@ impl<'a> Generator<'a> {
         settings: &Generation,
         on_token: impl FnMut(usize, &Response),
     ) -> Result<Vec<Response>> {
-        settings.sampling.validate().or_else(refuse)?;
+        settings.sampling.validate().map_err(Error::Request)?;
         let (prompts, draws): (Vec<_>, Vec<_>) =
             requests.into_iter().map(|r| (r.prompt, r.draws)).unzip();
         let limits = vec![settings.max_new_tokens; prompts.len()];
@@ -207,10 +201,10 @@ impl<'a> Generator<'a> {
         let made = self.all(all, width, settings, |i, r| on_token(i / attempts, r))?;
         let mut best: Vec<(f64, Response)> = Vec::with_capacity(requests.len());
         for (i, response) in made.into_iter().enumerate() {
-            let worth = utility(i / attempts, &response)?;
+            let rated = utility(i / attempts, &response)?;
             match best.get_mut(i / attempts) {
-                None => best.push((worth, response)),
-                Some(found) if worth > found.0 || found.0.is_nan() => *found = (worth, response),
+                None => best.push((rated, response)),
+                Some(leader) if rated > leader.0 || leader.0.is_nan() => *leader = (rated, response),
                 Some(_) => {}
             }
         }
@@ -225,17 +219,14 @@ impl<'a> Generator<'a> {
     pub fn score(&mut self, prompts: &[Prompt], responses: &[Vec<u32>]) -> Result<Vec<Response>> {
         self.one_each()?;
         if prompts.len() != responses.len() {
-            return refuse(format!(
-                "{} responses to {} prompts",
-                responses.len(),
-                prompts.len()
-            ));
+            let (responses, prompts) = (responses.len(), prompts.len());
+            let message = format!("{responses} responses to {prompts} prompts");
+            return Err(Error::Request(message));
         }
         let vocab = self.pool.vocab();
         if let Some(id) = responses.iter().flatten().find(|&&id| id as usize >= vocab) {
-            return refuse(format!(
-                "token {id} is outside of the vocabulary of {vocab}"
-            ));
+            let message = format!("token {id} is outside of the vocabulary of {vocab}");
+            return Err(Error::Request(message));
         }
         let limits: Vec<usize> = responses.iter().map(Vec::len).collect();
         let work = Work {
@@ -393,10 +384,12 @@ impl<'a> Generator<'a> {
                 let width = all.len() / running.requests.len();
                 all[row * width..(row + 1) * width].to_vec()
             };
-            response.features.extend(of(&mixed.features));
-            response.records.extend(of(&mixed.records));
-            let own = (0..experts).map(|e| next.row(e, row)[token as usize]);
-            response.expert_log_probs.extend(own);
+            let statistics = of(&mixed.expert_statistics);
+            response.expert_statistics.extend(statistics);
+            let distribution = of(&mixed.truncated_distributions);
+            response.truncated_distributions.extend(distribution);
+            let by_expert = (0..experts).map(|e| next.row(e, row)[token as usize]);
+            response.expert_log_probs.extend(by_expert);
             if let Some(reference) = next.reference {
                 let log_prob = next.row(reference, row)[token as usize];
                 response.reference_log_probs.push(log_prob);

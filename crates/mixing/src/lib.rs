@@ -3,62 +3,30 @@
 //!
 //! One strategy is one file in `strategies/` and one variant of [`Strategy`].
 
+mod error;
 mod generator;
 pub mod merging;
 mod mixer;
 mod named;
-mod needs;
+mod plan;
 mod preference;
+mod registry;
+mod requirements;
 pub mod strategies;
 
+pub use error::{Error, Result};
 pub use generator::{Generation, Generator, Request, Response, TemperatureOf};
-pub use mixer::{
-    Candidate, History, Mixed, Mixer, Plan, Step, mix_logs, mix_probabilities, normalise,
-};
+pub use mixer::{History, Mixed, Mixer, Step, mix_logs, mix_probabilities, normalise};
 pub use named::Named;
-pub use needs::{Distribution, Needs};
+pub use plan::{Candidate, Plan};
 pub use preference::Preference;
+pub use requirements::{Distribution, Requirements};
 pub use strategies::Strategy;
 
 /// Name of the expert that is always there: the base model as it is.
 pub const BASE: &str = "base";
 
-/// Everything that can go wrong in this crate.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// From an expert or the pool.
-    #[error(transparent)]
-    Experts(#[from] experts::Error),
-    /// From the PCM.
-    #[error(transparent)]
-    Pcm(#[from] pcm::Error),
-    /// From the language model.
-    #[error(transparent)]
-    Lm(#[from] lm::Error),
-    /// An expert, a PCM or a mixture without a distribution for the next token.
-    #[error(
-        "{who} gave no numbers (NaN or infinity) at token {token} of prompt {prompt}; look for damaged or very large \
-         weights, or try the number format F32"
-    )]
-    NoNumbers {
-        /// Whose distribution it is, in words.
-        who: String,
-        /// Number of the request.
-        request: usize,
-        /// Number of the token in the response.
-        token: usize,
-        /// The prompt's name, where it has one, else the request's number.
-        prompt: String,
-    },
-    /// A strategy whose parameters make no sense, or that does not fit the preference or the
-    /// experts.
-    #[error("{0}")]
-    Argument(String),
-}
-
-/// Result of this crate.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-pub(crate) fn refuse<T>(message: impl Into<String>) -> Result<T> {
-    Err(Error::Argument(message.into()))
+/// Owned copies of names.
+pub(crate) fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| name.to_string()).collect()
 }

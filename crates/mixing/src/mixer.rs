@@ -1,14 +1,13 @@
-use std::collections::BTreeMap;
+//! What turns the experts' distributions of a step into one.
+
 use std::sync::Arc;
 
 use experts::NextTokens;
 use kernels::{Isa, Shared, Team, math};
 use lm::LanguageModel;
-use lm::chat::{Message, Prompt};
 use lm::sampling::log_softmax;
 
-use crate::merging::Recipe;
-use crate::{Result, Strategy, refuse};
+use crate::{Error, Result};
 
 /// What a mixer sees at one token. A mixer's answer for a sequence depends on that sequence's rows and
 /// history alone, so results do not depend on who else is in the batch.
@@ -44,10 +43,12 @@ pub struct Mixed {
     pub log_probs: Vec<f32>,
     /// The weights used, `[sequences, experts]`.
     pub weights: Vec<f32>,
-    /// What else the mixer looked at and a training wants to know, `[sequences, width]`; mostly empty.
-    pub features: Vec<f32>,
-    /// What a training has to know of the distribution, `[sequences, width]`; mostly empty.
-    pub records: Vec<f32>,
+    /// Statistics of the experts' distributions that the mixer looked at, `[sequences, width]`; empty where it looked
+    /// at none.
+    pub expert_statistics: Vec<f32>,
+    /// The distribution cut down to what a training needs ([`pcm::Support`]), `[sequences, width]`; empty where it was
+    /// not asked for.
+    pub truncated_distributions: Vec<f32>,
 }
 
 impl Mixed {
@@ -126,102 +127,6 @@ pub trait Mixer: Send + Sync {
     }
 }
 
-/// What may serve a preference.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Candidate {
-    /// What it is called in tables.
-    pub name: String,
-    /// What it is.
-    pub strategy: Strategy,
-}
-
-/// How a strategy serves one preference.
-pub struct Plan {
-    /// Experts to run, in the order of the mixer's weights. Sorted by name where there are several,
-    /// so that results don't depend on the order in which a config lists them.
-    pub experts: Vec<String>,
-    /// Instruction added to every prompt.
-    pub instruction: Option<String>,
-    /// Turns shown before every prompt.
-    pub examples: Vec<Message>,
-    /// Mixes them.
-    pub mixer: Box<dyn Mixer>,
-    /// Responses that are made for each one that is kept, by utility; attempt `a` of request `r` is sequence
-    /// `r · samples + a` ([`History::request`]).
-    pub samples: usize,
-    /// One of these is to serve the preference; which, is still to be found out. The plan's experts are all of
-    /// theirs. Empty where nothing is to be chosen.
-    pub candidates: Vec<Candidate>,
-    /// How experts that run are merged out of others, by name.
-    pub merged: BTreeMap<String, Recipe>,
-}
-
-impl Plan {
-    /// Mixes experts, the prompt as it is.
-    pub fn new(experts: Vec<String>, mixer: impl Mixer + 'static) -> Self {
-        Self {
-            experts,
-            instruction: None,
-            examples: Vec::new(),
-            mixer: Box::new(mixer),
-            samples: 1,
-            candidates: Vec::new(),
-            merged: BTreeMap::new(),
-        }
-    }
-
-    /// The experts that must be there, each once: those that run, or those that are merged into one that runs.
-    pub fn sources(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = Vec::new();
-        for name in &self.experts {
-            match self.merged.get(name) {
-                Some(recipe) => names.extend(recipe.experts.iter().map(String::as_str)),
-                None => names.push(name),
-            }
-        }
-        names.sort_unstable();
-        names.dedup();
-        names
-    }
-
-    /// The prompt as the experts get it.
-    ///
-    /// # Errors
-    /// A raw prompt where an instruction or examples are to be added.
-    pub fn prompt(&self, prompt: &Prompt) -> Result<Prompt> {
-        let mut prompt = match self.examples.as_slice() {
-            [] => prompt.clone(),
-            turns => prompt.after(turns)?,
-        };
-        if let Some(text) = &self.instruction {
-            prompt = prompt.instructed(text)?;
-        }
-        Ok(prompt)
-    }
-}
-
-impl std::fmt::Debug for Plan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            experts,
-            instruction,
-            examples,
-            samples,
-            candidates,
-            merged,
-            mixer: _,
-        } = self;
-        f.debug_struct("Plan")
-            .field("experts", experts)
-            .field("instruction", instruction)
-            .field("examples", examples)
-            .field("samples", samples)
-            .field("candidates", candidates)
-            .field("merged", merged)
-            .finish_non_exhaustive()
-    }
-}
-
 /// `out = log Σ_i w_i exp(rows_i)` over the vocabulary. An expert of weight 0 is not looked at, and
 /// one of weight 1 is copied, so one-hot weights reproduce their expert bit for bit.
 pub fn mix_probabilities(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) {
@@ -251,7 +156,7 @@ pub fn mix_logs(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) {
         math::axpy(Isa::best(), out, weight, row);
     }
     if weights.iter().any(|w| *w < 0.0) {
-        // Less than nothing of what is impossible would be certainty.
+        // A negative weight on −∞ gives +∞; such tokens stay ruled out.
         let ruled_out = out.iter_mut().filter(|v| !v.is_finite());
         ruled_out.for_each(|v| *v = f32::NEG_INFINITY);
     }
@@ -260,15 +165,16 @@ pub fn mix_logs(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) {
 
 /// Refuses a step that has another number of experts than the mixer was made for.
 pub(crate) fn same_experts(step: &Step<'_>, expected: usize) -> Result<()> {
-    let experts = step.next.experts;
-    if experts != expected || step.history.len() != step.next.sequences {
-        let (histories, sequences) = (step.history.len(), step.next.sequences);
-        return refuse(format!(
-            "made for {expected} experts, the step has {experts} ({histories} histories of \
-             {sequences} sequences)"
-        ));
+    let (experts, sequences) = (step.next.experts, step.next.sequences);
+    if experts == expected && step.history.len() == sequences {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::Step {
+        expected,
+        experts,
+        histories: step.history.len(),
+        sequences,
+    })
 }
 
 /// Renormalises one row of unnormalised log-probabilities.

@@ -1,3 +1,5 @@
+//! Things by name, in the order of the config that lists them.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,7 +18,7 @@ impl<T> Named<T> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// The same, to change the things.
+    /// Names and things in order, to change the things.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut T)> {
         self.0
             .iter_mut()
@@ -37,9 +39,9 @@ impl<T> Named<T> {
 
     /// Takes the order of other names; what they lack comes last.
     pub fn sort_like(&mut self, names: &[&str]) {
-        let place = |name: &str| names.iter().position(|n| *n == name);
+        let rank = |name: &str| names.iter().position(|n| *n == name);
         self.0
-            .sort_by_key(|(name, _)| place(name).unwrap_or(names.len()));
+            .sort_by_key(|(name, _)| rank(name).unwrap_or(names.len()));
     }
 
     /// There are none.
@@ -85,7 +87,7 @@ where
     Ok(Named::deserialize(deserializer)?.0.into_iter().collect())
 }
 
-/// The same where it may be missing.
+/// Reads a map whose names must differ and that may be missing.
 pub(crate) fn unique_option<'de, T, D>(
     deserializer: D,
 ) -> Result<Option<BTreeMap<String, T>>, D::Error>

@@ -1,8 +1,11 @@
+//! What a person wants.
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BASE, Result, refuse};
+use crate::error::{above_zero, share};
+use crate::{BASE, Error, Result, owned};
 
 /// What a person wants: in words, and as importance of the directions that experts stand for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -12,8 +15,8 @@ pub struct Preference {
     pub text: String,
     /// Importance by direction, each above 0. Only ratios count: `(a: 2, b: 1)` asks for a twice as
     /// much as for b.
-    #[serde(deserialize_with = "crate::named::unique")]
-    pub weights: BTreeMap<String, f64>,
+    #[serde(rename = "weights", deserialize_with = "crate::named::unique")]
+    pub importances: BTreeMap<String, f64>,
 }
 
 impl Preference {
@@ -24,30 +27,23 @@ impl Preference {
     ///
     /// ```
     /// use mixing::Preference;
-    /// let weights = [("concise".to_string(), 3.0), ("friendly".to_string(), 1.0)].into();
-    /// let preference = Preference { text: String::new(), weights };
+    /// let importances = [("concise".to_string(), 3.0), ("friendly".to_string(), 1.0)].into();
+    /// let preference = Preference { text: String::new(), importances };
     /// let shares = preference.shares()?;
     /// assert_eq!(shares, [("concise".to_string(), 0.75), ("friendly".to_string(), 0.25)]);
     /// # Ok::<(), mixing::Error>(())
     /// ```
     pub fn shares(&self) -> Result<Vec<(String, f64)>> {
-        if self.weights.is_empty() {
-            return refuse("the preference states no direction");
+        if self.importances.is_empty() {
+            return Err(Error::Preference("the preference states no direction"));
         }
-        if let Some((name, w)) = self
-            .weights
-            .iter()
-            .find(|(_, w)| !(**w > 0.0 && w.is_finite()))
-        {
-            return refuse(format!(
-                "the preference's weight of '{name}' is {w}, not above 0"
-            ));
+        for (name, importance) in &self.importances {
+            above_zero(format!("the preference's weight of '{name}'"), *importance)?;
         }
-        let total: f64 = self.weights.values().sum();
-        Ok(self
-            .weights
-            .iter()
-            .map(|(name, w)| (name.clone(), w / total))
+        let total: f64 = self.importances.values().sum();
+        let shares = self.importances.iter();
+        Ok(shares
+            .map(|(name, importance)| (name.clone(), importance / total))
             .collect())
     }
 
@@ -57,11 +53,11 @@ impl Preference {
         match names.iter().find(|name| !experts.contains(&name.as_str())) {
             None => Ok(names),
             Some(name) => {
-                let known: Vec<&str> = experts.iter().copied().filter(|e| *e != BASE).collect();
-                let known = known.join(", ");
-                refuse(format!(
-                    "the preference asks for '{name}', the experts are: {known}"
-                ))
+                let others = experts.iter().copied().filter(|expert| *expert != BASE);
+                Err(Error::UnknownDirection {
+                    name: name.clone(),
+                    known: owned(&others.collect::<Vec<_>>()),
+                })
             }
         }
     }
@@ -77,18 +73,24 @@ pub(crate) fn constant_weights(
         preference.directions(experts)?;
         return preference.shares();
     };
-    if let Some(name) = weights.keys().find(|n| !experts.contains(&n.as_str())) {
-        let known = experts.join(", ");
-        return refuse(format!("a weight for '{name}', the experts are: {known}"));
+    if let Some(name) = weights
+        .keys()
+        .find(|name| !experts.contains(&name.as_str()))
+    {
+        return Err(Error::UnknownWeight {
+            name: name.clone(),
+            known: owned(experts),
+        });
     }
-    if let Some((name, w)) = weights.iter().find(|(_, w)| !(0.0..=1.0).contains(*w)) {
-        return refuse(format!(
-            "the weight of '{name}' is {w}, not between 0 and 1"
-        ));
+    for (name, weight) in weights {
+        share(format!("the weight of '{name}'"), *weight)?;
     }
     let total: f64 = weights.values().sum();
     if (total - 1.0).abs() > 1e-6 {
-        return refuse(format!("the weights sum to {total}, not to 1"));
+        return Err(Error::WeightSum { total, remedy: "" });
     }
-    Ok(weights.iter().map(|(name, w)| (name.clone(), *w)).collect())
+    let weights = weights.iter();
+    Ok(weights
+        .map(|(name, weight)| (name.clone(), *weight))
+        .collect())
 }

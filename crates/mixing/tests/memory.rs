@@ -3,14 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use experts::{Expert, ExpertPool, ExpertSpec};
+use experts::{Expert, ExpertPool};
+use lm::Weights;
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
-use lm::{DeviceSpec, LanguageModel, Weights};
 use mixing::strategies::Uniform;
 use mixing::{Generation, Generator, Preference, Request, Strategy};
 
@@ -42,21 +40,16 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn memory_stays_flat_over_10_000_tokens() {
-    let pico = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lm/tests/fixtures/pico");
-    for weights in [Weights::F32, Weights::Q8] {
-        let open = || LanguageModel::open(&pico.join("llama"), &DeviceSpec::Flex, weights);
-        let base = Arc::new(open().unwrap());
-        let experts: Vec<Expert> = ["adapter_patterns", "adapter_plain"]
+    for format in [Weights::F32, Weights::Q8] {
+        let base = pico::open_in(&pico::path("llama"), format).unwrap();
+        let experts: Vec<Expert> = ["patterns", "plain"]
             .iter()
-            .map(|name| {
-                let spec = ExpertSpec::Adapter(pico.join(name));
-                Expert::open(name, &spec, &base, |_| unreachable!("an adapter")).unwrap()
-            })
+            .map(|name| pico::expert(name, &pico::spec(name), &base))
             .collect();
         let names: Vec<&str> = experts.iter().map(|e| e.name.as_str()).collect();
         let preference = Preference {
             text: String::new(),
-            weights: names.iter().map(|n| (n.to_string(), 1.0)).collect(),
+            importances: names.iter().map(|n| (n.to_string(), 1.0)).collect(),
         };
         let plan = Strategy::Uniform(Uniform::default()).plan(&preference, &names);
         let pool = ExpertPool::new(experts.clone()).unwrap();
@@ -88,7 +81,7 @@ fn memory_stays_flat_over_10_000_tokens() {
             if round == 1 {
                 (live, peak) = now;
             } else if round > 1 {
-                assert_eq!(now, (live, peak), "{weights:?}, round {round}");
+                assert_eq!(now, (live, peak), "{format:?}, round {round}");
             }
         }
         assert!(tokens > 10_000, "{tokens}");

@@ -2,10 +2,10 @@
 //! tensors.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use mixing::merging::{
-    Average, Breadcrumbs, Dare, Della, Method, ModelStock, Part, Ram, Slerp, Soup, TaskArithmetic,
+    Breadcrumbs, Dare, Della, Instance, Method, ModelStock, Part, Ram, Slerp, Soup, TaskArithmetic,
     Tensors, Ties,
 };
 use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
@@ -19,8 +19,8 @@ const NAMES: [&str; 2] = [
 /// The script's numbers.
 fn uniform(model: usize, count: usize) -> Vec<f64> {
     let start = 0.31 * (model + 1) as f64;
-    let each = (0..count).map(|i| (i as f64 * 0.618_033_988_749_894_9 + start) % 1.0);
-    each.collect()
+    let numbers = (0..count).map(|i| (i as f64 * 0.618_033_988_749_894_9 + start) % 1.0);
+    numbers.collect()
 }
 
 fn fixture() -> HashMap<String, (Vec<usize>, Vec<f32>)> {
@@ -36,71 +36,17 @@ fn fixture() -> HashMap<String, (Vec<usize>, Vec<f32>)> {
     tensors.collect()
 }
 
-fn soup() -> Method {
-    Method::Soup(Soup {
-        average: Average::Delta,
-    })
-}
-
 #[test]
 fn methods_equal_mergekit() {
     let fixture = fixture();
-    let dare = |ties| {
-        Method::Dare(Dare {
-            density: 0.4,
-            rescale: false,
-            ties,
-            scale: 1.0,
-        })
-    };
-    let all: &[(&str, f64)] = &[("a", 0.5), ("b", 0.3), ("c", 0.2)];
-    let equal: &[(&str, f64)] = &[("a", 1.0 / 3.0), ("b", 1.0 / 3.0), ("c", 1.0 / 3.0)];
-    let slerp = || Method::Slerp(Slerp {});
-    let cases = [
-        ("soup", soup(), all),
-        (
-            "task_arithmetic",
-            Method::TaskArithmetic(TaskArithmetic { scale: 0.7 }),
-            all,
-        ),
-        ("slerp", slerp(), &[("a", 0.6), ("c", 0.4)]),
-        ("slerp_near", slerp(), &[("a", 0.6), ("b", 0.4)]),
-        (
-            "ties",
-            Method::Ties(Ties {
-                density: 0.3,
-                scale: 1.0,
-            }),
-            all,
-        ),
-        ("dare", dare(false), all),
-        ("dare_ties", dare(true), all),
-        (
-            "della",
-            // mergekit's epsilon is half of the paper's.
-            Method::Della(Della {
-                density: 0.5,
-                window: 0.2,
-                rescale: false,
-                scale: 1.0,
-            }),
-            all,
-        ),
-        (
-            "breadcrumbs",
-            // mergekit counts what is kept.
-            Method::Breadcrumbs(Breadcrumbs {
-                smallest: 0.4,
-                largest: 0.1,
-                scale: 1.0,
-            }),
-            all,
-        ),
-        ("model_stock", Method::ModelStock(ModelStock {}), equal),
-        ("ram", Method::Ram(Ram::default()), equal),
-    ];
-    let mut failed = Vec::new();
-    for (what, method, models) in cases {
+    let (mut failed, mut seen) = (Vec::new(), Vec::new());
+    for Instance {
+        method, reference, ..
+    } in Method::instances()
+    {
+        let Some((key, models)) = reference else {
+            continue;
+        };
         for name in NAMES {
             let (shape, base) = &fixture[&format!("base.{name}")];
             let parts: Vec<Part> = models
@@ -115,16 +61,22 @@ fn methods_equal_mergekit() {
                 weights: &weights,
                 chance: &|model| uniform(model, base.len()),
             });
-            let expected = &fixture[&format!("{what}.{name}")].1;
+            let expected = &fixture[&format!("{key}.{name}")].1;
             let pairs = merged.iter().zip(expected);
             let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            println!("{what} {name}: largest difference {worst:e}");
+            println!("{key} {name}: largest difference {worst:e}");
             if worst >= 1e-6 {
-                failed.push(format!("{what} {name}: {worst}"));
+                failed.push(format!("{key} {name}: {worst}"));
             }
         }
+        seen.push(key);
     }
     assert!(failed.is_empty(), "{failed:#?}");
+    // What the script made, and nothing else.
+    let models = ["base", "a", "b", "c"];
+    let keys = fixture.keys().filter_map(|key| key.split('.').next());
+    let expected: BTreeSet<&str> = keys.filter(|key| !models.contains(key)).collect();
+    assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), expected);
 }
 
 fn merge(method: &Method, base: &[f32], parts: &[Part], weights: &[f64]) -> Vec<f32> {
@@ -135,20 +87,6 @@ fn merge(method: &Method, base: &[f32], parts: &[Part], weights: &[f64]) -> Vec<
         weights,
         chance: &|model| uniform(model, base.len()),
     })
-}
-
-fn methods() -> Vec<Method> {
-    vec![
-        soup(),
-        Method::TaskArithmetic(TaskArithmetic::default()),
-        Method::Slerp(Slerp {}),
-        Method::Ties(Ties::default()),
-        Method::Dare(Dare::default()),
-        Method::Della(Della::default()),
-        Method::Breadcrumbs(Breadcrumbs::default()),
-        Method::ModelStock(ModelStock {}),
-        Method::Ram(Ram::default()),
-    ]
 }
 
 fn worst(a: &[f32], b: &[f32]) -> f32 {
@@ -170,18 +108,18 @@ proptest! {
         let delta = |v: &[f32]| Part::Delta(v.iter().zip(&base).map(|(v, b)| v - b).collect());
         let deltas = [delta(&one), delta(&two)];
         let weights = [share, 1.0 - share];
-        for method in methods() {
+        for Instance { method, random, .. } in Method::instances() {
             // Without differences there is nothing to do.
             prop_assert_eq!(&merge(&method, &base, &[Part::Same, Part::Same], &weights), &base);
             // A change counts the same however it is given.
             let (a, b) = (merge(&method, &base, &wholes, &weights), merge(&method, &base, &deltas, &weights));
             prop_assert!(worst(&a, &b) < 1e-5, "{:?}", method);
-            if method.one_hot() {
+            if method.reproduces_single_expert() {
                 prop_assert_eq!(&merge(&method, &base, &wholes, &[1.0, 0.0]), &one, "{:?}", method);
                 prop_assert_eq!(&merge(&method, &base, &wholes, &[0.0, 1.0]), &two, "{:?}", method);
             }
             // The order of experts does not matter, except to chance.
-            if !matches!(method, Method::Dare(_) | Method::Della(_)) {
+            if !random {
                 let turned = [wholes[1].clone(), wholes[0].clone()];
                 let other = merge(&method, &base, &turned, &[1.0 - share, share]);
                 prop_assert!(worst(&a, &other) < 1e-5, "{:?}", method);
@@ -263,7 +201,7 @@ fn parameters_that_make_no_sense_are_refused() {
     for (method, experts, message) in [
         (Method::Slerp(Slerp {}), 3, "an arc has two ends, not 3"),
         (Method::ModelStock(ModelStock {}), 1, "at least two experts"),
-        (soup(), 0, "at least one expert"),
+        (Method::Soup(Soup::default()), 0, "at least one expert"),
         (
             Method::Ties(Ties {
                 density: 0.0,

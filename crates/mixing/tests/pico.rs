@@ -2,56 +2,22 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
-use experts::{Expert, ExpertPool, ExpertSpec};
+use experts::ExpertPool;
 use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
-use lm::{DeviceSpec, LanguageModel, Weights};
 use mixing::strategies::{
-    Base, BestOfN, BestSingle, Cliper, DeRa, Divergence, Example, FewShot, Fixed, Mato, Mod,
-    Oracle, Pack, Prompting, Single, Space, TopK, Uniform,
+    BestOfN, BestSingle, DeRa, Example, FewShot, Fixed, InstanceContext, Oracle, Single, Space,
+    TopK, Uniform,
 };
 use mixing::{
-    BASE, Generation, Generator, History, Mixed, Mixer, Plan, Preference, Request, Response, Step,
+    Generation, Generator, History, Mixed, Mixer, Plan, Preference, Request, Response, Step,
     Strategy,
 };
-
-fn fixture(name: &str) -> PathBuf {
-    let fixtures = "../lm/tests/fixtures/pico";
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(fixtures)
-        .join(name)
-}
-
-fn open(path: &Path) -> lm::Result<Arc<LanguageModel>> {
-    LanguageModel::open(path, &DeviceSpec::Flex, Weights::F32).map(Arc::new)
-}
-
-/// One expert of each kind over the pico LLaMA.
-fn experts() -> Vec<Expert> {
-    thread_local! {
-        static OPEN: Vec<Expert> = open_experts();
-    }
-    OPEN.with(Vec::clone)
-}
-
-fn open_experts() -> Vec<Expert> {
-    let base = open(&fixture("llama")).unwrap();
-    let specs = [
-        ("base", ExpertSpec::Base),
-        ("full", ExpertSpec::Full("qwen3".into())),
-        ("patterns", ExpertSpec::Adapter(fixture("adapter_patterns"))),
-        ("plain", ExpertSpec::Adapter(fixture("adapter_plain"))),
-        ("prompted", ExpertSpec::Prompted("be kind".into())),
-    ];
-    let opened = specs.into_iter().map(|(name, spec)| {
-        Expert::open(name, &spec, &base, |model| open(&fixture(model))).unwrap()
-    });
-    opened.collect()
-}
+use pico::experts;
+use tempfile::TempDir;
 
 fn requests() -> Vec<Request> {
     let turns = vec![
@@ -92,7 +58,7 @@ fn preference() -> Preference {
     let names = ["full", "patterns", "plain", "prompted"];
     Preference {
         text: "be good".into(),
-        weights: names
+        importances: names
             .iter()
             .zip(1..)
             .map(|(n, w)| (n.to_string(), f64::from(w)))
@@ -102,93 +68,59 @@ fn preference() -> Preference {
 
 /// Calls `work` with a generator over exactly the experts that the strategy's plan names.
 fn with_generator<T>(strategy: &Strategy, work: impl FnOnce(&mut Generator<'_>) -> T) -> T {
-    let all = experts();
-    let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
-    let plan = strategy.plan(&preference(), &names).unwrap();
-    let own = plan
-        .experts
-        .iter()
-        .map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
-    let pool = ExpertPool::new(own.collect()).unwrap();
+    let plan = strategy.plan(&preference(), &NAMES).unwrap();
+    let pool = pico::pool(&experts(), &plan.experts);
     work(&mut Generator::new(&pool, plan, &[2]).unwrap())
 }
 
+/// The experts' names.
+const NAMES: [&str; 5] = ["base", "full", "patterns", "plain", "prompted"];
+
 fn generate(strategy: &Strategy, requests: Vec<Request>) -> Vec<Response> {
-    with_generator(strategy, |generator| {
-        generator
-            .generate(requests, 3, &SETTINGS, |_, _| ())
-            .unwrap()
-    })
+    with_generator(strategy, |generator| respond(generator, requests))
 }
 
+/// Responses; where a plan makes several of which one is kept, the first.
+fn respond(generator: &mut Generator<'_>, requests: Vec<Request>) -> Vec<Response> {
+    let alike = |_: usize, _: &Response| Ok::<f64, mixing::Error>(0.0);
+    let made = match generator.plan().samples {
+        1 => generator.generate(requests, 3, &SETTINGS, |_, _| ()),
+        _ => generator.best(requests, 3, &SETTINGS, alike, |_, _| ()),
+    };
+    made.unwrap()
+}
+
+/// Instances of every strategy.
+fn instances() -> Vec<Strategy> {
+    static CLASSIFIER: LazyLock<TempDir> =
+        LazyLock::new(|| pico::classifier(&[["full", "plain"], ["prompted", "patterns"]]));
+    let context = InstanceContext {
+        directions: &NAMES[1..],
+        other: "plain",
+        classifier: CLASSIFIER.path(),
+        pcm: &pcm(),
+    };
+    let instances = Strategy::instances(&context).into_iter();
+    instances.map(|instance| instance.strategy).collect()
+}
+
+/// Those of them that these experts can run: neither a choice among others nor a merge.
 fn strategies() -> Vec<Strategy> {
-    let fixed = |space| {
-        Strategy::Fixed(Fixed {
-            weights: None,
-            space,
-        })
+    let runs = |strategy: &Strategy| {
+        let plan = strategy.plan(&preference(), &NAMES).unwrap();
+        plan.candidates.is_empty() && plan.merged.is_empty()
     };
-    let uniform = |space| Strategy::Uniform(Uniform { space });
-    let divergence = |divergence| {
-        Strategy::Mod(Mod {
-            weights: None,
-            divergence,
-        })
-    };
-    vec![
-        Strategy::Base(Base {}),
-        Strategy::Single(Single {
-            expert: "plain".into(),
-        }),
-        Strategy::Prompting(Prompting::default()),
-        uniform(Space::Probability),
-        uniform(Space::Log),
-        fixed(Space::Probability),
-        fixed(Space::Log),
-        divergence(Divergence::ForwardKl),
-        divergence(Divergence::JensenShannon),
-        divergence(Divergence::Alpha(0.5)),
-        Strategy::DeRa(DeRa::default()),
-        Strategy::Mato(Mato::default()),
-        Strategy::Pack(Pack::default()),
-        few_shot(false),
-        Strategy::Prompting(Prompting {
-            expert: "plain".into(),
-        }),
-        Strategy::Cliper(Cliper {
-            model: classifier(),
-            strength: 4.0,
-            expert: "patterns".into(),
-        }),
-        Strategy::TopK(TopK {
-            k: 5,
-            of: Box::new(fixed(Space::Probability)),
-        }),
-    ]
+    instances().into_iter().filter(runs).collect()
 }
 
-/// A classifier of two dimensions over the pico model's tokens.
-fn classifier() -> PathBuf {
-    static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
-        let told = |low: &str, high: &str| Told {
-            name: format!("{low} {high}"),
-            low: low.into(),
-            high: high.into(),
-            held_out: Telling::default(),
-        };
-        let card = ClassifierCard {
-            base: "llama".into(),
-            window: 5,
-            dimensions: vec![told("full", "plain"), told("prompted", "patterns")],
-        };
-        let draws = Draws::new(&[b"classifier"]);
-        let vocab = experts()[0].model.config().vocab_size;
-        let number = |i: usize| 4.0 * (draws.clone().uniform(i) as f32 - 0.5);
-        let token = (0..2 * vocab).map(number).collect();
-        let context = (2 * vocab..4 * vocab).map(number).collect();
+/// A folder with a PCM over the experts beside the base.
+fn pcm() -> PathBuf {
+    static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
         let folder = tempfile::tempdir().unwrap();
-        let made = Classifier::new(card, token, context).unwrap();
-        made.save(folder.path()).unwrap();
+        let width = experts()[0].model.config().hidden_size;
+        let config = pcm::PcmConfig::tiny(&NAMES[1..], width);
+        let pcm = pcm::Pcm::new(&config, 3).unwrap();
+        pcm.save(folder.path()).unwrap();
         folder
     });
     FOLDER.path().to_path_buf()
@@ -220,49 +152,21 @@ fn close(a: &[f32], b: &[f32], tolerance: f32) {
 }
 
 #[test]
-fn lanes_together_equal_each_expert_and_sequence_alone() {
-    let prompts: Vec<Prompt> = requests().into_iter().map(|r| r.prompt).collect();
-    let all = experts();
-    let pool = ExpertPool::new(all.clone()).unwrap();
-    let mut together = Default::default();
-    let mut state = pool.begin(&prompts, 8, &mut together).unwrap();
-    let mut steps = vec![together.clone()];
-    for token in [[5, 9, 14, 3], [70, 6, 6, 8]] {
-        pool.step(&mut state, &token, &mut together).unwrap();
-        steps.push(together.clone());
-    }
-    for (e, expert) in all.iter().enumerate() {
-        let alone = ExpertPool::new(vec![expert.clone()]).unwrap();
-        for (s, prompt) in prompts.iter().enumerate() {
-            let mut next = Default::default();
-            let one = std::slice::from_ref(prompt);
-            let mut state = alone.begin(one, 8, &mut next).unwrap();
-            close(steps[0].row(e, s), next.row(0, 0), 1e-5);
-            for (step, token) in [[5, 9, 14, 3], [70, 6, 6, 8]].iter().enumerate() {
-                alone.step(&mut state, &token[s..=s], &mut next).unwrap();
-                close(steps[step + 1].row(e, s), next.row(0, 0), 1e-5);
-            }
-        }
-    }
-}
-
-#[test]
 fn a_reference_beside_changes_nothing_and_its_divergence_is_the_direct_sum() {
     let all = experts();
     let base = all.iter().find(|e| e.name == "base").unwrap();
-    let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
     for strategy in strategies() {
         let plain = generate(&strategy, requests());
-        let plan = strategy.plan(&preference(), &names).unwrap();
+        let plan = strategy.plan(&preference(), &NAMES).unwrap();
         let rephrased = plan.instruction.is_some() || !plan.examples.is_empty();
-        let own = plan.experts.iter();
-        let own = own.map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
-        let pool = ExpertPool::with_reference(own.collect(), base.clone(), rephrased).unwrap();
+        let mixed = plan.experts.iter();
+        let mixed = mixed.map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
+        let pool = ExpertPool::with_reference(mixed.collect(), base.clone(), rephrased).unwrap();
         let member = plan.experts.iter().any(|n| n == "base") && !rephrased;
         assert_eq!(pool.passes(), plan.experts.len() + usize::from(!member));
         let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
-        let beside = generator.generate(requests(), 3, &SETTINGS, |_, _| ());
-        for (plain, beside) in plain.iter().zip(beside.unwrap()) {
+        let beside = respond(&mut generator, requests());
+        for (plain, beside) in plain.iter().zip(beside) {
             assert_eq!(plain.tokens, beside.tokens, "{strategy:?}");
             let lengths = (beside.kl.len(), beside.reference_log_probs.len());
             assert_eq!(lengths, (beside.tokens.len(), beside.tokens.len()));
@@ -278,7 +182,7 @@ fn a_reference_beside_changes_nothing_and_its_divergence_is_the_direct_sum() {
     let single = Strategy::Single(Single {
         expert: "plain".into(),
     });
-    let plan = single.plan(&preference(), &names).unwrap();
+    let plan = single.plan(&preference(), &NAMES).unwrap();
     let pool = ExpertPool::with_reference(vec![plain.clone()], base.clone(), false).unwrap();
     let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
     let made = generator.generate(requests(), 3, &SETTINGS, |_, _| ());
@@ -300,39 +204,33 @@ fn a_pcm_goes_from_the_base_through_its_experts_and_beyond() {
     let pcm = pcm::Pcm::new(&pcm::PcmConfig::tiny(&["patterns", "plain"], width), 3).unwrap();
     let stated = Preference {
         text: "be good".into(),
-        weights: [("patterns".to_string(), 1.0), ("plain".to_string(), 2.0)].into(),
+        importances: [("patterns".to_string(), 1.0), ("plain".to_string(), 2.0)].into(),
     };
-    let respond = |plan: mixing::Plan| {
-        let own = plan.experts.iter();
-        let own = own.map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
-        let pool = ExpertPool::new(own.collect()).unwrap();
-        let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
-        let made = generator.generate(requests(), 3, &SETTINGS, |_, _| ());
-        made.unwrap()
+    let decode = |plan: mixing::Plan| {
+        let pool = pico::pool(&all, &plan.experts);
+        respond(&mut Generator::new(&pool, plan, &[2]).unwrap(), requests())
     };
     let with = |space, strength| mixing::strategies::Pcm {
-        model: Default::default(),
-        choice: Default::default(),
-        hold: 1,
         space: Some(space),
         strength,
+        ..mixing::strategies::Pcm::of("")
     };
-    let log = respond(
+    let log = decode(
         with(Space::Log, 1.0)
             .plan_with(pcm.clone(), &stated, 0)
             .unwrap(),
     );
-    let near = respond(
+    let near = decode(
         with(Space::Log, 1.0 + 1e-6)
             .plan_with(pcm.clone(), &stated, 0)
             .unwrap(),
     );
-    let none = respond(
+    let none = decode(
         with(Space::Log, 0.0)
             .plan_with(pcm.clone(), &stated, 0)
             .unwrap(),
     );
-    let beyond = respond(
+    let beyond = decode(
         with(Space::Log, 3.0)
             .plan_with(pcm.clone(), &stated, 0)
             .unwrap(),
@@ -340,14 +238,14 @@ fn a_pcm_goes_from_the_base_through_its_experts_and_beyond() {
     let single = Strategy::Single(Single {
         expert: "base".into(),
     });
-    let base = respond(single.plan(&stated, &names).unwrap());
+    let base = decode(single.plan(&stated, &names).unwrap());
     for i in 0..log.len() {
         assert_eq!(log[i].tokens, near[i].tokens);
         close(&log[i].log_probs, &near[i].log_probs, 1e-4);
         assert_eq!(none[i].tokens, base[i].tokens);
         close(&none[i].log_probs, &base[i].log_probs, 1e-5);
-        for (weights, own) in beyond[i].weights.chunks(3).zip(beyond[i].tokens.iter()) {
-            assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{own}");
+        for weights in beyond[i].weights.chunks(3) {
+            assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5);
             assert_eq!(weights[0], -2.0);
         }
     }
@@ -363,20 +261,10 @@ fn gates_begin_as_equal_steps_and_their_records_say_what_other_gates_would_do() 
     let width = all[0].model.config().hidden_size;
     let stated = Preference {
         text: "be good".into(),
-        weights: [("patterns".to_string(), 2.0), ("plain".to_string(), 2.0)].into(),
+        importances: [("patterns".to_string(), 2.0), ("plain".to_string(), 2.0)].into(),
     };
-    let strategy = mixing::strategies::Pcm {
-        model: Default::default(),
-        choice: Default::default(),
-        hold: 1,
-        space: None,
-        strength: 1.0,
-    };
-    let pool = |plan: &mixing::Plan| {
-        let own = plan.experts.iter();
-        let own = own.map(|n| all.iter().find(|e| e.name == *n).unwrap().clone());
-        ExpertPool::new(own.collect()).unwrap()
-    };
+    let strategy = mixing::strategies::Pcm::of("");
+    let pool = |plan: &mixing::Plan| pico::pool(&all, &plan.experts);
     for output in [pcm::Output::Gates { limit: 2.0 }, pcm::Output::Logs] {
         let config = pcm::PcmConfig {
             output,
@@ -428,7 +316,7 @@ fn gates_begin_as_equal_steps_and_their_records_say_what_other_gates_would_do() 
         for ((made, exact), prompt) in made.iter().zip(exact.unwrap()).zip(&prompts) {
             let lanes = generator.experts().len();
             let rows = made.expert_log_probs.chunks(lanes);
-            let own = rows.clone().flat_map(|row| {
+            let by_expert = rows.clone().flat_map(|row| {
                 let named = row.iter().enumerate().filter(|(i, _)| Some(*i) != base);
                 named.map(|(_, l)| *l).collect::<Vec<f32>>()
             });
@@ -443,9 +331,9 @@ fn gates_begin_as_equal_steps_and_their_records_say_what_other_gates_would_do() 
                     statistics: Vec::new(),
                 },
                 tokens: made.tokens.clone(),
-                log_probs: own.collect(),
+                log_probs: by_expert.collect(),
                 base: base.map_or(Vec::new(), |at| rows.clone().map(|row| row[at]).collect()),
-                support: made.records.clone(),
+                support: made.truncated_distributions.clone(),
                 behaviour: made.log_probs.clone(),
                 ..pcm::Rollout::default()
             };
@@ -510,7 +398,7 @@ fn one_hot_weights_are_the_expert_itself() {
     // Equal weights over one stated direction are that expert, too.
     let stated = Preference {
         text: "be kind".into(),
-        weights: [("plain".to_string(), 3.0)].into(),
+        importances: [("plain".to_string(), 3.0)].into(),
     };
     for strategy in [
         Strategy::Uniform(Uniform::default()),
@@ -524,34 +412,9 @@ fn one_hot_weights_are_the_expert_itself() {
 }
 
 #[test]
-fn the_order_of_experts_does_not_matter() {
-    let prompts: Vec<Prompt> = requests().into_iter().map(|r| r.prompt).collect();
-    let mut reversed = experts();
-    reversed.reverse();
-    let (one, other) = (
-        ExpertPool::new(experts()).unwrap(),
-        ExpertPool::new(reversed).unwrap(),
-    );
-    let (mut a, mut b) = Default::default();
-    one.begin(&prompts, 4, &mut a).unwrap();
-    other.begin(&prompts, 4, &mut b).unwrap();
-    for e in 0..5 {
-        for s in 0..prompts.len() {
-            close(a.row(e, s), b.row(4 - e, s), 1e-5);
-        }
-    }
-    let names = ["plain", "base", "full", "prompted", "patterns"];
-    for strategy in strategies() {
-        let mut sorted = names;
-        sorted.sort_unstable();
-        let plan = |names: &[&str]| strategy.plan(&preference(), names).unwrap().experts;
-        assert_eq!(plan(&names), plan(&sorted));
-    }
-}
-
-#[test]
 fn scoring_a_response_gives_the_log_probs_it_was_made_with() {
-    for strategy in strategies() {
+    let once = |s: &Strategy| s.plan(&preference(), &NAMES).unwrap().samples == 1;
+    for strategy in strategies().into_iter().filter(once) {
         let made = generate(&strategy, requests());
         let prompts: Vec<Prompt> = requests().into_iter().map(|r| r.prompt).collect();
         let tokens: Vec<Vec<u32>> = made.iter().map(|r| r.tokens.clone()).collect();
@@ -568,7 +431,7 @@ fn scoring_a_response_gives_the_log_probs_it_was_made_with() {
 fn examples_stand_between_system_message_and_question() {
     let names = ["base"];
     let mut wanted = preference();
-    wanted.weights.retain(|name, _| name.starts_with('p'));
+    wanted.importances.retain(|name, _| name.starts_with('p'));
     let asked = Prompt::Chat(vec![Message::system("sys"), Message::user("Why?")]);
     let shown = |instruction| {
         let plan = few_shot(instruction).plan(&wanted, &names).unwrap();
@@ -583,7 +446,7 @@ fn examples_stand_between_system_message_and_question() {
     assert_eq!(shown(true), format!("sys\n\nbe good|{turns}"));
     let plan = few_shot(false).plan(&wanted, &names).unwrap();
     assert!(plan.prompt(&Prompt::Raw("x".into())).is_err());
-    wanted.weights.insert("rude".into(), 1.0);
+    wanted.importances.insert("rude".into(), 1.0);
     let error = few_shot(true).plan(&wanted, &names).unwrap_err();
     assert!(
         error.to_string().contains("no example of 'rude'"),
@@ -656,11 +519,8 @@ fn the_oracle_keeps_the_best_of_all_weights() {
         };
         let best = generator.best(requests(), 3, &SETTINGS, utility, |_, _| ());
         for response in best.unwrap() {
-            let own = response.weights.chunks(4);
-            assert!(
-                own.into_iter().all(|w| w == [0.0, 0.0, 1.0, 0.0]),
-                "{response:?}"
-            );
+            let mut weights = response.weights.chunks(4);
+            assert!(weights.all(|w| w == [0.0, 0.0, 1.0, 0.0]), "{response:?}");
         }
         assert_eq!(seen.len(), 10);
     });
@@ -704,18 +564,7 @@ fn the_oracle_keeps_the_best_of_all_weights() {
 
 #[test]
 fn a_pcm_mixes_what_is_seen_of_truncated_experts() {
-    let folder = tempfile::tempdir().unwrap();
-    let width = experts()[0].model.config().hidden_size;
-    let names = ["full", "patterns", "plain", "prompted"];
-    let pcm = pcm::Pcm::new(&pcm::PcmConfig::tiny(&names, width), 3).unwrap();
-    pcm.save(folder.path()).unwrap();
-    let whole = Strategy::Pcm(mixing::strategies::Pcm {
-        model: folder.path().into(),
-        choice: Default::default(),
-        hold: 1,
-        space: None,
-        strength: 1.0,
-    });
+    let whole = Strategy::Pcm(mixing::strategies::Pcm::of(pcm()));
     let seen = |k| {
         let of = Box::new(whole.clone());
         generate(&Strategy::TopK(TopK { k, of }), requests())
@@ -781,6 +630,7 @@ fn histories_are_what_the_experts_said_alone() {
     let seen = Arc::default();
     let plan = Plan::new(
         vec!["patterns".into(), "plain".into()],
+        mixing::Requirements::LIKELIEST,
         Watch(Arc::clone(&seen)),
     );
     let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
@@ -790,12 +640,12 @@ fn histories_are_what_the_experts_said_alone() {
         .unwrap();
     let seen: Vec<History> = std::mem::take(&mut seen.lock().unwrap());
     for (i, request) in requests().iter().enumerate() {
-        let own: Vec<&History> = seen.iter().filter(|h| h.request == i).collect();
-        assert_eq!(own.len(), made[i].tokens.len());
-        for (t, history) in own.iter().enumerate() {
+        let histories: Vec<&History> = seen.iter().filter(|h| h.request == i).collect();
+        assert_eq!(histories.len(), made[i].tokens.len());
+        for (t, history) in histories.iter().enumerate() {
             assert_eq!(history.tokens, made[i].tokens[..t]);
         }
-        let last = own.last().unwrap();
+        let last = histories.last().unwrap();
         for (e, expert) in [&all[2], &all[3]].into_iter().enumerate() {
             let adapters = expert.model.engine.adapters(&[expert.adapter.as_deref()]);
             let prompt = expert.tokens(&request.prompt).unwrap();
@@ -812,107 +662,10 @@ fn histories_are_what_the_experts_said_alone() {
 }
 
 #[test]
-fn a_limited_expert_shows_its_likeliest_tokens() {
-    let base = open(&fixture("llama")).unwrap();
-    let whole = ExpertSpec::Adapter(fixture("adapter_plain"));
-    let limited = ExpertSpec::Limited {
-        top_k: 3,
-        of: Box::new(whole.clone()),
-    };
-    let row = |spec: &ExpertSpec| {
-        let expert = Expert::open("plain", spec, &base, |_| open(&fixture("qwen3"))).unwrap();
-        let pool = ExpertPool::new(vec![expert]).unwrap();
-        let mut next = Default::default();
-        let prompts = [requests()[0].prompt.clone()];
-        pool.begin(&prompts, 1, &mut next).unwrap();
-        next.log_probs
-    };
-    let (all, seen) = (row(&whole), row(&limited));
-    assert_eq!(seen.iter().filter(|v| v.is_finite()).count(), 3);
-    let mass: f32 = all
-        .iter()
-        .zip(&seen)
-        .filter(|(_, s)| s.is_finite())
-        .map(|(a, _)| a.exp())
-        .sum();
-    for (seen, all) in seen.iter().zip(&all).filter(|(s, _)| s.is_finite()) {
-        assert!((seen.exp() - all.exp() / mass).abs() < 1e-6);
+fn the_order_of_experts_does_not_matter() {
+    let turned = ["plain", "base", "full", "prompted", "patterns"];
+    for strategy in instances() {
+        let plan = |names: &[&str]| strategy.plan(&preference(), names).unwrap().experts;
+        assert_eq!(plan(&turned), plan(&NAMES), "{strategy:?}");
     }
-    let mut sorted = all.clone();
-    sorted.sort_by(f32::total_cmp);
-    assert!((mass - sorted[93..].iter().map(|v| v.exp()).sum::<f32>()).abs() < 1e-6);
-    assert_eq!(limited.gives().top_k, Some(3));
-}
-
-#[test]
-fn common_beginnings_change_no_bit() {
-    let ask =
-        |end: &str| Prompt::Chat(vec![Message::user(format!("a rather long question {end}"))]);
-    let prompts = [ask("one"), ask("two"), ask("one"), ask("one more")];
-    let pool = ExpertPool::new(experts()).unwrap();
-    let bits = |row: &[f32]| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-    let mut together = Default::default();
-    let mut state = pool.begin(&prompts, 4, &mut together).unwrap();
-    let first = together.clone();
-    pool.step(&mut state, &[7, 8, 7, 9], &mut together).unwrap();
-    for (s, prompt) in prompts.iter().enumerate() {
-        let mut alone = Default::default();
-        let one = std::slice::from_ref(prompt);
-        let mut state = pool.begin(one, 4, &mut alone).unwrap();
-        for e in 0..5 {
-            assert_eq!(bits(first.row(e, s)), bits(alone.row(e, 0)));
-        }
-        pool.step(&mut state, &[[7, 8, 7, 9][s]], &mut alone)
-            .unwrap();
-        for e in 0..5 {
-            assert_eq!(bits(together.row(e, s)), bits(alone.row(e, 0)));
-        }
-    }
-}
-
-#[test]
-fn experts_that_do_not_fit_are_refused_by_name() {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(fixture("qwen3")).unwrap() {
-        let from = entry.unwrap().path();
-        std::fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
-    }
-    let tokenizer = folder.path().join("tokenizer.json");
-    let text = std::fs::read_to_string(&tokenizer).unwrap();
-    let swapped = text
-        .replace("\"A\"", "\"@\"x")
-        .replacen("\"@\":", "\"A\":", 1);
-    std::fs::write(&tokenizer, swapped.replace("\"@\"x", "\"@\"")).unwrap();
-    let base = open(&fixture("llama")).unwrap();
-    let spec = ExpertSpec::Full("other".into());
-    let other = Expert::open("other", &spec, &base, |_| open(folder.path())).unwrap();
-    let own = Expert::open(BASE, &ExpertSpec::Base, &base, |_| open(folder.path())).unwrap();
-    let error = ExpertPool::new(vec![own.clone(), other])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("'base' and 'other' have different vocabularies"),
-        "{error}"
-    );
-    let error = ExpertPool::new(vec![own.clone(), own])
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("two experts are called 'base'"), "{error}");
-
-    let pool = ExpertPool::new(experts()).unwrap();
-    let long = Prompt::Chat(vec![Message::user("x".repeat(130))]);
-    let error = pool
-        .begin(&[long], 1, &mut Default::default())
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("do not fit into 128"), "{error}");
-    let raw = Expert::open("p", &ExpertSpec::Prompted("kind".into()), &base, |_| {
-        open(folder.path())
-    });
-    let error = raw
-        .unwrap()
-        .tokens(&Prompt::Raw("x".into()))
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("needs a chat prompt"), "{error}");
 }

@@ -1,37 +1,23 @@
 //! Whole merges over tiny models: adapters, models, and both together.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lm::load::Checkpoint;
 use lm::save::Precision;
-use lm::{Adapter, DeviceSpec, Engine, Weights};
+use lm::{DeviceSpec, Engine, Weights};
 use mixing::merging::{
     Average, Dare, Merged, Method, ModelStock, Recipe, Soup, Source, TaskArithmetic, Ties,
 };
-
-fn fixture(name: &str) -> PathBuf {
-    let fixtures = "../lm/tests/fixtures/pico";
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(fixtures)
-        .join(name)
-}
-
-fn checkpoint(name: &str) -> Checkpoint {
-    Checkpoint::open(&fixture(name)).unwrap()
-}
+use pico::checkpoint;
 
 fn adapter(name: &str) -> Source {
-    let folder = fixture(&format!("adapter_{name}"));
-    let adapter = Adapter::load(&folder, checkpoint("llama").config()).unwrap();
-    Source::Adapter(Arc::new(adapter))
+    Source::Adapter(Arc::new(pico::adapter(name)))
 }
 
 /// The same adapter, merged into the base beforehand.
 fn whole(name: &str) -> Source {
-    let folder = fixture(&format!("adapter_{name}"));
-    let adapter = Adapter::load(&folder, checkpoint("llama").config()).unwrap();
+    let adapter = pico::adapter(name);
     let edit = move |name: &str, _: &[usize], mut values: Vec<f32>| {
         adapter.add_to(name, &mut values)?;
         Ok(values)
@@ -115,13 +101,13 @@ fn all_weight_on_one_expert_is_that_expert() {
     let hot = recipe(soup(Average::Delta), &[0.0, 1.0]);
     let sources = vec![adapter("plain"), adapter("patterns")];
     let merged = hot.merge(base(), sources).unwrap();
-    let Merged::Adapter(own) = &merged else {
+    let Merged::Adapter(got) = &merged else {
         panic!("adapters make an adapter")
     };
     let Source::Adapter(expected) = adapter("patterns") else {
         panic!("it is one")
     };
-    assert_eq!(own, &*expected);
+    assert_eq!(got, &*expected);
     only(&merged, whole("patterns"));
     let shared = recipe(soup(Average::Delta), &[0.0, 0.0, 1.0]);
     let sources = vec![whole("plain"), adapter("plain"), Source::Base];
@@ -131,13 +117,13 @@ fn all_weight_on_one_expert_is_that_expert() {
 
 #[test]
 fn a_merged_model_is_written_as_it_is_read() {
-    let place = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
     let recipe = recipe(Method::Ties(Ties::default()), &[0.5, 0.5]);
     let sources = || vec![adapter("plain"), adapter("patterns")];
     let Merged::Model(model) = recipe.merge(checkpoint("llama.gguf"), sources()).unwrap() else {
         panic!("signs are elected on whole matrices")
     };
-    let out = place.path().join("out");
+    let out = folder.path().join("out");
     model.export(&out, Precision::F32, None).unwrap();
     let again = Checkpoint::open(&out).unwrap();
     close(

@@ -10,8 +10,8 @@ use experts::NextTokens;
 use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
 use lm::sampling::log_softmax;
 use mixing::strategies::{
-    Cliper, DExperts, DeRa, Divergence, Fixed, Mato, Mod, ModelArithmetic, Operand, Pack, Space,
-    Term, TopK, Uniform,
+    Cliper, DExperts, DeRa, Divergence, Fixed, Instance, InstanceContext, Mato, Mod,
+    ModelArithmetic, Operand, PackLlm, Space, Term, TopK, Uniform,
 };
 use mixing::{History, Mixed, Preference, Step, Strategy};
 use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
@@ -39,7 +39,7 @@ struct Case {
 fn preference() -> Preference {
     Preference {
         text: "be good".into(),
-        weights: [("concise".to_string(), 3.0), ("friendly".to_string(), 1.0)].into(),
+        importances: [("concise".to_string(), 3.0), ("friendly".to_string(), 1.0)].into(),
     }
 }
 
@@ -50,19 +50,23 @@ impl Case {
 
     /// What a strategy makes of it: experts and result.
     fn mix(&self, strategy: &Strategy) -> (Vec<String>, Mixed) {
-        let mut plan = strategy.plan(&preference(), &self.names()).unwrap();
-        let places: Vec<usize> = plan
+        self.mix_for(strategy, &preference())
+    }
+
+    fn mix_for(&self, strategy: &Strategy, preference: &Preference) -> (Vec<String>, Mixed) {
+        let mut plan = strategy.plan(preference, &self.names()).unwrap();
+        let indices: Vec<usize> = plan
             .experts
             .iter()
             .map(|n| self.experts.iter().position(|e| e == n).unwrap())
             .collect();
-        let pick = |all: &[f64]| -> Vec<f64> { places.iter().map(|&p| all[p]).collect() };
-        let rows = places
+        let pick = |all: &[f64]| -> Vec<f64> { indices.iter().map(|&i| all[i]).collect() };
+        let rows = indices
             .iter()
-            .flat_map(|&p| self.log_probs[p].iter().flatten());
+            .flat_map(|&i| self.log_probs[i].iter().flatten());
         let next = NextTokens {
             reference: None,
-            experts: places.len(),
+            experts: indices.len(),
             sequences: self.history.len(),
             vocab: self.log_probs[0][0].len(),
             log_probs: rows.map(|v| *v as f32).collect(),
@@ -154,103 +158,72 @@ fn cliper(strength: f64) -> Strategy {
     })
 }
 
-/// The strategies of the script, by its names.
-fn strategies() -> Vec<(&'static str, Strategy)> {
-    let names = |list: &[&str]| list.iter().map(|n| n.to_string()).collect::<Vec<_>>();
-    let fixed = |space| {
-        Strategy::Fixed(Fixed {
-            weights: None,
-            space,
-        })
+/// A folder with a PCM that knows the preference's directions.
+fn pcm() -> PathBuf {
+    static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+        let config = pcm::PcmConfig::tiny(&["concise", "friendly"], 16);
+        let folder = tempfile::tempdir().unwrap();
+        pcm::Pcm::new(&config, 1)
+            .unwrap()
+            .save(folder.path())
+            .unwrap();
+        folder
+    });
+    FOLDER.path().to_path_buf()
+}
+
+/// Instances of every strategy that turns distributions into one by itself: neither a choice among others nor a merge,
+/// and without a model that reads the context.
+fn mixtures() -> Vec<Instance> {
+    let context = InstanceContext {
+        directions: &["concise", "friendly"],
+        other: "rude",
+        classifier: &classifier(),
+        pcm: &pcm(),
     };
-    let pack = |tau, space| Strategy::Pack(Pack { tau, space });
-    let anti = [("concise", "rude"), ("friendly", "base")];
-    let anti = anti.map(|(e, a)| (e.to_string(), a.to_string())).into();
-    let formula = vec![
-        expert("base", 1.5),
-        Term {
-            weight: 0.8,
-            of: Operand::Union(names(&["concise", "friendly"])),
-        },
-        Term {
-            weight: -1.3,
-            of: Operand::Intersection(names(&["rude", "base"])),
-        },
-    ];
-    vec![
-        ("fixed", fixed(Space::Probability)),
-        ("fixed_log", fixed(Space::Log)),
-        ("mod_reverse", mod_of(Divergence::ReverseKl)),
-        ("mod_forward", mod_of(Divergence::ForwardKl)),
-        ("mod_alpha", mod_of(Divergence::Alpha(0.3))),
-        ("mod_jensen_shannon", mod_of(Divergence::JensenShannon)),
-        (
-            "dera",
-            Strategy::DeRa(DeRa {
-                lambda: 2.5,
-                weights: None,
-            }),
-        ),
-        (
-            "dexperts",
-            Strategy::DExperts(DExperts {
-                anti,
-                strength: 1.5,
-                base: "base".into(),
-                weights: None,
-            }),
-        ),
-        (
-            "arithmetic",
-            Strategy::ModelArithmetic(ModelArithmetic { terms: formula }),
-        ),
-        (
-            "mato",
-            Strategy::Mato(Mato {
-                beta: 2.0,
-                tau: 5.0,
-                strength: 0.7,
-                weights: None,
-            }),
-        ),
-        ("cliper", cliper(3.0)),
-        ("pack", pack(0.5, Space::Log)),
-        ("pack_linear", pack(2.0, Space::Probability)),
-        (
-            "top_k",
-            Strategy::TopK(TopK {
-                k: 4,
-                of: Box::new(fixed(Space::Probability)),
-            }),
-        ),
-    ]
+    let mut all = Strategy::instances(&context);
+    all.retain(|instance| {
+        let experts = ["base", "concise", "friendly", "rude"];
+        let plan = instance.strategy.plan(&preference(), &experts).unwrap();
+        plan.candidates.is_empty() && plan.merged.is_empty() && !plan.mixer.reads_context()
+    });
+    all
 }
 
 #[test]
 fn every_strategy_equals_its_reference() {
     let case: Case = serde_json::from_str(include_str!("fixtures/strategies.json")).unwrap();
-    assert_eq!(case.expected.len(), strategies().len());
-    for (name, strategy) in strategies() {
+    let mut seen = Vec::new();
+    for Instance {
+        strategy,
+        reference,
+        ..
+    } in mixtures()
+    {
+        let Some(key) = reference else { continue };
+        seen.push(key.to_string());
         let (experts, mixed) = case.mix(&strategy);
-        let expected = case.expected[name].iter().flatten();
+        let expected = case.expected[key].iter().flatten();
         let differences = mixed.log_probs.iter().zip(expected);
         let worst = differences
             .map(|(got, p)| (f64::from(*got).exp() - p).abs())
             .fold(0.0, f64::max);
-        assert!(worst < 1e-6, "{name}: largest difference {worst}");
-        println!("{name}: largest difference {worst:e}");
-        let Some(weights) = case.weights.get(name) else {
+        assert!(worst < 1e-6, "{key}: largest difference {worst}");
+        println!("{key}: largest difference {worst:e}");
+        let Some(weights) = case.weights.get(key) else {
             continue;
         };
         // The script's weights are those of concise and friendly.
         for (s, expected) in weights.iter().enumerate() {
             for (direction, w) in ["concise", "friendly"].iter().zip(expected) {
-                let place = experts.iter().position(|e| e == direction).unwrap();
-                let got = f64::from(mixed.weights[s * experts.len() + place]);
-                assert!((got - w).abs() < 1e-6, "{name} {direction}: {got} {w}");
+                let index = experts.iter().position(|e| e == direction).unwrap();
+                let got = f64::from(mixed.weights[s * experts.len() + index]);
+                assert!((got - w).abs() < 1e-6, "{key} {direction}: {got} {w}");
             }
         }
     }
+    seen.sort_unstable();
+    assert!(seen.iter().eq(case.expected.keys()), "{seen:?}");
 }
 
 /// Random distributions and histories of four experts.
@@ -292,42 +265,16 @@ fn worst(a: &Mixed, b: &Mixed) -> f64 {
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-/// The same strategy with all weight on `only`, where it takes weights.
-fn one_hot(strategy: &Strategy, only: &str) -> Option<Strategy> {
-    let weights = Some(
-        ["concise", "friendly", "rude"]
-            .map(|n| (n.to_string(), f64::from(u8::from(n == only))))
-            .into(),
-    );
-    Some(match strategy.clone() {
-        Strategy::Fixed(s) => Strategy::Fixed(Fixed { weights, ..s }),
-        Strategy::Mod(s) => Strategy::Mod(Mod { weights, ..s }),
-        Strategy::DeRa(_) => Strategy::DeRa(DeRa {
-            lambda: 1.0,
-            weights,
-        }),
-        Strategy::Mato(s) => Strategy::Mato(Mato {
-            strength: 1.0,
-            weights,
-            ..s
-        }),
-        Strategy::ModelArithmetic(_) => Strategy::ModelArithmetic(ModelArithmetic {
-            terms: vec![expert(only, 1.0)],
-        }),
-        _ => return None,
-    })
-}
-
 proptest! {
     #[test]
     fn results_are_distributions_and_weights_are_recorded(case in cases()) {
-        for (name, strategy) in strategies() {
+        for Instance { strategy, .. } in mixtures() {
             let (experts, mixed) = case.mix(&strategy);
             let total: f64 = probabilities(&mixed).iter().sum();
-            prop_assert!((total - 1.0).abs() < 1e-4, "{}: {}", name, total);
+            prop_assert!((total - 1.0).abs() < 1e-4, "{:?}: {}", strategy, total);
             prop_assert_eq!(mixed.weights.len(), experts.len());
             let sum: f32 = mixed.weights.iter().sum();
-            prop_assert!((sum - 1.0).abs() < 1e-4, "{}: {:?}", name, mixed.weights);
+            prop_assert!((sum - 1.0).abs() < 1e-4, "{:?}: {:?}", strategy, mixed.weights);
         }
     }
 
@@ -341,22 +288,43 @@ proptest! {
             prompt: case.prompt.iter().map(|h| turned(h)).collect(),
             ..case.clone()
         };
-        for (name, strategy) in strategies() {
+        for Instance { strategy, .. } in mixtures() {
             let (a, b) = (case.mix(&strategy), other.mix(&strategy));
             prop_assert_eq!(a.0, b.0);
-            prop_assert_eq!(a.1.log_probs, b.1.log_probs, "{}", name);
+            prop_assert_eq!(a.1.log_probs, b.1.log_probs, "{:?}", strategy);
         }
     }
 
     #[test]
     fn all_weight_on_one_expert_is_that_expert_bit_for_bit(case in cases()) {
-        for (name, strategy) in strategies() {
-            for (e, only) in ["concise", "friendly", "rude"].iter().enumerate() {
-                let Some(hot) = one_hot(&strategy, only) else { continue };
-                prop_assert!(hot.one_hot(), "{} declares it", name);
-                let expected: Vec<f32> = case.log_probs[e + 1][0].iter().map(|v| *v as f32).collect();
-                prop_assert_eq!(case.mix(&hot).1.log_probs, expected, "{} {}", name, only);
+        let mut seen = std::collections::BTreeSet::new();
+        for Instance { strategy, .. } in mixtures() {
+            if !strategy.reproduces_single_expert() {
+                continue;
             }
+            for only in ["concise", "friendly", "rude"] {
+                // All weight is on an expert that is given it, and on the only one that is asked for.
+                let given = ["concise", "friendly", "rude"]
+                    .map(|n| (n.to_string(), f64::from(u8::from(n == only))));
+                let hot = strategy.weighted(given.into()).unwrap_or(strategy.clone());
+                let alone = Preference { importances: [(only.into(), 2.0)].into(), ..preference() };
+                for (hot, preference) in [(&hot, preference()), (&strategy, alone)] {
+                    let (experts, mixed) = case.mix_for(hot, &preference);
+                    let Some(one) = mixed.weights.iter().position(|w| *w == 1.0) else { continue };
+                    seen.insert((hot.name(), experts[one].clone()));
+                    let expert = case.experts.iter().position(|e| *e == experts[one]).unwrap();
+                    let row: Vec<f32> = case.log_probs[expert][0].iter().map(|v| *v as f32).collect();
+                    prop_assert_eq!(mixed.log_probs, row, "{:?} {}", hot, only);
+                }
+            }
+        }
+        for name in ["Fixed", "Uniform", "Mod", "DeRa", "Mato"] {
+            for only in ["concise", "friendly", "rude"] {
+                prop_assert!(seen.contains(&(name, only.to_string())), "{} {}", name, only);
+            }
+        }
+        for (name, only) in [("Base", "base"), ("Single", "concise"), ("ModelArithmetic", "rude")] {
+            prop_assert!(seen.contains(&(name, only.to_string())), "{} {}", name, only);
         }
     }
 
@@ -371,11 +339,11 @@ proptest! {
         let one = mix(mod_of(Divergence::Alpha(1.0)));
         prop_assert!(worst(&one, &mix(mod_of(Divergence::ForwardKl))) < 1e-6);
         // Far ahead of the base Jensen-Shannon is forward KL, far behind it is reverse KL.
-        let place = |base: f64| Case { history: vec![vec![base, -1000.0, -1000.0, -1000.0]], ..case.clone() };
+        let with_base = |base: f64| Case { history: vec![vec![base, -1000.0, -1000.0, -1000.0]], ..case.clone() };
         let shannon = |case: &Case| case.mix(&mod_of(Divergence::JensenShannon)).1;
-        let ahead = place(-1300.0);
+        let ahead = with_base(-1300.0);
         prop_assert!(worst(&shannon(&ahead), &ahead.mix(&mod_of(Divergence::ForwardKl)).1) < 1e-5);
-        let behind = place(-700.0);
+        let behind = with_base(-700.0);
         prop_assert!(worst(&shannon(&behind), &behind.mix(&mod_of(Divergence::ReverseKl)).1) < 1e-4);
         // λ: 0 is the base, 1 the mixture.
         let dera = |lambda| Strategy::DeRa(DeRa { lambda, weights: None });
@@ -386,9 +354,9 @@ proptest! {
         // Weights that hold firm never move; a hot softmax is uniform.
         let firm = Mato { tau: 1e9, ..Mato::default() };
         prop_assert!(worst(&mix(Strategy::Mato(firm)), &mix(log)) < 1e-5);
-        let even = Pack { tau: 1e9, space: Space::Log };
+        let even = PackLlm { tau: 1e9, space: Space::Log };
         let uniform = Strategy::Uniform(Uniform { space: Space::Log });
-        prop_assert!(worst(&mix(Strategy::Pack(even)), &mix(uniform)) < 1e-5);
+        prop_assert!(worst(&mix(Strategy::PackLlm(even)), &mix(uniform)) < 1e-5);
         // A union of one expert is that expert; anti-experts equal to their experts leave the base.
         let same = DExperts {
             anti: ["concise", "friendly"].map(|n| (n.to_string(), n.to_string())).into(),
@@ -425,17 +393,20 @@ proptest! {
     #[test]
     fn what_an_expert_rules_out_is_out_or_at_least_a_number(case in cases(), of in 0usize..4) {
         let mut case = case;
-        case.log_probs[of][0][0] = f64::NEG_INFINITY;
-        for (name, strategy) in strategies() {
+        let mut row: Vec<f32> = case.log_probs[of][0].iter().map(|v| *v as f32).collect();
+        row[0] = f32::NEG_INFINITY;
+        log_softmax(&mut row);
+        case.log_probs[of][0] = row.into_iter().map(f64::from).collect();
+        for Instance { strategy, multiplies, .. } in mixtures() {
             let (experts, mixed) = case.mix(&strategy);
-            prop_assert!(mixed.log_probs.iter().all(|v| !v.is_nan()), "{}", name);
-            prop_assert!(mixed.weights.iter().all(|v| v.is_finite()), "{}", name);
+            prop_assert!(mixed.log_probs.iter().all(|v| !v.is_nan()), "{:?}", strategy);
+            prop_assert!(mixed.weights.iter().all(|v| v.is_finite()), "{:?}", strategy);
             let total: f64 = probabilities(&mixed)[1..].iter().sum();
-            let used = experts.contains(&case.experts[of]);
-            let product = !["fixed", "pack_linear", "top_k", "arithmetic"].contains(&name);
-            if used && product {
-                prop_assert_eq!(mixed.log_probs[0], f32::NEG_INFINITY, "{}", name);
-                prop_assert!((total - 1.0).abs() < 1e-4, "{}: {}", name, total);
+            let expert = experts.iter().position(|name| *name == case.experts[of]);
+            let used = expert.is_some_and(|e| mixed.weights[e] != 0.0);
+            if used && multiplies {
+                prop_assert_eq!(mixed.log_probs[0], f32::NEG_INFINITY, "{:?}", strategy);
+                prop_assert!((total - 1.0).abs() < 1e-4, "{:?}: {}", strategy, total);
             }
         }
     }
@@ -444,8 +415,8 @@ proptest! {
     fn mato_moves_weight_to_the_objective_that_lags(case in cases()) {
         let mato = Strategy::Mato(Mato::default());
         let (experts, mixed) = case.mix(&mato);
-        let place = |n: &str| experts.iter().position(|e| e == n).unwrap();
-        let (c, f) = (mixed.weights[place("concise")], mixed.weights[place("friendly")]);
+        let weight = |n: &str| mixed.weights[experts.iter().position(|e| e == n).unwrap()];
+        let (c, f) = (weight("concise"), weight("friendly"));
         let lags = case.history[0][1] < case.history[0][2];
         // 3 to 1 is where they start.
         prop_assert_eq!(lags, c > 3.0 * f, "{} {}", c, f);
@@ -497,9 +468,9 @@ fn what_makes_no_sense_is_refused_by_name() {
             "tau is 0",
         ),
         (
-            Strategy::Pack(Pack {
+            Strategy::PackLlm(PackLlm {
                 tau: f64::NAN,
-                ..Pack::default()
+                ..PackLlm::default()
             }),
             "tau is NaN",
         ),
@@ -536,7 +507,7 @@ fn what_makes_no_sense_is_refused_by_name() {
 #[test]
 fn a_classifier_of_other_directions_or_tokens_is_refused() {
     let mut stated = preference();
-    stated.weights.insert("sad".into(), 1.0);
+    stated.importances.insert("sad".into(), 1.0);
     let error = cliper(1.0).plan(&stated, &["base"]).unwrap_err();
     let told = "not trained for 'sad'; it knows: friendly, rude, terse, concise";
     assert!(error.to_string().contains(told), "{error}");

@@ -1,3 +1,5 @@
+//! The shape of a PCM, and where it is stored.
+
 use std::path::Path;
 
 use lm::DecoderConfig;

@@ -75,17 +75,14 @@ impl Credit {
     pub(crate) fn advantages(self, rollouts: &[Rollout]) -> Result<Vec<Vec<f64>>> {
         let partner = |i: usize| rollouts[i ^ 1].utility;
         let Self::Segments { lambda } = self else {
-            let each = rollouts.iter().enumerate();
-            return Ok(each
+            let numbered = rollouts.iter().enumerate();
+            return Ok(numbered
                 .map(|(i, r)| vec![(r.utility - partner(i)) / 2.0])
                 .collect());
         };
         if let Some(bare) = rollouts.iter().find(|r| r.prefixes.cuts.is_empty()) {
-            return Err(Error::Argument(format!(
-                "a response to '{}' was recorded without the worth of its beginnings; record with a segment length \
-                 (settings: segment), or take credit: Response",
-                bare.prompt
-            )));
+            let prompt = bare.prompt.clone();
+            return Err(Error::NoBeginnings { prompt });
         }
         let longest = rollouts.iter().map(|r| r.prefixes.cuts.len()).max();
         let mut values: Vec<Vec<f64>> = vec![Vec::new(); rollouts.len()];
@@ -95,11 +92,12 @@ impl Credit {
             let open: Vec<usize> = open.collect();
             let features = |&i: &usize| {
                 let rollout = &rollouts[i];
-                let own = k
+                let so_far = k
                     .checked_sub(1)
                     .map(|before| rollout.prefixes.worth[before]);
                 let shares = rollout.context.shares.iter().map(|s| f64::from(*s));
-                own.into_iter().chain([partner(i)]).chain(shares).collect()
+                let known = so_far.into_iter().chain([partner(i)]);
+                known.chain(shares).collect()
             };
             let rows: Vec<Vec<f64>> = open.iter().map(features).collect();
             let targets: Vec<f64> = open.iter().map(|&i| rollouts[i].utility).collect();

@@ -8,8 +8,11 @@
 //! ([`Output`]), the record holds the likeliest tokens of each step and the mass of the others, too
 //! ([`Support`]).
 
+#![forbid(unsafe_code)]
+
 mod config;
 mod credit;
+mod error;
 mod model;
 mod output;
 mod pairs;
@@ -20,50 +23,9 @@ mod trainer;
 
 pub use config::{Origin, PcmConfig, PreferenceInput};
 pub use credit::Credit;
+pub use error::{Error, Result};
 pub use model::{Context, Pcm, PcmGradient};
 pub use output::{Moments, Output, Support, mixture};
 pub use rollout::{Prefixes, Rollout, read_rollouts, write_rollouts};
 pub use runner::{Runner, Sequence};
 pub use trainer::{Algorithm, Fit, PcmTrainer, TrainerConfig};
-
-/// Everything that can go wrong in this crate.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// From the language model.
-    #[error(transparent)]
-    Lm(#[from] lm::Error),
-    /// A file that cannot be read or written.
-    #[error("{}: {message}", path.display())]
-    File {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What went wrong.
-        message: String,
-    },
-    /// A PCM whose logits for a sequence are NaN or infinite.
-    #[error(
-        "the PCM gave no numbers (NaN or infinity) for sequence {sequence} at token {token}; look for very large \
-         weights, or train it again"
-    )]
-    NoNumbers {
-        /// The sequence's name.
-        sequence: usize,
-        /// Number of the token.
-        token: usize,
-    },
-    /// An argument outside of what an operation accepts.
-    #[error("{0}")]
-    Argument(String),
-}
-
-impl Error {
-    pub(crate) fn file(path: &std::path::Path, e: impl std::fmt::Display) -> Self {
-        Self::File {
-            path: path.to_path_buf(),
-            message: e.to_string(),
-        }
-    }
-}
-
-/// Result of this crate.
-pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,3 +1,5 @@
+//! The Preference Control Model itself: what it reads, its logits, their gradient, its files.
+
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,9 +29,9 @@ pub struct Context {
 /// ```
 ///
 /// with the base's frozen embedding `E`, each row brought to mean square 1, importances `s`, statistics
-/// `f_t`. What the preference alone decides has a way of its own, `D`: it is the larger part of what there is to
-/// learn, and sixty times as quick as its weights. [`Output`](crate::Output) says what the logits `z_t` do; experts that the preference does not name are at
-/// −∞.
+/// `f_t`. A direct layer `D` from preference to logits, scaled by 60, learns the context-free part faster, which is
+/// the larger part of what there is to learn. [`Output`](crate::Output) says what the logits `z_t` do; experts that
+/// the preference does not name are at −∞.
 #[derive(Debug, Clone)]
 pub struct Pcm {
     config: PcmConfig,
@@ -40,7 +42,7 @@ pub struct Pcm {
     pub(crate) table: Arc<Vec<f32>>,
 }
 
-/// Where each matrix lies among all weights.
+/// Where each matrix lies among all parameters.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     pub blocks: Range<usize>,
@@ -53,7 +55,7 @@ pub(crate) struct Places {
     /// `[experts, hidden]`.
     head: Range<usize>,
     /// `[experts, experts + 1]`.
-    direct: Range<usize>,
+    preference_bias: Range<usize>,
 }
 
 impl Places {
@@ -65,14 +67,14 @@ impl Places {
         let preference = after(&projection, n * d);
         let statistics = after(&preference, config.statistics_width() * d);
         let head = after(&statistics, n * d);
-        let direct = after(&head, n * (n + 1));
+        let preference_bias = after(&head, n * (n + 1));
         Self {
             blocks,
             projection,
             preference,
             statistics,
             head,
-            direct,
+            preference_bias,
         }
     }
 }
@@ -80,24 +82,24 @@ impl Places {
 /// The gradient of a sum of losses.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PcmGradient {
-    /// By all weights.
+    /// By all parameters.
     pub values: Vec<f32>,
 }
 
 impl Pcm {
-    /// A fresh PCM that gives all named experts equal weights: its head and its direct way are zero.
+    /// A fresh PCM that gives all named experts equal weights: its head and its preference bias are zero.
     ///
     /// # Errors
     /// A config that makes no sense.
     pub fn new(config: &PcmConfig, seed: u64) -> Result<Self> {
-        config.validate().map_err(Error::Argument)?;
-        let blocks = Blocks::random(&config.decoder(), seed).map_err(Error::Argument)?;
+        config.validate().map_err(Error::Settings)?;
+        let blocks = Blocks::random(&config.decoder(), seed).map_err(Error::Settings)?;
         let mut pcm = Self::over(config, blocks);
         let (places, values) = (&pcm.places, &mut pcm.values);
         values[places.blocks.clone()].copy_from_slice(&pcm.blocks.weights());
-        let mut fill = |place: &Range<usize>, sd: f64, name: &str| {
+        let mut fill = |range: &Range<usize>, sd: f64, name: &str| {
             let parts = [&seed.to_le_bytes()[..], name.as_bytes()];
-            values[place.clone()].copy_from_slice(&normal(place.len(), sd, &parts));
+            values[range.clone()].copy_from_slice(&normal(range.len(), sd, &parts));
         };
         // Rows of mean square 1 give a stream of the same size.
         fill(
@@ -110,29 +112,29 @@ impl Pcm {
         Ok(pcm)
     }
 
-    /// With weights of zero outside of the blocks.
+    /// With parameters of zero outside of the blocks.
     pub(crate) fn over(config: &PcmConfig, blocks: Blocks) -> Self {
         let places = Places::new(config);
         Self {
             config: config.clone(),
             blocks,
-            values: vec![0.0; places.direct.end],
+            values: vec![0.0; places.preference_bias.end],
             places,
             table: Arc::default(),
         }
     }
 
-    /// Shape.
+    /// Its shape.
     pub fn config(&self) -> &PcmConfig {
         &self.config
     }
 
-    /// All weights in one row.
+    /// All parameters in one row.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// Takes all weights.
+    /// Takes all parameters.
     ///
     /// # Panics
     /// When there are more or fewer.
@@ -151,18 +153,18 @@ impl Pcm {
         &self.values[self.places.head.clone()]
     }
 
-    /// Adds what the preference alone decides to logits `[rows, experts]`, and masks experts that it does not name.
-    pub(crate) fn direct(&self, logits: &mut [f32], shares: &[f32]) {
+    /// Adds the preference bias to logits `[rows, experts]`, and masks experts that the preference does not name.
+    pub(crate) fn add_preference(&self, logits: &mut [f32], shares: &[f32]) {
         let n = self.config.experts.len();
         if self.config.preference != PreferenceInput::Text {
-            let direct = &self.values[self.places.direct.clone()];
-            let way = |row: &[f32]| {
+            let layer = &self.values[self.places.preference_bias.clone()];
+            let bias = |row: &[f32]| {
                 let pairs = row.iter().zip(shares.iter().chain([&1.0]));
-                DIRECT * pairs.map(|(d, s)| d * s).sum::<f32>()
+                PREFERENCE_BIAS_SCALE * pairs.map(|(d, s)| d * s).sum::<f32>()
             };
-            let own: Vec<f32> = direct.chunks(n + 1).map(way).collect();
+            let biases: Vec<f32> = layer.chunks(n + 1).map(bias).collect();
             for row in logits.chunks_mut(n) {
-                row.iter_mut().zip(&own).for_each(|(z, o)| *z += o);
+                row.iter_mut().zip(&biases).for_each(|(z, b)| *z += b);
             }
         }
         logits.chunks_mut(n).for_each(|row| mask(row, shares));
@@ -178,7 +180,7 @@ impl Pcm {
         statistics: &[f32],
     ) -> Vec<f32> {
         let (c, d) = (&self.config, self.config.hidden);
-        let part = |place: &Range<usize>| View::rows(&self.values[place.clone()], d);
+        let part = |range: &Range<usize>| View::rows(&self.values[range.clone()], d);
         let mut x = vec![0.0; rows * d];
         if c.context {
             let shape = [rows, c.embedding, d];
@@ -194,20 +196,20 @@ impl Pcm {
             );
         }
         if c.preference != PreferenceInput::Text {
-            let mut own = vec![0.0; d];
+            let mut stated = vec![0.0; d];
             let shape = [1, c.experts.len(), d];
             let shares = View::rows(shares, c.experts.len());
             product(
                 shape,
                 shares,
                 part(&self.places.preference),
-                &mut own,
+                &mut stated,
                 d,
                 false,
                 1.0,
             );
             for row in x.chunks_mut(d) {
-                row.iter_mut().zip(&own).for_each(|(x, o)| *x += o);
+                row.iter_mut().zip(&stated).for_each(|(x, s)| *x += s);
             }
         }
         if c.statistics && !statistics.is_empty() {
@@ -286,7 +288,7 @@ impl Pcm {
             for row in d_logits.chunks(n) {
                 sums.iter_mut()
                     .zip(row)
-                    .for_each(|(sum, d)| *sum += DIRECT * d);
+                    .for_each(|(sum, d)| *sum += PREFERENCE_BIAS_SCALE * d);
             }
             let mut d_head = vec![0.0; n * d];
             let last = View::rows(&hidden[first..], d);
@@ -306,11 +308,11 @@ impl Pcm {
         values[self.places.blocks.clone()].copy_from_slice(&blocks.weights);
         let heads = heads.into_inner().unwrap_or_else(|e| e.into_inner());
         for ((d_head, sums), (context, _)) in heads.into_iter().zip(items) {
-            let own = values[self.places.head.clone()].iter_mut().zip(d_head);
-            own.for_each(|(sum, v)| *sum += v);
+            let head = values[self.places.head.clone()].iter_mut().zip(d_head);
+            head.for_each(|(sum, v)| *sum += v);
             if self.config.preference != PreferenceInput::Text {
-                let direct = values[self.places.direct.clone()].chunks_mut(n + 1);
-                for (row, sum) in direct.zip(sums) {
+                let layer = values[self.places.preference_bias.clone()].chunks_mut(n + 1);
+                for (row, sum) in layer.zip(sums) {
                     let shares = context.shares.iter().chain([&1.0]);
                     row.iter_mut().zip(shares).for_each(|(d, s)| *d += sum * s);
                 }
@@ -374,23 +376,18 @@ impl Pcm {
                 0
             };
             if context.tokens.is_empty() || response.is_empty() {
-                return Err(Error::Argument(
-                    "the PCM needs a context and a response".into(),
-                ));
+                return Err(Error::EmptyContext);
             }
             if context.shares.len() != c.experts.len() || context.statistics.len() != statistics {
-                return Err(Error::Argument(format!(
-                    "{} importances and {} statistics for a PCM over {} experts and {statistics} \
-                     statistics",
-                    context.shares.len(),
-                    context.statistics.len(),
-                    c.experts.len()
-                )));
+                return Err(Error::Inputs {
+                    importances: context.shares.len(),
+                    statistics: context.statistics.len(),
+                    experts: c.experts.len(),
+                    expected: statistics,
+                });
             }
             if !context.shares.iter().any(|s| *s > 0.0) {
-                return Err(Error::Argument(
-                    "the preference names none of the PCM's experts".into(),
-                ));
+                return Err(Error::NothingNamed);
             }
         }
         Ok(())
@@ -425,10 +422,10 @@ impl Pcm {
         }
         for (token, row) in tokens.iter().zip(out.chunks_mut(width)) {
             if self.config.origin.is_some() {
-                let place = *token as usize * width;
+                let start = *token as usize * width;
                 // Tokens come from the base, whose vocabulary is the same; one from elsewhere reads as nothing.
-                if let Some(own) = self.table.get(place..place + width) {
-                    row.copy_from_slice(own);
+                if let Some(embedding) = self.table.get(start..start + width) {
+                    row.copy_from_slice(embedding);
                 }
                 continue;
             }
@@ -451,7 +448,7 @@ impl Pcm {
         let mut logits = vec![0.0; steps * n];
         let head = View::rows(self.head(), d).transposed();
         product([steps, d, n], last, head, &mut logits, n, false, 1.0);
-        self.direct(&mut logits, &context.shares);
+        self.add_preference(&mut logits, &context.shares);
         logits
     }
 
@@ -480,9 +477,9 @@ impl Pcm {
         let config = serde_json::to_string_pretty(&self.config);
         let config = config.map_err(|e| Error::file(folder, e))? + "\n";
         for (name, data) in [("model.safetensors", file), (CONFIG, config.into_bytes())] {
-            let (place, beside) = (folder.join(name), folder.join(format!(".{name}")));
+            let (path, beside) = (folder.join(name), folder.join(format!(".{name}")));
             std::fs::write(&beside, data).map_err(|e| Error::file(&beside, e))?;
-            std::fs::rename(&beside, &place).map_err(|e| Error::file(&place, e))?;
+            std::fs::rename(&beside, &path).map_err(|e| Error::file(&path, e))?;
         }
         Ok(())
     }
@@ -531,8 +528,8 @@ impl Pcm {
 /// Writes the base's embedding of a token, `[embedding]`.
 pub type Embed<'a> = dyn Fn(u32, &mut [f32]) + Sync + 'a;
 
-/// How much quicker the direct way is than its weights (ours).
-const DIRECT: f32 = 60.0;
+/// Scale of the layer from preference to logits: how much faster it learns than its parameters move (ours).
+const PREFERENCE_BIAS_SCALE: f32 = 60.0;
 
 /// Takes experts that the preference does not name out of the softmax.
 fn mask(logits: &mut [f32], shares: &[f32]) {

@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use lm::Tokenizer;
 use lm::adapter::Target;
 use lm::load::Checkpoint;
 use lm::tuning::{Blocks, Layout, Part, normal};
+use lm::{DecoderConfig, Tokenizer};
 
 use crate::{Error, Origin, Pcm, PcmConfig, Result};
 
@@ -24,45 +24,18 @@ impl Pcm {
         base: &Tokenizer,
         seed: u64,
     ) -> Result<Self> {
-        let refuse = |what: String| Err(Error::file(path, what));
         let checkpoint = Checkpoint::open(path)?;
         let shape = checkpoint.config();
         same_vocabulary(path, &Tokenizer::load(&checkpoint)?, base)?;
-        if shape.sliding_window.is_some() {
-            return refuse("a PCM reads its whole context, this model a window".into());
-        }
-        if shape.head_dim * shape.heads != shape.hidden_size {
-            return refuse(format!(
-                "{} heads of width {} in a stream of {}; a PCM's heads fill its stream",
-                shape.heads, shape.head_dim, shape.hidden_size
-            ));
-        }
-        let config = PcmConfig {
-            embedding: shape.hidden_size,
-            hidden: shape.hidden_size,
-            layers: shape.layers,
-            heads: shape.heads,
-            intermediate: shape.intermediate_size,
-            origin: Some(Origin {
-                vocabulary: shape.vocab_size,
-                kv_heads: shape.kv_heads,
-                rope: shape.rope.clone(),
-                norm_eps: shape.norm_eps,
-            }),
-            ..config.clone()
-        };
-        config.validate().map_err(Error::Argument)?;
-        if shape.qkv_bias || shape.output_bias || shape.mlp_bias || shape.qk_norm {
-            return refuse("a PCM's blocks have no biases and no norms of heads".into());
-        }
+        let config = in_shape_of(path, shape, config)?;
         let d = shape.hidden_size;
         let reader = checkpoint.reader();
         let table = reader.get("model.embed_tokens.weight", &[shape.vocab_size, d])?;
         let decoder = config.decoder();
         let layout = Layout::new(&decoder);
-        let mut weights = vec![0.0; layout.len()];
+        let mut blocks = vec![0.0; layout.len()];
         let mut put = |part: Part, name: &str, shape: &[usize]| -> Result<()> {
-            weights[layout.place(part)].copy_from_slice(&reader.get(name, shape)?);
+            blocks[layout.place(part)].copy_from_slice(&reader.get(name, shape)?);
             Ok(())
         };
         for layer in 0..shape.layers {
@@ -77,10 +50,10 @@ impl Pcm {
             }
         }
         put(Part::LastNorm, "model.norm.weight", &[d])?;
-        let blocks = Blocks::zeros(&decoder).map_err(Error::Argument)?;
-        let mut pcm = Self::over(&config, blocks);
+        let zeros = Blocks::zeros(&decoder).map_err(Error::Settings)?;
+        let mut pcm = Self::over(&config, zeros);
         let mut values = pcm.values().to_vec();
-        values[pcm.places.blocks.clone()].copy_from_slice(&weights);
+        values[pcm.places.blocks.clone()].copy_from_slice(&blocks);
         for (i, row) in values[pcm.places.projection.clone()]
             .chunks_mut(d)
             .enumerate()
@@ -90,13 +63,13 @@ impl Pcm {
         // What it reads beside the tokens is as large as they are.
         let squares = table.iter().map(|v| f64::from(*v).powi(2));
         let size = (squares.sum::<f64>() / table.len().max(1) as f64).sqrt();
-        for (place, sd, name) in [
+        for (range, sd, name) in [
             (pcm.places.preference.clone(), size, "preference"),
             (pcm.places.statistics.clone(), 0.3 * size, "statistics"),
         ] {
             let parts = [&seed.to_le_bytes()[..], name.as_bytes()];
-            let fresh = normal(place.len(), sd, &parts);
-            values[place].copy_from_slice(&fresh);
+            let fresh = normal(range.len(), sd, &parts);
+            values[range].copy_from_slice(&fresh);
         }
         pcm.set_values(&values);
         pcm.table = Arc::new(table);
@@ -104,8 +77,41 @@ impl Pcm {
     }
 }
 
+/// The config in the shape of a checkpoint, which must be one that a PCM's blocks can take.
+fn in_shape_of(path: &Path, shape: &DecoderConfig, config: &PcmConfig) -> Result<PcmConfig> {
+    let refuse = |what: String| Err(Error::file(path, what));
+    if shape.sliding_window.is_some() {
+        return refuse("a PCM reads its whole context, this model a window".into());
+    }
+    if shape.head_dim * shape.heads != shape.hidden_size {
+        return refuse(format!(
+            "{} heads of width {} in a stream of {}; a PCM's heads fill its stream",
+            shape.heads, shape.head_dim, shape.hidden_size
+        ));
+    }
+    let config = PcmConfig {
+        embedding: shape.hidden_size,
+        hidden: shape.hidden_size,
+        layers: shape.layers,
+        heads: shape.heads,
+        intermediate: shape.intermediate_size,
+        origin: Some(Origin {
+            vocabulary: shape.vocab_size,
+            kv_heads: shape.kv_heads,
+            rope: shape.rope.clone(),
+            norm_eps: shape.norm_eps,
+        }),
+        ..config.clone()
+    };
+    config.validate().map_err(Error::Settings)?;
+    if shape.qkv_bias || shape.output_bias || shape.mlp_bias || shape.qk_norm {
+        return refuse("a PCM's blocks have no biases and no norms of heads".into());
+    }
+    Ok(config)
+}
+
 /// Refuses a checkpoint whose tokens are not the base's.
-fn same_vocabulary(path: &Path, own: &Tokenizer, base: &Tokenizer) -> Result<()> {
+fn same_vocabulary(path: &Path, tokenizer: &Tokenizer, base: &Tokenizer) -> Result<()> {
     let differ = |what: String| {
         Err(Error::file(
             path,
@@ -115,16 +121,18 @@ fn same_vocabulary(path: &Path, own: &Tokenizer, base: &Tokenizer) -> Result<()>
             ),
         ))
     };
-    let (size, expected) = (own.vocab_size(), base.vocab_size());
+    let (size, expected) = (tokenizer.vocab_size(), base.vocab_size());
     if size != expected {
         return differ(format!(
             "its vocabulary has {size} tokens, the base's {expected}"
         ));
     }
     for id in 0..size as u32 {
-        let (own, base) = (own.piece(id), base.piece(id));
-        if own != base {
-            return differ(format!("its token {id} is {own:?}, the base's {base:?}"));
+        let (piece, expected) = (tokenizer.piece(id), base.piece(id));
+        if piece != expected {
+            return differ(format!(
+                "its token {id} is {piece:?}, the base's {expected:?}"
+            ));
         }
     }
     Ok(())

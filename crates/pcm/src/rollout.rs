@@ -1,3 +1,5 @@
+//! Recorded responses: all that a training needs to know, and the files that hold it.
+
 use std::path::Path;
 
 use polars::prelude::*;
@@ -26,7 +28,7 @@ pub struct Rollout {
     pub behaviour: Vec<f32>,
     /// Normalised reward by dimension, in the order of the training's dimensions.
     pub rewards: Vec<f64>,
-    /// The same of the reference response; empty where it was not recorded.
+    /// Normalised rewards of the reference response; empty where they were not recorded.
     pub references: Vec<f64>,
     /// Mean divergence of the tokens' distributions from the base, in nats; 0 where it was not measured.
     pub divergence: f64,
@@ -49,7 +51,7 @@ pub struct Prefixes {
     pub worth: Vec<f64>,
     /// Normalised rewards, `[cuts, dimensions]`.
     pub rewards: Vec<f64>,
-    /// The same of the reference's beginnings.
+    /// Normalised rewards of the reference's beginnings, `[cuts, dimensions]`.
     pub references: Vec<f64>,
     /// Mean divergence of the tokens so far from the base, in nats.
     pub divergences: Vec<f64>,
@@ -93,7 +95,7 @@ impl Rollout {
             }
             Output::Logs | Output::Gates { .. } => {
                 let named: Vec<usize> = (0..n).filter(|&i| shares[i] > 0.0).collect();
-                let own: Vec<f64> = named.iter().map(|&i| weights[i]).collect();
+                let used: Vec<f64> = named.iter().map(|&i| weights[i]).collect();
                 let width = self.support.len() / self.tokens.len();
                 let support = Support {
                     rows: &self.support[token * width..(token + 1) * width],
@@ -104,7 +106,7 @@ impl Rollout {
                     means,
                     divergence,
                     slopes,
-                } = support.moments(&own);
+                } = support.moments(&used);
                 if output.reads_base() {
                     kl = divergence;
                     named
@@ -138,43 +140,43 @@ impl Rollout {
     pub fn check(&self, experts: usize, output: Output) -> Result<()> {
         let (tokens, n) = (self.tokens.len(), self.context.shares.len());
         if n != experts || self.log_probs.len() != tokens * n || self.behaviour.len() != tokens {
-            return Err(Error::Argument(format!(
-                "a rollout of {tokens} tokens with {} experts' and {} behaviour log-probabilities for {experts} \
-                 experts",
-                self.log_probs.len(),
-                self.behaviour.len()
-            )));
+            return Err(Error::RolloutLengths {
+                tokens,
+                log_probs: self.log_probs.len(),
+                behaviour: self.behaviour.len(),
+                experts,
+            });
         }
         let named = self.context.shares.iter().filter(|s| **s > 0.0).count();
         // A record for gates holds what the other outputs need, and more.
         let base = output.reads_base() || !self.base.is_empty();
         let base = if base { tokens } else { 0 };
-        let whole = match output.is_product() {
+        let has_support = match output.is_product() {
             true => {
                 !self.support.is_empty() && self.support.len().is_multiple_of(tokens * (named + 1))
             }
             false => true,
         };
-        if self.base.len() != base || !whole {
-            return Err(Error::Argument(format!(
-                "a rollout of {tokens} tokens with {} log-probabilities of the base and {} numbers for the others; \
-                 it was recorded for another output than {output:?}",
-                self.base.len(),
-                self.support.len()
-            )));
+        if self.base.len() != base || !has_support {
+            return Err(Error::RolloutOutput {
+                tokens,
+                base: self.base.len(),
+                support: self.support.len(),
+                output,
+            });
         }
         let Prefixes { cuts, worth, .. } = &self.prefixes;
         let rising = cuts.windows(2).all(|w| w[0] < w[1]) && cuts.first().is_none_or(|c| *c > 0);
         let ends = cuts.last().is_none_or(|c| *c as usize == tokens);
         if worth.len() != cuts.len() || !rising || !ends || worth.iter().any(|w| !w.is_finite()) {
-            return Err(Error::Argument(format!(
-                "a rollout of {tokens} tokens with beginnings of {cuts:?} tokens worth {worth:?}; the last is the whole"
-            )));
+            return Err(Error::RolloutBeginnings {
+                tokens,
+                cuts: cuts.clone(),
+                worth: worth.clone(),
+            });
         }
         if tokens == 0 || !self.utility.is_finite() {
-            return Err(Error::Argument(
-                "a rollout without tokens or utility".into(),
-            ));
+            return Err(Error::EmptyRollout);
         }
         Ok(())
     }

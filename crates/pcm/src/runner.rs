@@ -1,3 +1,5 @@
+//! The PCM beside decoding experts: one step at a time, with a cache.
+
 use lm::packed::{PackedCache, PackedDecoder, Scratch};
 
 use crate::model::Embed;
@@ -77,7 +79,7 @@ impl Runner {
             }
         }
         for (row, sequence) in logits.chunks_mut(n).zip(sequences) {
-            self.pcm.direct(row, sequence.shares);
+            self.pcm.add_preference(row, sequence.shares);
             let mut named = row.iter().zip(sequence.shares).filter(|(_, s)| **s != 0.0);
             if named.any(|(z, _)| !z.is_finite()) {
                 return Err(none(sequence));
@@ -104,13 +106,13 @@ impl Runner {
     }
 
     fn go_on(&mut self, sequences: &[&Sequence<'_>], embed: &Embed<'_>) -> Result<Vec<f32>> {
-        let missing = |id: usize| Error::Argument(format!("sequence {id} never began"));
-        let place = |s: &&Sequence<'_>| {
-            let found = self.lanes.iter().rposition(|lane| *lane == s.id);
-            found.ok_or_else(|| missing(s.id))
+        let lane_of = |s: &&Sequence<'_>| {
+            let lane = self.lanes.iter().rposition(|lane| *lane == s.id);
+            lane.ok_or(Error::UnknownSequence(s.id))
         };
-        let keep: Vec<usize> = sequences.iter().map(place).collect::<Result<_>>()?;
-        let mut cache = self.cache.take().ok_or_else(|| missing(sequences[0].id))?;
+        let keep: Vec<usize> = sequences.iter().map(lane_of).collect::<Result<_>>()?;
+        let first = sequences[0].id;
+        let mut cache = self.cache.take().ok_or(Error::UnknownSequence(first))?;
         let stays = keep.len() == self.lanes.len() && keep.iter().enumerate().all(|(i, k)| i == *k);
         if !stays {
             cache.retain(&keep)?;
@@ -149,12 +151,12 @@ impl Runner {
         };
         let one = |s: &&Sequence<'s>| {
             if s.shares.len() != config.experts.len() || s.statistics.len() != width {
-                return Err(Error::Argument(format!(
-                    "{} importances and {} statistics for a PCM over {} experts and {width} statistics",
-                    s.shares.len(),
-                    s.statistics.len(),
-                    config.experts.len()
-                )));
+                return Err(Error::Inputs {
+                    importances: s.shares.len(),
+                    statistics: s.statistics.len(),
+                    experts: config.experts.len(),
+                    expected: width,
+                });
             }
             let tokens = tokens(s);
             let embedded = self.pcm.embed(tokens, embed);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Mutex;
 
 use lm::objectives::rebel;
 use lm::sampling::permutation;
@@ -9,7 +10,7 @@ use lm::tuning::{AdamW, AdamWState, Optimisation};
 use serde::{Deserialize, Serialize};
 
 use crate::model::Embed;
-use crate::pairs::{Known, floor, spread, sums, taken};
+use crate::pairs::{PreparedPair, evaluate, floor, spread, sums};
 use crate::rollout::Chance;
 use crate::{Context, Credit, Error, Output, Pcm, PcmGradient, Result, Rollout};
 
@@ -54,7 +55,7 @@ pub struct TrainerConfig {
     /// Gates: what a nat per token of divergence from the base costs, in units of utility, worked out at every token
     /// from its record (ours: exact where `settings: kl`, which takes it from the utility, is a draw). Default 0.
     pub kl: f64,
-    /// Steps.
+    /// How gradients become steps.
     pub optimisation: Optimisation,
 }
 
@@ -110,8 +111,8 @@ pub struct Fit {
     pub loss: f64,
     /// REBEL: root mean square of the residual in the last epoch, in nats; of a pair, or of all its segments.
     pub residual: f64,
-    /// REBEL over whole responses: what of it no weights could take away, in nats: a mixture of probabilities never exceeds its best
-    /// expert. 0 for products.
+    /// REBEL over whole responses: what of it no weights could take away, in nats: a mixture of probabilities never
+    /// exceeds its best expert. 0 for products.
     pub floor: f64,
     /// Entropy of the weights' shares in nats, in the last epoch.
     pub entropy: f64,
@@ -130,7 +131,7 @@ pub struct PcmTrainer {
     pub pcm: Pcm,
     /// Its optimiser.
     pub adam: AdamW,
-    /// Settings.
+    /// How it is trained.
     pub config: TrainerConfig,
     /// Steps of the whole training, for the learning rate's schedule.
     pub steps: u64,
@@ -142,7 +143,7 @@ impl PcmTrainer {
     /// # Errors
     /// Settings that make no sense.
     pub fn new(pcm: Pcm, config: TrainerConfig, state: AdamWState, steps: u64) -> Result<Self> {
-        config.validate().map_err(Error::Argument)?;
+        config.validate().map_err(Error::Settings)?;
         Ok(Self {
             pcm,
             adam: AdamW::new(config.optimisation.adamw, state),
@@ -185,16 +186,16 @@ impl PcmTrainer {
         parts: &[&[u8]],
     ) -> Result<Fit> {
         let Algorithm::Rebel { eta } = self.config.algorithm else {
-            return Err(Error::Argument(
-                "PPO needs samples of the PCM itself; replay is for REBEL".into(),
+            return Err(Error::Unsupported(
+                "PPO needs samples of the PCM itself; replay is for REBEL",
             ));
         };
         let mut pairs = self.pairs(rollouts)?;
         let scale = spread(&pairs);
         for some in pairs.chunks_mut(self.config.minibatch) {
-            let known = taken(reference, some, embed)?;
-            for (pair, known) in some.iter_mut().zip(known) {
-                pair.depart(known.map(|own| own.log_probs));
+            let evaluations = evaluate(reference, some, embed)?;
+            for (pair, two) in some.iter_mut().zip(evaluations) {
+                pair.set_reference_log_probs(two.map(|evaluation| evaluation.log_probs));
             }
         }
         let prompts: BTreeSet<&str> = rollouts.iter().map(|r| r.prompt.as_str()).collect();
@@ -202,12 +203,10 @@ impl PcmTrainer {
         let order = permutation(prompts.len(), &[b"held out"]);
         let apart = order.iter().take(prompts.len().div_ceil(10));
         let apart: BTreeSet<&str> = apart.map(|&i| prompts[i]).collect();
-        let kept = |pair: &Known<'_>| !apart.contains(pair.rollouts[0].prompt.as_str());
-        let (pairs, held_out): (Vec<Known<'_>>, Vec<_>) = pairs.into_iter().partition(kept);
+        let kept = |pair: &PreparedPair<'_>| !apart.contains(pair.rollouts[0].prompt.as_str());
+        let (pairs, held_out): (Vec<PreparedPair<'_>>, Vec<_>) = pairs.into_iter().partition(kept);
         if pairs.is_empty() || held_out.is_empty() {
-            return Err(Error::Argument(
-                "all rollouts are of one prompt; there is nothing to hold out".into(),
-            ));
+            return Err(Error::NothingToHoldOut);
         }
         let mut out = Fit {
             floor: self.floor(&pairs, scale),
@@ -235,16 +234,17 @@ impl PcmTrainer {
     /// What is left of the regression of some pairs, and all that the fit pays.
     fn judge(
         &self,
-        pairs: &[Known<'_>],
+        pairs: &[PreparedPair<'_>],
         scale: f64,
         eta: f64,
         embed: &Embed<'_>,
     ) -> Result<(f64, f64)> {
         let (mut left, mut kl) = (0.0, 0.0);
         for some in pairs.chunks(self.config.minibatch) {
-            let own = taken(&self.pcm, some, embed)?;
-            kl += own.iter().flatten().map(|o| o.kl).sum::<f64>();
-            let log_probs: Vec<_> = own.into_iter().map(|o| o.map(|o| o.log_probs)).collect();
+            let evaluations = evaluate(&self.pcm, some, embed)?;
+            kl += evaluations.iter().flatten().map(|e| e.kl).sum::<f64>();
+            let log_probs = evaluations.into_iter().map(|two| two.map(|e| e.log_probs));
+            let log_probs: Vec<_> = log_probs.collect();
             left += self.regress(some, &log_probs, eta, scale).0;
         }
         Ok((left, left + self.price(scale) * kl))
@@ -263,7 +263,7 @@ impl PcmTrainer {
     /// segment, pair after pair.
     fn regress(
         &self,
-        pairs: &[Known<'_>],
+        pairs: &[PreparedPair<'_>],
         log_probs: &[[Vec<f32>; 2]],
         eta: f64,
         scale: f64,
@@ -272,10 +272,10 @@ impl PcmTrainer {
         if self.config.credit == Credit::Response {
             let mut factors = Vec::new();
             for (pair, [a, b]) in pairs.iter().zip(log_probs) {
-                let own = rebel([a, b], &pair.scaled(scale), eta);
-                value += own.value;
+                let loss = rebel([a, b], &pair.scaled(scale), eta);
+                value += loss.value;
                 let first = |g: &Vec<f32>| vec![g.first().map_or(0.0, |g| f64::from(*g))];
-                factors.extend(own.gradient.iter().map(first));
+                factors.extend(loss.gradient.iter().map(first));
             }
             return (value, factors);
         }
@@ -284,18 +284,18 @@ impl PcmTrainer {
             for (i, log_probs) in log_probs.iter().enumerate() {
                 let now = sums(log_probs, &pair.segments[i]);
                 let old = now.iter().zip(&pair.old[i]);
-                let each = old.zip(&pair.advantages[i]);
-                let own = each.map(|((now, old), a)| now - old - eta * a / scale);
-                residuals.push(own.collect::<Vec<f64>>());
+                let segments = old.zip(&pair.advantages[i]);
+                let residual = segments.map(|((now, old), a)| now - old - eta * a / scale);
+                residuals.push(residual.collect::<Vec<f64>>());
             }
         }
         // What is the same for all that have a segment is the normaliser's, as what is the same for a pair.
         let longest = residuals.iter().map(Vec::len).max().unwrap_or(0);
         for k in 0..longest {
-            let own = || residuals.iter().filter_map(|r| r.get(k));
-            let mean = own().sum::<f64>() / own().count() as f64;
-            let all = residuals.iter_mut().filter_map(|r| r.get_mut(k));
-            for residual in all {
+            let present = || residuals.iter().filter_map(|r| r.get(k));
+            let mean = present().sum::<f64>() / present().count() as f64;
+            let present = residuals.iter_mut().filter_map(|r| r.get_mut(k));
+            for residual in present {
                 *residual -= mean;
                 value += *residual * *residual;
                 *residual *= 2.0;
@@ -304,40 +304,40 @@ impl PcmTrainer {
         (value, residuals)
     }
 
-    fn pairs<'r>(&self, rollouts: &'r [Rollout]) -> Result<Vec<Known<'r>>> {
+    fn pairs<'r>(&self, rollouts: &'r [Rollout]) -> Result<Vec<PreparedPair<'r>>> {
         let output = self.pcm.config().output;
         if output.reads_base() && (self.config.entropy > 0.0 || self.config.uniform > 0.0) {
-            return Err(Error::Argument(
-                "entropy and uniform are for weights that sum to 1, not for gates".into(),
+            return Err(Error::Unsupported(
+                "entropy and uniform are for weights that sum to 1, not for gates",
             ));
         }
         if self.config.kl > 0.0 && !output.reads_base() {
-            return Err(Error::Argument(
-                "kl is worked out where the base takes part, with gates".into(),
+            return Err(Error::Unsupported(
+                "kl is worked out where the base takes part, with gates",
             ));
         }
         for rollout in rollouts {
             rollout.check(self.pcm.config().experts.len(), output)?;
         }
         if rollouts.is_empty() || !rollouts.len().is_multiple_of(2) {
-            return Err(Error::Argument("rollouts come in pairs".into()));
+            return Err(Error::Unpaired);
         }
         let credit = self.config.credit;
         let mut advantages = credit.advantages(rollouts)?.into_iter();
         let pairs = rollouts.chunks(2).map(|pair| {
-            let mut known = Known {
+            let mut prepared = PreparedPair {
                 rollouts: pair,
                 segments: [0, 1].map(|i: usize| credit.segments(&pair[i])),
                 advantages: [(); 2].map(|()| advantages.next().unwrap_or_default()),
                 old: [Vec::new(), Vec::new()],
             };
-            known.depart([0, 1].map(|i: usize| pair[i].behaviour.clone()));
-            known
+            prepared.set_reference_log_probs([0, 1].map(|i: usize| pair[i].behaviour.clone()));
+            prepared
         });
         Ok(pairs.collect())
     }
 
-    fn floor(&self, pairs: &[Known<'_>], scale: f64) -> f64 {
+    fn floor(&self, pairs: &[PreparedPair<'_>], scale: f64) -> f64 {
         let config = self.pcm.config();
         match self.config.algorithm {
             Algorithm::Rebel { eta }
@@ -353,7 +353,7 @@ impl PcmTrainer {
     /// One pass over all pairs.
     fn epoch(
         &mut self,
-        pairs: &[Known<'_>],
+        pairs: &[PreparedPair<'_>],
         scale: f64,
         embed: &Embed<'_>,
         parts: &[&[u8]],
@@ -364,7 +364,7 @@ impl PcmTrainer {
         (out.divergence, out.gradient) = (0.0, 0.0);
         let mut regression = 0.0;
         for chosen in order.chunks(self.config.minibatch) {
-            let chosen: Vec<Known<'_>> = chosen.iter().map(|&p| pairs[p].clone()).collect();
+            let chosen: Vec<PreparedPair<'_>> = chosen.iter().map(|&p| pairs[p].clone()).collect();
             let step = self.gradient(&chosen, scale, embed)?;
             let share = chosen.len() as f64 / pairs.len() as f64;
             out.loss += step.loss * share;
@@ -390,85 +390,55 @@ impl PcmTrainer {
         norm
     }
 
+    /// What each segment's log-probability is to be pushed by, `[responses][segments]`, and the mean loss of REBEL's
+    /// regression. Its factors need both responses of a pair, whose log-probabilities come first.
+    fn pushes(
+        &self,
+        pairs: &[PreparedPair<'_>],
+        scale: f64,
+        embed: &Embed<'_>,
+    ) -> Result<(f64, Vec<Vec<f64>>)> {
+        let count = pairs.len() as f64;
+        match self.config.algorithm {
+            Algorithm::Rebel { eta } => {
+                let evaluations = evaluate(&self.pcm, pairs, embed)?.into_iter();
+                let log_probs: Vec<_> = evaluations.map(|two| two.map(|e| e.log_probs)).collect();
+                let (value, mut factors) = self.regress(pairs, &log_probs, eta, scale);
+                factors.iter_mut().flatten().for_each(|f| *f /= count);
+                Ok((value / count, factors))
+            }
+            Algorithm::Ppo { .. } => {
+                let advantages = pairs.iter().flat_map(|p| &p.advantages);
+                let scaled = advantages.map(|a| a.iter().map(|a| a / scale).collect());
+                Ok((0.0, scaled.collect()))
+            }
+        }
+    }
+
     /// Mean loss of some pairs and its gradient.
-    fn gradient(&self, pairs: &[Known<'_>], scale: f64, embed: &Embed<'_>) -> Result<StepResult> {
+    fn gradient(
+        &self,
+        pairs: &[PreparedPair<'_>],
+        scale: f64,
+        embed: &Embed<'_>,
+    ) -> Result<StepResult> {
         let rollouts: Vec<&Rollout> = pairs.iter().flat_map(|p| p.rollouts).collect();
         let items: Vec<(&Context, &[u32])> = rollouts
             .iter()
             .map(|r| (&r.context, r.tokens.as_slice()))
             .collect();
-        let n = self.pcm.config().experts.len();
-        let output = self.pcm.config().output;
-        let count = pairs.len() as f64;
         let segments: Vec<&[Range<usize>]> = pairs
             .iter()
             .flat_map(|p| p.segments.iter().map(Vec::as_slice))
             .collect();
-        // What a segment's log-probabilities are to be pushed by. REBEL's factors need both responses of a pair,
-        // whose log-probabilities come first.
-        let mut pushes: Vec<Vec<f64>> = Vec::new();
-        let mut regression = 0.0;
-        match self.config.algorithm {
-            Algorithm::Rebel { eta } => {
-                let own = taken(&self.pcm, pairs, embed)?;
-                let own: Vec<_> = own.into_iter().map(|o| o.map(|o| o.log_probs)).collect();
-                let (value, factors) = self.regress(pairs, &own, eta, scale);
-                regression = value / count;
-                pushes = factors;
-                pushes.iter_mut().flatten().for_each(|f| *f /= count);
-            }
-            Algorithm::Ppo { .. } => {
-                let all = pairs.iter().flat_map(|p| &p.advantages);
-                pushes.extend(all.map(|a| a.iter().map(|a| a / scale).collect::<Vec<f64>>()));
-            }
-        }
-        let price = self.price(scale);
-        let sums = std::sync::Mutex::new(vec![Sums::default(); rollouts.len()]);
+        let (regression, pushes) = self.pushes(pairs, scale, embed)?;
+        let (price, count) = (self.price(scale), pairs.len() as f64);
+        let sums = Mutex::new(vec![Sums::default(); rollouts.len()]);
         let gradient = self.pcm.gradient(&items, embed, |i, logits| {
-            let rollout = rollouts[i];
-            let steps = rollout.tokens.len() as f64;
-            let mut d = Vec::with_capacity(logits.len());
-            let mut own = Sums::default();
-            let rows = logits.chunks(n).enumerate();
-            for ((token, z), old) in rows.zip(&rollout.behaviour) {
-                let Chance {
-                    log_prob,
-                    slope,
-                    kl,
-                    kl_slope,
-                    weights: alpha,
-                } = rollout.chance(token, z, output);
-                let place = segments[i].iter().position(|s| s.contains(&token));
-                let push = place.and_then(|p| pushes[i].get(p)).copied().unwrap_or(0.0);
-                let factor = match self.config.algorithm {
-                    Algorithm::Rebel { .. } => push,
-                    Algorithm::Ppo { clip } => {
-                        let ratio = (log_prob - f64::from(*old)).exp();
-                        let clipped = ratio.clamp(1.0 - clip, 1.0 + clip);
-                        let (free, bound) = (ratio * push, clipped * push);
-                        own.loss -= free.min(bound) / steps;
-                        let open = free <= bound;
-                        if open { -free / steps / count } else { 0.0 }
-                    }
-                };
-                own.kl += kl / steps;
-                let named = alpha.iter().filter(|a| **a > 0.0).count() as f64;
-                let sum: f64 = alpha.iter().sum();
-                let shares = alpha.iter().map(|a| a / sum).filter(|a| *a > 0.0);
-                let entropy = -shares.map(|a| a * a.ln()).sum::<f64>();
-                own.entropy += entropy / steps;
-                for ((a, s), k) in alpha.iter().zip(&slope).zip(&kl_slope) {
-                    let mut value = factor * s + price * k / steps / count;
-                    if *a > 0.0 {
-                        let weight = 1.0 / steps / count;
-                        value += self.config.entropy * weight * a * (a.ln() + entropy);
-                        value += self.config.uniform * weight * (a - 1.0 / named);
-                    }
-                    d.push(value as f32);
-                }
-            }
-            sums.lock().unwrap_or_else(|e| e.into_inner())[i] = own;
-            d
+            let segments = segments[i].iter().zip(&pushes[i]);
+            let (slope, sum) = self.slope(rollouts[i], segments, logits, price, count);
+            sums.lock().unwrap_or_else(|e| e.into_inner())[i] = sum;
+            slope
         })?;
         let sums = sums.into_inner().unwrap_or_else(|e| e.into_inner());
         let total = |get: fn(&Sums) -> f64| sums.iter().map(get).sum::<f64>();
@@ -481,6 +451,61 @@ impl PcmTrainer {
             divergence: kl / responses,
             gradient,
         })
+    }
+
+    /// Derivatives of the mean loss of `count` pairs by one response's logits, `[tokens, experts]`, and what is
+    /// summed up of it. `price` is that of a nat of divergence; each segment comes with its push.
+    fn slope<'s>(
+        &self,
+        rollout: &Rollout,
+        segments: impl Iterator<Item = (&'s Range<usize>, &'s f64)> + Clone,
+        logits: &[f32],
+        price: f64,
+        count: f64,
+    ) -> (Vec<f32>, Sums) {
+        let n = self.pcm.config().experts.len();
+        let output = self.pcm.config().output;
+        let steps = rollout.tokens.len() as f64;
+        let (mut slopes, mut sums) = (Vec::with_capacity(logits.len()), Sums::default());
+        let rows = logits.chunks(n).enumerate();
+        for ((token, z), old) in rows.zip(&rollout.behaviour) {
+            let Chance {
+                log_prob,
+                slope,
+                kl,
+                kl_slope,
+                weights,
+            } = rollout.chance(token, z, output);
+            let segment = segments.clone().find(|(range, _)| range.contains(&token));
+            let push = segment.map_or(0.0, |(_, push)| *push);
+            let factor = match self.config.algorithm {
+                Algorithm::Rebel { .. } => push,
+                Algorithm::Ppo { clip } => {
+                    let ratio = (log_prob - f64::from(*old)).exp();
+                    let clipped = ratio.clamp(1.0 - clip, 1.0 + clip);
+                    let (free, bound) = (ratio * push, clipped * push);
+                    sums.loss -= free.min(bound) / steps;
+                    let open = free <= bound;
+                    if open { -free / steps / count } else { 0.0 }
+                }
+            };
+            sums.kl += kl / steps;
+            let named = weights.iter().filter(|a| **a > 0.0).count() as f64;
+            let sum: f64 = weights.iter().sum();
+            let shares = weights.iter().map(|a| a / sum).filter(|a| *a > 0.0);
+            let entropy = -shares.map(|a| a * a.ln()).sum::<f64>();
+            sums.entropy += entropy / steps;
+            for ((a, s), k) in weights.iter().zip(&slope).zip(&kl_slope) {
+                let mut value = factor * s + price * k / steps / count;
+                if *a > 0.0 {
+                    let weight = 1.0 / steps / count;
+                    value += self.config.entropy * weight * a * (a.ln() + entropy);
+                    value += self.config.uniform * weight * (a - 1.0 / named);
+                }
+                slopes.push(value as f32);
+            }
+        }
+        (slopes, sums)
     }
 }
 

@@ -6,9 +6,7 @@ use pcm::{Context, Pcm, PcmConfig, PreferenceInput};
 
 #[test]
 fn a_pretrained_pcm_reads_as_its_checkpoint_does_and_only_its_tokens() {
-    let fixtures =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../lm/tests/fixtures/pico");
-    let path = fixtures.join("llama");
+    let path = pico::path("llama");
     let open = |path: &std::path::Path| {
         LanguageModel::open(path, &DeviceSpec::Flex, Weights::F32).unwrap()
     };
@@ -69,8 +67,8 @@ fn a_pretrained_pcm_reads_as_its_checkpoint_does_and_only_its_tokens() {
         error.contains(&format!("its token {id} is")) && error.contains("presets"),
         "{error}"
     );
-    let qwen = fixtures.join("qwen3");
-    let own = open(&qwen);
-    let error = Pcm::pretrained(&config, &qwen, &own.tokenizer, 1).unwrap_err();
+    let qwen = pico::path("qwen3");
+    let other = open(&qwen);
+    let error = Pcm::pretrained(&config, &qwen, &other.tokenizer, 1).unwrap_err();
     assert!(error.to_string().contains("fill its stream"), "{error}");
 }

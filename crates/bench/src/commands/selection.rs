@@ -54,7 +54,7 @@ impl Selected {
         let expert = models.expert(BASE, &spec, &base)?;
         let nobody = Preference {
             text: String::new(),
-            weights: Default::default(),
+            importances: Default::default(),
         };
         let plan = Strategy::Base(mixing::strategies::Base {}).plan(&nobody, &[BASE])?;
         Ok(Self {
@@ -176,7 +176,7 @@ fn parse_weights(text: &str) -> Result<Preference, String> {
     }
     let mut preference = Preference {
         text: String::new(),
-        weights,
+        importances: weights,
     };
     let mut shares = preference.shares().map_err(|e| e.to_string())?;
     shares.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn weights_become_a_preference() {
         let preference = parse_weights("concise=0.3, friendly=0.7").unwrap();
-        assert_eq!(preference.weights["friendly"], 0.7);
+        assert_eq!(preference.importances["friendly"], 0.7);
         assert_eq!(
             preference.text,
             "Answer in this style: friendly (70 %), concise (30 %)."

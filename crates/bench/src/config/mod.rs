@@ -59,7 +59,7 @@ pub fn model_path(folder: &Path, model: &str) -> String {
 
 /// Takes the paths of an expert as relative to a file's folder.
 pub fn resolve_expert(folder: &Path, expert: &mut ExpertSpec) {
-    match expert.whole_mut() {
+    match expert.inner_mut() {
         ExpertSpec::Adapter(path) => *path = folder.join(&*path),
         ExpertSpec::Full(model) => *model = model_path(folder, model),
         _ => {}

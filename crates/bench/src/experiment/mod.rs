@@ -209,7 +209,7 @@ impl Experiment {
             if let ExpertSpec::Limited { top_k, .. } = expert {
                 anyhow::ensure!(*top_k > 0, "expert '{name}': top_k: at least 1");
             }
-            if let ExpertSpec::Adapter(folder) = expert.whole() {
+            if let ExpertSpec::Adapter(folder) = expert.inner() {
                 let config = folder.join("adapter_config.json");
                 anyhow::ensure!(
                     config.is_file(),
@@ -356,21 +356,18 @@ impl Experiment {
     /// What the strategy says, and experts that cannot give what it needs.
     pub fn resolve_strategy(&self, strategy: &Strategy, preference: &Preference) -> Result<Plan> {
         let plan = strategy.plan(preference, &self.expert_names())?;
-        let needs = strategy.needs();
-        let parameters = mixing::Needs {
-            weights: true,
-            ..mixing::Needs::LIKELIEST
-        };
+        let needs = plan.requirements;
+        let parameters = mixing::Requirements::PARAMETERS;
         for name in &plan.experts {
             match plan.merged.get(name) {
                 // What is merged runs here and can tell everything.
                 Some(recipe) => {
                     for source in &recipe.experts {
-                        parameters.check(source, &self.expert(source).gives())?;
+                        parameters.check(source, &self.expert(source).capabilities())?;
                     }
                 }
                 None if plan.candidates.is_empty() => {
-                    needs.check(name, &self.expert(name).gives())?;
+                    needs.check(name, &self.expert(name).capabilities())?;
                 }
                 None => {}
             }

@@ -129,7 +129,7 @@ impl RunPlan<'_> {
         let mut dimensions = Vec::new();
         for (name, dimension) in self.experiment.dimensions.iter() {
             let mut dimension = dimension.clone();
-            let files = self.take_paths(dimension.scorer.models_mut())?;
+            let files = self.files_at(dimension.scorer.take_models())?;
             dimensions.push(json!([name, dimension, files]));
         }
         Ok(json!([dimensions, self.experiment.utility]))
@@ -138,19 +138,17 @@ impl RunPlan<'_> {
     /// What a strategy does: files count by content; where they lie does not.
     pub(super) fn strategy_definition(&self, strategy: &Strategy) -> Result<Value> {
         let mut strategy = strategy.clone();
-        let models = strategy.models_mut();
+        let models = strategy.models_mut().into_iter();
+        let models: Vec<PathBuf> = models.map(std::mem::take).collect();
         if models.is_empty() {
             return Ok(json!(strategy));
         }
-        let files = self.take_paths(models)?;
+        let files = self.files_at(models)?;
         Ok(json!([strategy, files]))
     }
 
-    /// What is in the files of models, whose paths are taken away.
-    fn take_paths(&self, models: Vec<&mut PathBuf>) -> Result<Vec<&FileHashes>> {
-        let models = models.into_iter();
-        models
-            .map(|model| self.inputs.at(&std::mem::take(model)))
-            .collect()
+    /// What is in the files of models.
+    fn files_at(&self, models: Vec<PathBuf>) -> Result<Vec<&FileHashes>> {
+        models.iter().map(|model| self.inputs.at(model)).collect()
     }
 }

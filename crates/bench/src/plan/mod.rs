@@ -296,13 +296,13 @@ impl<'a> RunPlan<'a> {
             tried.with_context(|| format!("strategy '{name}'"))?;
             for (number, model) in strategy.models().into_iter().enumerate() {
                 let input = Input::Strategy(name.into(), number);
-                self.inputs.add(input, model)?;
+                self.inputs.add(input, &model)?;
             }
         }
         for (name, dimension) in experiment.dimensions.iter() {
             for (number, folder) in dimension.scorer.models().into_iter().enumerate() {
                 let input = Input::Dimension(name.into(), number);
-                self.inputs.add(input, folder)?;
+                self.inputs.add(input, &folder)?;
             }
         }
         Ok(())
@@ -326,7 +326,7 @@ impl<'a> RunPlan<'a> {
                 None => None,
             };
             // Files count by content; where they lie does not.
-            let fingerprint = match (files, spec.gives().top_k) {
+            let fingerprint = match (files, spec.capabilities().top_k) {
                 (Some(files), Some(top_k)) => json!([files, {"top_k": top_k}]),
                 (Some(files), None) => json!(files),
                 (None, _) => json!(spec),

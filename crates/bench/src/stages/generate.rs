@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use eval::rows::{self, GenerationRow, Identity, generations_frame};
+use eval::scoring::ResponseScorer;
 use eval::table::{parquet, read_parquet};
 use experts::ExpertPool;
 use lm::LanguageModel;
@@ -14,7 +15,7 @@ use lm::chat::Prompt;
 use lm::sampling::Draws;
 use mixing::{Generator, Request, Response};
 
-use super::score::Scorer;
+use super::score::utility;
 use crate::memory;
 use crate::models::Pools;
 use crate::plan::{Batch, Entry, RunPlan, Stage};
@@ -42,7 +43,7 @@ pub(super) type Rate<'a> = dyn Fn(&Entry, &NamedPrompt, &str) -> Result<f64> + '
 pub fn generate(
     plan: &RunPlan<'_>,
     pools: &Pools,
-    scorer: &mut Scorer<'_>,
+    scorer: &mut ResponseScorer,
     folder: &RunFolder,
     session: &mut Session,
     shard: Option<Shard>,
@@ -57,7 +58,8 @@ pub fn generate(
     }
     let rate = |entry: &Entry, prompt: &NamedPrompt, text: &str| {
         let rewards = scorer.reward(&prompt.prompt, text)?;
-        scorer.utility(&entry.preference, &prompt.id, &rewards)
+        let preference = &entry.preference;
+        utility(plan.experiment, scorer, preference, &prompt.id, &rewards)
     };
     let mut generations = Vec::new();
     for entry in &plan.entries {
@@ -75,13 +77,13 @@ pub fn generate(
 /// # Errors
 /// A response to no prompt, a reward model that fails.
 pub(super) fn set_references(
-    scorer: &mut Scorer<'_>,
+    scorer: &mut ResponseScorer,
     prompts: &[NamedPrompt],
     rows: &[GenerationRow],
 ) -> Result<()> {
     let prompts = by_id(prompts);
     for row in rows {
-        scorer.refer(
+        scorer.set_reference(
             &row.identity.prompt,
             prompt_of(&prompts, row)?,
             &row.response,

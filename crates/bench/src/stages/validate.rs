@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use eval::rows::GenerationRow;
+use eval::scoring::ResponseScorer;
 use mixing::BASE;
 
 use super::generate::{Batches, by_id, prompt_of, set_references};
-use super::score::Scorer;
+use super::score::{open_scorer, utility};
 use crate::models::Pools;
 use crate::plan::{Choices, Entry, RunPlan, Stage};
 use crate::progress::say;
@@ -33,7 +34,7 @@ pub fn validate(
     }
     let rows = answers(plan, pools, folder, session)?;
     let prompts = &plan.splits.validation;
-    let mut scorer = Scorer::new(plan.experiment)?;
+    let mut scorer = open_scorer(plan.experiment)?;
     let base = rows.get(BASE).context("the base answered")?;
     set_references(&mut scorer, prompts, base)?;
     for entry in &plan.entries {
@@ -46,7 +47,7 @@ pub fn validate(
         let candidates = plan.candidates(strategy, preference);
         for (number, (name, label)) in candidates.enumerate() {
             let answers = rows.get(label).context("every candidate answered")?;
-            let mean = mean_utility(&scorer, prompts, preference, answers)?;
+            let mean = mean_utility(plan, &scorer, preference, answers)?;
             say(&format!(
                 "{strategy} {preference}: {name} has utility {mean:.4} on the validation set"
             ));
@@ -84,16 +85,17 @@ fn answers(
 }
 
 fn mean_utility(
-    scorer: &Scorer<'_>,
-    prompts: &[NamedPrompt],
+    plan: &RunPlan<'_>,
+    scorer: &ResponseScorer,
     preference: &str,
     rows: &[GenerationRow],
 ) -> Result<f64> {
-    let prompts = by_id(prompts);
+    let prompts = by_id(&plan.splits.validation);
     let mut total = 0.0;
     for row in rows {
         let rewards = scorer.reward(prompt_of(&prompts, row)?, &row.response)?;
-        total += scorer.utility(preference, &row.identity.prompt, &rewards)?;
+        let id = &row.identity.prompt;
+        total += utility(plan.experiment, scorer, preference, id, &rewards)?;
     }
     Ok(total / rows.len().max(1) as f64)
 }

@@ -77,7 +77,7 @@ fn experts(recipe: &Recipe) -> Result<Map<String, Value>> {
         }
     }
     for (name, expert) in named.iter() {
-        if let ExpertSpec::Adapter(folder) = expert.whole() {
+        if let ExpertSpec::Adapter(folder) = expert.inner() {
             experts.insert(name.to_string(), json!(hashes(folder)?));
         }
     }

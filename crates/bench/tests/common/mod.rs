@@ -11,12 +11,7 @@ use std::process::{Command, Output};
 
 /// A committed fixture of the tiny models.
 pub fn fixture(name: &str) -> PathBuf {
-    let fixtures = "../lm/tests/fixtures/pico";
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(fixtures)
-        .join(name)
-        .canonicalize()
-        .unwrap()
+    pico::path(name)
 }
 
 /// The program, with arguments; it finds no model but those of the test.

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "tables")]
 use polars::prelude::*;
 
 use super::Comparison;
+#[cfg(feature = "tables")]
 use super::tables::{frame, interval};
+#[cfg(feature = "tables")]
 use crate::Result;
+#[cfg(feature = "tables")]
 use crate::statistics::Estimate;
+#[cfg(feature = "tables")]
 use crate::statistics::front::{hypervolume, pareto};
 
 /// Preferences over the same directions.
@@ -47,13 +52,13 @@ impl Comparison<'_> {
                 .iter()
                 .map(|(d, s)| (d.clone(), s.signum()))
                 .collect();
-            let own = shares.iter().map(|(_, s)| s.abs()).collect();
-            let own = (preference.to_string(), own);
+            let shares = shares.iter().map(|(_, s)| s.abs()).collect();
+            let point = (preference.to_string(), shares);
             match sweeps.iter_mut().find(|s| s.directions == directions) {
-                Some(sweep) => sweep.preferences.push(own),
+                Some(sweep) => sweep.preferences.push(point),
                 None => sweeps.push(Sweep {
                     directions,
-                    preferences: vec![own],
+                    preferences: vec![point],
                 }),
             }
         }
@@ -66,8 +71,8 @@ impl Comparison<'_> {
         let width = sweep.directions.len();
         let mut cells = vec![vec![(0.0, 0.0); width * self.prompts.len()]; sweep.preferences.len()];
         for (prompt, row) in &self.rows[strategy] {
-            let place = |(name, _): &(String, Vec<f64>)| *name == row.identity.preference;
-            let Some(at) = sweep.preferences.iter().position(place) else {
+            let asked = |(name, _): &(String, Vec<f64>)| *name == row.identity.preference;
+            let Some(at) = sweep.preferences.iter().position(asked) else {
                 continue;
             };
             for (d, (dimension, sign)) in sweep.directions.iter().enumerate() {
@@ -94,7 +99,8 @@ impl Comparison<'_> {
     /// the mean inner product of shares and rewards.
     ///
     /// # Errors
-    /// What polars reports.
+    /// [`crate::Error::Table`].
+    #[cfg(feature = "tables")]
     pub fn front_table(&self, reference: f64) -> Result<DataFrame> {
         let (mut sweeps, mut names) = (Vec::new(), Vec::new());
         let (mut volumes, mut products) = (Vec::new(), Vec::new());
@@ -123,8 +129,8 @@ impl Comparison<'_> {
                 let product = |(point, (_, shares)): (&Vec<f64>, &(String, Vec<f64>))| -> f64 {
                     point.iter().zip(shares).map(|(r, s)| r * s).sum()
                 };
-                let each = front.iter().zip(&sweep.preferences).map(product);
-                let product = each.sum::<f64>() / front.len() as f64;
+                let inner = front.iter().zip(&sweep.preferences).map(product);
+                let product = inner.sum::<f64>() / front.len() as f64;
                 products.push(Some(product).filter(|p| p.is_finite()));
                 points.push(front.len() as u32);
                 best.push(front.iter().filter(|p| undominated.contains(p)).count() as u32);
@@ -151,8 +157,8 @@ fn drawn(cells: &[Vec<(f64, f64)>], width: usize, draw: &[u32]) -> Option<Vec<Ve
     let point = |cells: &Vec<(f64, f64)>| {
         let mut sums = vec![(0.0, 0.0); width];
         for &prompt in draw {
-            let own = &cells[prompt as usize * width..][..width];
-            for (sum, cell) in sums.iter_mut().zip(own) {
+            let of_prompt = &cells[prompt as usize * width..][..width];
+            for (sum, cell) in sums.iter_mut().zip(of_prompt) {
                 sum.0 += cell.0;
                 sum.1 += cell.1;
             }

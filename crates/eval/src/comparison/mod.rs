@@ -1,15 +1,50 @@
 //! What a run comes down to: strategies compared on the same prompts, preferences and samples.
 //!
 //! [`Comparison`] estimates; `tables` puts the estimates into data frames.
+//!
+//! ```
+//! use eval::comparison::Comparison;
+//! use eval::rows::{Identity, ScoreRow};
+//! let score = |strategy: &str, prompt: &str, utility| ScoreRow {
+//!     identity: Identity {
+//!         strategy: strategy.into(),
+//!         preference: "friendly".into(),
+//!         prompt: prompt.into(),
+//!         sample: 0,
+//!     },
+//!     utility,
+//!     tokens: 20,
+//!     ended: true,
+//!     repetition: 0.0,
+//!     kl: None,
+//!     base_nll: None,
+//!     dimensions: Default::default(),
+//! };
+//! let rows = [
+//!     score("base", "sky", 0.5),
+//!     score("base", "bees", 0.4),
+//!     score("pcm", "sky", 0.75),
+//!     score("pcm", "bees", 0.65),
+//! ];
+//! let comparison = Comparison::new(&rows, &["base".into(), "pcm".into()])?;
+//! let difference = comparison.to_first("pcm").unwrap().difference;
+//! assert!((difference.mean - 0.25).abs() < 1e-12);
+//! # Ok::<(), eval::Error>(())
+//! ```
 
 mod fronts;
 mod paper;
+#[cfg(feature = "tables")]
 mod quality;
+#[cfg(feature = "tables")]
 mod seeds;
+#[cfg(feature = "tables")]
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+pub use fronts::Sweep;
+#[cfg(feature = "tables")]
 pub use tables::interval;
 
 use crate::rows::ScoreRow;
@@ -68,11 +103,11 @@ impl Measure {
 /// Win rate of one strategy over another.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WinRate {
-    /// Who wins.
+    /// The strategy that wins.
     pub strategy: String,
-    /// Over whom.
+    /// The strategy that loses.
     pub opponent: String,
-    /// In what.
+    /// What they are compared by.
     pub measure: Measure,
     /// Share of pairs won, ties half.
     pub rate: Estimate,
@@ -83,9 +118,9 @@ pub struct WinRate {
 /// Difference in utility of two strategies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
-    /// Whose utility counts positive.
+    /// The strategy whose utility counts positive.
     pub strategy: String,
-    /// Whose counts negative.
+    /// The strategy whose utility counts negative.
     pub opponent: String,
     /// Mean of the paired differences.
     pub difference: Estimate,
@@ -101,24 +136,23 @@ impl<'a> Comparison<'a> {
     /// Sorts scores by strategy; `strategies` gives the order.
     ///
     /// # Errors
-    /// No rows, a row of an unknown strategy, or a strategy without rows.
+    /// [`Error::OtherStrategies`]: a row of an unknown strategy, or a strategy without rows.
     pub fn new(rows: &'a [ScoreRow], strategies: &[String]) -> Result<Self> {
         let prompts: BTreeSet<&String> = rows.iter().map(|r| &r.identity.prompt).collect();
         let prompts: Vec<String> = prompts.into_iter().cloned().collect();
-        let place: HashMap<&String, usize> = prompts.iter().zip(0..).collect();
+        let index: HashMap<&String, usize> = prompts.iter().zip(0..).collect();
         let mut sorted: BTreeMap<&str, Vec<(usize, &ScoreRow)>> = BTreeMap::new();
         for row in rows {
-            let own = sorted.entry(&row.identity.strategy).or_default();
-            own.push((place[&row.identity.prompt], row));
+            let of_strategy = sorted.entry(&row.identity.strategy).or_default();
+            of_strategy.push((index[&row.identity.prompt], row));
         }
         for rows in sorted.values_mut() {
             rows.sort_by(|(_, a), (_, b)| a.identity.cmp(&b.identity));
         }
-        let known: BTreeSet<&str> = strategies.iter().map(String::as_str).collect();
-        if !sorted.keys().copied().eq(known.iter().copied()) {
-            let got: Vec<_> = sorted.keys().collect();
-            let message = format!("scores of {got:?}, the config has {known:?}; run it again");
-            return Err(Error::Argument(message));
+        let configured: BTreeSet<String> = strategies.iter().cloned().collect();
+        if !sorted.keys().copied().eq(configured.iter()) {
+            let scored = sorted.keys().map(|name| name.to_string()).collect();
+            return Err(Error::OtherStrategies { scored, configured });
         }
         let dimensions = rows.iter().flat_map(|r| r.dimensions.keys().cloned());
         let preferences = rows.iter().map(|r| r.identity.preference.clone());
@@ -208,8 +242,8 @@ impl<'a> Comparison<'a> {
 
     /// Mean utility of a strategy for one preference.
     pub fn utility_for(&self, strategy: &str, preference: &str) -> Option<Estimate> {
-        let own = |r: &ScoreRow| (r.identity.preference == preference).then_some(r.utility);
-        self.estimate(strategy, own)
+        let utility = |r: &ScoreRow| (r.identity.preference == preference).then_some(r.utility);
+        self.estimate(strategy, utility)
     }
 
     /// Mean normalised reward in a dimension over the responses whose preference states it, signed so
@@ -241,9 +275,10 @@ impl<'a> Comparison<'a> {
 
     /// Mean win rate of a strategy over all others, by utility; `None` where it is alone.
     pub fn win_rate(&self, strategy: &str) -> Option<f64> {
-        let own = |w: &&WinRate| w.strategy == strategy && w.measure == Measure::Utility;
-        let own: Vec<f64> = self.wins.iter().filter(own).map(|w| w.rate.mean).collect();
-        (!own.is_empty()).then(|| own.iter().sum::<f64>() / own.len() as f64)
+        let by_utility = |w: &&WinRate| w.strategy == strategy && w.measure == Measure::Utility;
+        let wins = self.wins.iter().filter(by_utility);
+        let rates: Vec<f64> = wins.map(|w| w.rate.mean).collect();
+        (!rates.is_empty()).then(|| rates.iter().sum::<f64>() / rates.len() as f64)
     }
 
     /// The measure of two strategies on the same prompt, preference and sample, by prompt.
@@ -251,7 +286,7 @@ impl<'a> Comparison<'a> {
         self.pairs_where(a, b, measure, |_| true)
     }
 
-    /// The same, of those responses of `a` that are kept.
+    /// [`Self::pairs`] of those responses of `a` that are kept.
     fn pairs_where(
         &self,
         a: &str,
@@ -259,18 +294,16 @@ impl<'a> Comparison<'a> {
         measure: &Measure,
         keep: impl Fn(&ScoreRow) -> bool,
     ) -> Vec<Vec<(f64, f64)>> {
-        let place = |prompt: usize, r: &'a ScoreRow| {
+        let key = |prompt: usize, r: &'a ScoreRow| {
             (prompt, r.identity.preference.as_str(), r.identity.sample)
         };
         let rows = |name: &str| self.rows.get(name).into_iter().flatten();
         let other: HashMap<_, f64> = rows(b)
-            .filter_map(|(prompt, r)| Some((place(*prompt, r), measure.of(r)?)))
+            .filter_map(|(prompt, r)| Some((key(*prompt, r), measure.of(r)?)))
             .collect();
         let mut clusters = vec![Vec::new(); self.prompts.len()];
         for (prompt, row) in rows(a).filter(|(_, row)| keep(row)) {
-            let both = measure
-                .of(row)
-                .zip(other.get(&place(*prompt, row)).copied());
+            let both = measure.of(row).zip(other.get(&key(*prompt, row)).copied());
             clusters[*prompt].extend(both);
         }
         clusters
@@ -312,8 +345,8 @@ impl<'a> Comparison<'a> {
         for (i, a) in self.strategies.iter().enumerate() {
             for (j, b) in self.strategies.iter().enumerate().filter(|(j, _)| *j != i) {
                 let pairs = self.pairs(a, b, &Measure::Utility);
-                for (own, pairs) in wins.iter_mut().zip(pairs) {
-                    own[i * n + j] += pairs.iter().map(|(a, b)| win(*a, *b)).sum::<f64>();
+                for (wins, pairs) in wins.iter_mut().zip(pairs) {
+                    wins[i * n + j] += pairs.iter().map(|(a, b)| win(*a, *b)).sum::<f64>();
                 }
             }
         }
@@ -325,8 +358,8 @@ impl<'a> Comparison<'a> {
         for (j, strategy) in self.strategies.iter().enumerate() {
             for opponent in &self.strategies[..j] {
                 let pairs = self.pairs(strategy, opponent, &Measure::Utility);
-                let each = |pairs: &Vec<(f64, f64)>| pairs.iter().map(|(a, b)| a - b).collect();
-                let differences: Vec<Vec<f64>> = pairs.iter().map(each).collect();
+                let apart = |pairs: &Vec<(f64, f64)>| pairs.iter().map(|(a, b)| a - b).collect();
+                let differences: Vec<Vec<f64>> = pairs.iter().map(apart).collect();
                 let Some(difference) = self.bootstrap.mean(&differences) else {
                     continue;
                 };
@@ -436,9 +469,12 @@ mod tests {
         let expected = (3.0f64 / 1.0).ln() / 2.0;
         assert!((strengths[1].mean - expected).abs() < 1e-9);
         assert!(strengths[1].low < expected && expected < strengths[1].high);
-        let ranking = comparison.ranking().unwrap();
-        let first = ranking.column("strategy").unwrap().str().unwrap().get(0);
-        assert_eq!(first, Some("a"));
+        #[cfg(feature = "tables")]
+        {
+            let ranking = comparison.ranking().unwrap();
+            let first = ranking.column("strategy").unwrap().str().unwrap().get(0);
+            assert_eq!(first, Some("a"));
+        }
         assert!(Comparison::new(&rows, &names[..1]).is_err());
     }
 }

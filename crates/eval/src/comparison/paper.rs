@@ -1,13 +1,14 @@
 //! The tables that a paper prints.
 
 use super::{Comparison, Measure};
+use crate::paper::{Better, Paper};
 use crate::statistics::Estimate;
-use crate::table::paper::{Better, Paper};
 
 /// Level of the tests that the marks stand for.
 const LEVEL: f64 = 0.05;
 
 impl Comparison<'_> {
+    /// A sentence on the table, and what its intervals and marks mean.
     fn note(&self, what: &str) -> String {
         let first = self.strategies.first().map_or("", String::as_str);
         format!(
@@ -17,6 +18,7 @@ impl Comparison<'_> {
         )
     }
 
+    /// A strategy's name, whether it differs from the first, and its cells.
     fn row(
         &self,
         name: &str,
@@ -57,8 +59,9 @@ impl Comparison<'_> {
         let mut columns: Vec<_> = names.map(|p| (p.clone(), 3, Better::Higher)).collect();
         columns.push(("all".into(), 3, Better::Higher));
         let rows = self.strategies.iter().map(|s| {
-            let own = self.preferences.iter().map(|p| self.utility_for(s, p));
-            let mut cells: Vec<Option<Estimate>> = own.collect();
+            let preferences = self.preferences.iter();
+            let mut cells: Vec<Option<Estimate>> =
+                preferences.map(|p| self.utility_for(s, p)).collect();
             cells.push(self.utility(s));
             self.row(s, cells)
         });
@@ -74,8 +77,8 @@ impl Comparison<'_> {
         let mut clusters = vec![Vec::new(); self.prompts.len()];
         for opponent in self.strategies.iter().filter(|o| *o != strategy) {
             let pairs = self.pairs(strategy, opponent, &Measure::Utility);
-            for (own, pairs) in clusters.iter_mut().zip(pairs) {
-                own.extend(pairs.iter().map(|(a, b)| crate::statistics::win(*a, *b)));
+            for (wins, pairs) in clusters.iter_mut().zip(pairs) {
+                wins.extend(pairs.iter().map(|(a, b)| crate::statistics::win(*a, *b)));
             }
         }
         self.bootstrap.mean(&clusters)

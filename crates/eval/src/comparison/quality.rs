@@ -15,14 +15,14 @@ impl Comparison<'_> {
     /// `quality`: how far a strategy's responses are from the base, how long, how repetitive, how diverse.
     ///
     /// # Errors
-    /// What polars reports.
+    /// [`crate::Error::Table`].
     pub fn quality_table(&self, generations: &[GenerationRow]) -> Result<DataFrame> {
         let names = &self.strategies;
-        let each = |f: &dyn Fn(&str) -> Option<Estimate>| -> Vec<Option<Estimate>> {
+        let of_all = |f: &dyn Fn(&str) -> Option<Estimate>| -> Vec<Option<Estimate>> {
             names.iter().map(|s| f(s)).collect()
         };
         let mut columns = vec![Column::new("strategy".into(), names)];
-        columns.extend(interval("kl_per_token", &each(&|s| self.kl(s))));
+        columns.extend(interval("kl_per_token", &of_all(&|s| self.kl(s))));
         let mean = |get: fn(&crate::rows::ScoreRow) -> Option<f64>| -> Vec<Option<f64>> {
             names
                 .iter()
@@ -39,13 +39,13 @@ impl Comparison<'_> {
         columns.push(Column::new("worst_dimension".into(), mean(Self::worst)));
         let tokens = mean(|r| Some(f64::from(r.tokens)));
         columns.push(Column::new("tokens".into(), tokens));
-        let ended = each(&|s| self.estimate(s, |r| Some(f64::from(u8::from(r.ended)))));
+        let ended = of_all(&|s| self.estimate(s, |r| Some(f64::from(u8::from(r.ended)))));
         columns.extend(interval("ended", &ended));
         let repetition = mean(|r| Some(r.repetition));
         columns.push(Column::new("repetition".into(), repetition));
         let texts = |s: &String| -> Vec<&str> {
-            let own = generations.iter().filter(|g| g.identity.strategy == *s);
-            own.map(|g| g.response.as_str()).collect()
+            let rows = generations.iter().filter(|g| g.identity.strategy == *s);
+            rows.map(|g| g.response.as_str()).collect()
         };
         for n in [1, 2] {
             let values: Vec<Option<f64>> = names.iter().map(|s| distinct(&texts(s), n)).collect();

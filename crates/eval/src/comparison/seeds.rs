@@ -66,10 +66,10 @@ impl Comparison<'_> {
     }
 
     /// Values of all repetitions, by prompt, and what they come to.
-    fn outcome(&self, each: &[Vec<Vec<f64>>]) -> (Vec<Vec<f64>>, Outcome) {
+    fn outcome(&self, repetitions: &[Vec<Vec<f64>>]) -> (Vec<Vec<f64>>, Outcome) {
         let mut together = vec![Vec::new(); self.prompts.len()];
         let mut means = Vec::new();
-        for clusters in each {
+        for clusters in repetitions {
             let values: Vec<f64> = clusters.iter().flatten().copied().collect();
             if !values.is_empty() {
                 means.push(mean_and_sd(&values).0);
@@ -92,7 +92,7 @@ impl Comparison<'_> {
     /// first strategy over all repetitions, and the spread of their means.
     ///
     /// # Errors
-    /// What polars reports.
+    /// [`crate::Error::Table`].
     pub fn seed_table(&self, repeats: &[(String, Vec<String>)]) -> Result<DataFrame> {
         let repeated = self.repeated(repeats);
         let first = self.strategies.first().map_or("", String::as_str);
@@ -102,7 +102,7 @@ impl Comparison<'_> {
             let keep = |sample: &Option<u32>, row: &ScoreRow| {
                 sample.is_none_or(|sample| row.identity.sample == sample)
             };
-            let own = seeds.iter().map(|(strategy, sample)| {
+            let utility = seeds.iter().map(|(strategy, sample)| {
                 let mut clusters = vec![Vec::new(); self.prompts.len()];
                 let rows = self.rows[strategy.as_str()].iter();
                 for (prompt, row) in rows.filter(|(_, row)| keep(sample, row)) {
@@ -110,7 +110,7 @@ impl Comparison<'_> {
                 }
                 clusters
             });
-            utilities.push(self.outcome(&own.collect::<Vec<_>>()).1);
+            utilities.push(self.outcome(&utility.collect::<Vec<_>>()).1);
             if seeds.iter().any(|(strategy, _)| strategy == first) {
                 differences.push(Outcome::default());
                 p.push(None);
@@ -119,8 +119,8 @@ impl Comparison<'_> {
             let apart = seeds.iter().map(|(strategy, sample)| {
                 let kept = |row: &ScoreRow| keep(sample, row);
                 let pairs = self.pairs_where(strategy, first, &Measure::Utility, kept);
-                let each = |pairs: &Vec<(f64, f64)>| pairs.iter().map(|(a, b)| a - b).collect();
-                pairs.iter().map(each).collect::<Vec<Vec<f64>>>()
+                let apart = |pairs: &Vec<(f64, f64)>| pairs.iter().map(|(a, b)| a - b).collect();
+                pairs.iter().map(apart).collect::<Vec<Vec<f64>>>()
             });
             let (together, outcome) = self.outcome(&apart.collect::<Vec<_>>());
             let sums: Vec<f64> = together.iter().map(|d| d.iter().sum()).collect();

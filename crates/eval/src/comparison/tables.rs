@@ -28,12 +28,12 @@ impl Comparison<'_> {
     /// the config.
     ///
     /// # Errors
-    /// What polars reports.
+    /// [`Error::Table`].
     pub fn ranking(&self) -> Result<DataFrame> {
         let order = self.order();
         let names: Vec<&String> = order.iter().map(|&i| &self.strategies[i]).collect();
         let to_first = |s: &&String| self.to_first(s);
-        let each = |f: &dyn Fn(&&String) -> Option<Estimate>| -> Vec<Option<Estimate>> {
+        let of_all = |f: &dyn Fn(&&String) -> Option<Estimate>| -> Vec<Option<Estimate>> {
             names.iter().map(f).collect()
         };
         let ranks: Vec<u32> = (1..=names.len() as u32).collect();
@@ -48,11 +48,11 @@ impl Comparison<'_> {
                 names.iter().map(|n| n.as_str()).collect::<Vec<_>>(),
             ),
         ];
-        columns.extend(interval("utility", &each(&|s| self.utility(s))));
+        columns.extend(interval("utility", &of_all(&|s| self.utility(s))));
         columns.extend(interval("strength", &strengths));
         let win_rates: Vec<Option<f64>> = names.iter().map(|s| self.win_rate(s)).collect();
         columns.push(Column::new("win_rate".into(), win_rates));
-        let differences = each(&|s| Some(to_first(s)?.difference));
+        let differences = of_all(&|s| Some(to_first(s)?.difference));
         columns.extend(interval("difference", &differences));
         let number = |name: &str, get: fn(&Difference) -> Option<f64>| {
             let values: Vec<Option<f64>> = names.iter().map(|s| get(to_first(s)?)).collect();
@@ -70,7 +70,7 @@ impl Comparison<'_> {
     /// `win_rates`: one row an ordered pair and measure.
     ///
     /// # Errors
-    /// What polars reports.
+    /// [`Error::Table`].
     pub fn win_rate_table(&self) -> Result<DataFrame> {
         let wins = &self.wins;
         let text = |name: &str, get: fn(&WinRate) -> &str| {
@@ -96,7 +96,7 @@ impl Comparison<'_> {
     /// `differences`: utility of every pair of strategies, with tests.
     ///
     /// # Errors
-    /// What polars reports.
+    /// [`Error::Table`].
     pub fn difference_table(&self) -> Result<DataFrame> {
         let all = &self.differences;
         let text = |name: &str, get: fn(&Difference) -> &str| {
@@ -123,7 +123,7 @@ impl Comparison<'_> {
     /// (mean and standard deviation over all responses).
     ///
     /// # Errors
-    /// What polars reports.
+    /// [`Error::Table`].
     pub fn reward_table(&self) -> Result<DataFrame> {
         let mut text = [Vec::new(), Vec::new()];
         let mut rewards = Vec::new();
@@ -174,7 +174,7 @@ impl Comparison<'_> {
     /// `preferences`: mean utility of every strategy for every preference, with its interval.
     ///
     /// # Errors
-    /// What polars reports.
+    /// [`Error::Table`].
     pub fn preference_table(&self) -> Result<DataFrame> {
         let mut columns = vec![Column::new("strategy".into(), &self.strategies)];
         for preference in &self.preferences {
@@ -196,12 +196,13 @@ impl Comparison<'_> {
     }
 }
 
-/// Whole prompts.
+/// Column `prompts_needed`, rounded up.
 fn prompts_needed(values: impl Iterator<Item = Option<f64>>) -> Column {
-    let whole = values.map(|v| v.map(|v| v.ceil() as u32));
-    Column::new("prompts_needed".into(), whole.collect::<Vec<_>>())
+    let counts = values.map(|v| v.map(|v| v.ceil() as u32));
+    Column::new("prompts_needed".into(), counts.collect::<Vec<_>>())
 }
 
+/// Mean, and standard deviation of at least two values.
 pub(super) fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -212,6 +213,7 @@ pub(super) fn mean_and_sd(values: &[f64]) -> (f64, Option<f64>) {
     )
 }
 
+/// A table; its name is for errors.
 pub(super) fn frame(name: &str, columns: Vec<Column>) -> Result<DataFrame> {
     DataFrame::new_infer_height(columns).map_err(|e| Error::table(Path::new(name), e))
 }

@@ -1,3 +1,5 @@
+//! A local model as a judge, by the log-probabilities of the letters.
+
 use std::sync::Arc;
 
 use lm::LanguageModel;

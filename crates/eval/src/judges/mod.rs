@@ -1,12 +1,18 @@
 //! Judges: who says which of two responses is better. One kind a file, and a variant of [`JudgeSpec`].
 //!
-//! Every pair is asked in both orders, because models prefer a place (arXiv 2306.05685): a judge that
-//! contradicts itself has seen a tie.
+//! Every pair is asked in both orders, because models prefer a place (arXiv 2306.05685). If the two verdicts
+//! disagree, the pair counts as a tie.
+//!
+//! ```
+//! use eval::judges::Verdict;
+//! let (shown, swapped) = (Verdict::read("A"), Verdict::read("B."));
+//! assert_eq!(Verdict::of_both(shown, swapped), Some(1.0));
+//! assert_eq!(Verdict::of_both(shown, shown), Some(0.5));
+//! ```
 
 mod agreement;
 mod endpoint;
 mod local;
-mod retry_after;
 mod reward;
 mod store;
 
@@ -18,7 +24,9 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 
 pub use agreement::{agreement, kappa, length_controlled};
-pub use endpoint::{Endpoint, EndpointSpec};
+#[cfg(feature = "http")]
+pub use endpoint::Endpoint;
+pub use endpoint::EndpointSpec;
 pub use local::Local;
 pub use reward::Rewarded;
 pub use store::{Record, Store};
@@ -26,7 +34,7 @@ pub use store::{Record, Store};
 /// What a judge is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
-    /// By what, as a question: "Which response is friendlier?".
+    /// What they are compared by, as a question: "Which response is friendlier?".
     pub criterion: &'a str,
     /// What both respond to.
     pub prompt: &'a Prompt,
@@ -41,24 +49,24 @@ pub enum Verdict {
     First,
     /// The one shown second.
     Second,
-    /// Neither.
+    /// Neither is better.
     Tie,
-    /// The reply names none; it counts for nobody.
+    /// The reply names none; the pair is excluded and reported as unreadable.
     Unreadable,
 }
 
 /// A verdict and what it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// What it comes down to.
+    /// What the reply says.
     pub verdict: Verdict,
     /// What the judge wrote or computed.
     pub raw: String,
 }
 
-/// Somebody who compares responses.
+/// What compares responses: a model, a server or a reward.
 pub trait Judge {
-    /// Asks once.
+    /// Compares the two responses in the order in which they are shown.
     ///
     /// # Errors
     /// A model or server that fails for good; nothing is known then.
@@ -80,8 +88,8 @@ impl JudgeSpec {
     /// Checks what can be checked before anybody is asked.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(&self) -> Result<(), String> {
+    /// Those of [`EndpointSpec::validate`].
+    pub fn validate(&self) -> Result<()> {
         match self {
             Self::Endpoint(spec) => spec.validate(),
             Self::Local(_) | Self::RewardModel(_) => Ok(()),
@@ -91,11 +99,15 @@ impl JudgeSpec {
     /// Takes the paths that it names as relative to `folder`.
     pub fn resolve(&mut self, folder: &Path) {
         match self {
-            Self::RewardModel(path) => *path = folder.join(&*path),
-            Self::Local(model) if folder.join(&*model).exists() => {
-                *model = folder.join(&*model).to_string_lossy().into_owned();
+            Self::Endpoint(_) => {}
+            // Anything else is a registered name.
+            Self::Local(model) => {
+                let path = folder.join(&*model);
+                if path.exists() {
+                    *model = path.to_string_lossy().into_owned();
+                }
             }
-            _ => {}
+            Self::RewardModel(path) => *path = folder.join(&*path),
         }
     }
 }
@@ -137,7 +149,7 @@ impl Verdict {
     pub fn read(reply: &str) -> Self {
         let words = reply.split(|c: char| !c.is_alphanumeric());
         let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
-        let mut found = Self::Unreadable;
+        let mut verdict = Self::Unreadable;
         for (i, word) in words.iter().enumerate() {
             let next = words.get(i + 1).copied().unwrap_or_default();
             let article =
@@ -148,12 +160,12 @@ impl Verdict {
                 "C" => Self::Tie,
                 _ => continue,
             };
-            if found != Self::Unreadable && found != named {
+            if verdict != Self::Unreadable && verdict != named {
                 return Self::Unreadable;
             }
-            found = named;
+            verdict = named;
         }
-        found
+        verdict
     }
 
     /// The share of a win that both orders together give to the response that was first in the first order;

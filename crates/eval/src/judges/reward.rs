@@ -1,3 +1,5 @@
+//! A reward as a judge: the higher one wins.
+
 use super::{Judge, Question, Reply, Verdict};
 use crate::rewards::Reward;
 use crate::{Error, Result};

@@ -1,3 +1,5 @@
+//! Verdicts on the disk: a line of JSON each.
+
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -13,7 +15,7 @@ use crate::{Error, Result};
 pub struct Record {
     /// Hash of all that the verdict follows from: judge, criterion, prompt, responses in their order.
     pub key: String,
-    /// By what it was asked.
+    /// By what it was asked, by its name in the file of judges.
     pub criterion: String,
     /// Strategies of the responses in the order in which they were shown.
     pub strategies: [String; 2],
@@ -45,14 +47,11 @@ impl Store {
     /// # Errors
     /// A file that cannot be written, or another line that is no verdict.
     pub fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io {
-            path: path.into(),
-            source,
-        };
+        let io = Error::io(path);
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(path).map_err(io)?;
-        let bytes = std::fs::read(path).map_err(io)?;
+        let file = options.open(path).map_err(&io)?;
+        let bytes = std::fs::read(path).map_err(&io)?;
         let length = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
         let mut store = Self {
             path: path.into(),
@@ -64,23 +63,22 @@ impl Store {
             if line.is_empty() {
                 continue;
             }
-            let record: Record = serde_json::from_slice(line).map_err(|e| {
-                Error::Argument(format!(
-                    "{}:{}: no verdict ({e}); remove the line and it is asked again",
-                    path.display(),
-                    i + 1
-                ))
+            let record: Record = serde_json::from_slice(line).map_err(|error| Error::Verdict {
+                path: path.into(),
+                line: i + 1,
+                error,
             })?;
             store.known.insert(record.key.clone(), record);
         }
-        store.cut().map_err(io)?;
+        store.cut().map_err(&io)?;
         // A new file outlives a power cut only when its folder knows of it.
         let folder = path.parent().filter(|f| !f.as_os_str().is_empty());
-        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(io)?;
-        folder.sync_all().map_err(io)?;
+        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(&io)?;
+        folder.sync_all().map_err(&io)?;
         Ok(store)
     }
 
+    /// Ends the file after its last complete line.
     fn cut(&mut self) -> std::io::Result<()> {
         self.file.set_len(self.length)?;
         self.file.seek(SeekFrom::Start(self.length)).map(|_| ())
@@ -108,13 +106,10 @@ impl Store {
         })();
         match written {
             Ok(length) => self.length += length,
-            Err(source) => {
+            Err(error) => {
                 // What stands half is cut now or when the file is opened.
                 drop(self.cut());
-                return Err(Error::Io {
-                    path: self.path.clone(),
-                    source,
-                });
+                return Err(Error::io(&self.path)(error));
             }
         }
         self.known.insert(record.key.clone(), record);
@@ -148,20 +143,20 @@ mod tests {
         for key in ["x", "y", "x"] {
             store.put(record(key)).unwrap();
         }
-        let whole = std::fs::read(&path).unwrap();
-        assert_eq!(whole.iter().filter(|b| **b == b'\n').count(), 2);
-        let first = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
-        for cut in 0..=whole.len() {
-            std::fs::write(&path, &whole[..cut]).unwrap();
+        let complete = std::fs::read(&path).unwrap();
+        assert_eq!(complete.iter().filter(|b| **b == b'\n').count(), 2);
+        let first = complete.iter().position(|b| *b == b'\n').unwrap() + 1;
+        for cut in 0..=complete.len() {
+            std::fs::write(&path, &complete[..cut]).unwrap();
             let mut store = Store::open(&path).unwrap();
             assert_eq!(store.get("x").is_some(), cut >= first, "{cut}");
-            assert_eq!(store.get("y").is_some(), cut == whole.len());
+            assert_eq!(store.get("y").is_some(), cut == complete.len());
             for key in ["x", "y"] {
                 store.put(record(key)).unwrap();
             }
-            assert_eq!(std::fs::read(&path).unwrap(), whole, "{cut}");
+            assert_eq!(std::fs::read(&path).unwrap(), complete, "{cut}");
         }
-        std::fs::write(&path, [b"{}\n", whole.as_slice()].concat()).unwrap();
+        std::fs::write(&path, [b"{}\n", complete.as_slice()].concat()).unwrap();
         let error = Store::open(&path).unwrap_err().to_string();
         assert!(error.contains("v.jsonl:1: no verdict"), "{error}");
     }

@@ -43,6 +43,7 @@ pub fn tokens(text: &str) -> Vec<String> {
     text.split_whitespace().map(String::from).collect()
 }
 
+/// How often each n-gram stands in a text.
 type Counts<'a> = HashMap<&'a [String], usize>;
 
 fn counts(tokens: &[String]) -> Counts<'_> {
@@ -103,6 +104,7 @@ pub fn of_each_other(texts: &[Vec<String>]) -> Option<f64> {
     Some(total / texts.len() as f64)
 }
 
+/// BLEU of a text from the counts of its n-grams, the largest counts in the references, and their lengths.
 fn of_counts(
     length: usize,
     counts: &Counts<'_>,
@@ -159,8 +161,8 @@ mod tests {
                 (0..3).filter(|&j| j != i).map(|j| &texts[j][..]).collect();
             sum += sentence(&texts[i], &others);
         }
-        let own = of_each_other(&texts).unwrap_or(f64::NAN);
-        assert!((own - sum / 3.0).abs() < 1e-9, "{own}");
+        let mean = of_each_other(&texts).unwrap_or(f64::NAN);
+        assert!((mean - sum / 3.0).abs() < 1e-9, "{mean}");
         assert_eq!(of_each_other(&texts[..1]), None);
     }
 }

@@ -1,3 +1,5 @@
+//! How diverse responses are, and how repetitive each is.
+
 use std::collections::HashSet;
 
 use unicode_segmentation::UnicodeSegmentation;

@@ -1,4 +1,11 @@
 //! What responses are like, whatever they are worth: how diverse, how repetitive.
+//!
+//! ```
+//! use eval::metrics::bleu;
+//! let [response, reference] = ["the cat sat", "the cat sat down"].map(bleu::tokens);
+//! let score = bleu::sentence(&response, &[&reference]);
+//! assert!(score > 50.0 && score < 100.0);
+//! ```
 
 pub mod bleu;
 mod diversity;

@@ -79,8 +79,8 @@ impl Plot for CurvePlot {
             let y = (14 + 18 * row as i32) * scale as i32;
             let x = 76 * scale as i32;
             draw_mark(&legend, *i, (x, y), 5 * scale)?;
-            let place = (x + 12 * scale as i32, y);
-            legend.draw(&Text::new(name.clone(), place, text(12, scale, HPos::Left)))?;
+            let at = (x + 12 * scale as i32, y);
+            legend.draw(&Text::new(name.clone(), at, text(12, scale, HPos::Left)))?;
         }
         Ok(())
     }

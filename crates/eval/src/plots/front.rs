@@ -81,8 +81,8 @@ impl Plot for FrontPlot {
             .draw()?;
         for (i, (_, points)) in self.fronts.iter().enumerate() {
             let above = |p: &&[f64; 2]| inside(p) && p[0] > corner[0] && p[1] > corner[1];
-            let own: Vec<Vec<f64>> = points.iter().filter(above).map(|p| p.to_vec()).collect();
-            let mut best: Vec<&Vec<f64>> = pareto(&own).into_iter().map(|i| &own[i]).collect();
+            let kept: Vec<Vec<f64>> = points.iter().filter(above).map(|p| p.to_vec()).collect();
+            let mut best: Vec<&Vec<f64>> = pareto(&kept).into_iter().map(|i| &kept[i]).collect();
             best.sort_by(|a, b| a[0].total_cmp(&b[0]));
             if let (Some(first), Some(last)) = (best.first(), best.last()) {
                 let mut outline = vec![(corner[0], corner[1]), (corner[0], first[1])];
@@ -107,8 +107,8 @@ impl Plot for FrontPlot {
         for (i, (name, _)) in self.fronts.iter().enumerate() {
             let y = (40 + LINE as usize * i) as i32 * scale as i32;
             draw_mark(&legend, i, (10 * scale as i32, y), 5 * scale)?;
-            let place = (22 * scale as i32, y);
-            legend.draw(&Text::new(name.clone(), place, text(12, scale, HPos::Left)))?;
+            let at = (22 * scale as i32, y);
+            legend.draw(&Text::new(name.clone(), at, text(12, scale, HPos::Left)))?;
         }
         Ok(())
     }

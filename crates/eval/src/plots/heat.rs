@@ -70,15 +70,15 @@ impl Plot for HeatPlot {
         };
         for (column, name) in self.columns.iter().enumerate() {
             let x = left + CELL.0 * column as u32 + CELL.0 / 2;
-            let place = (pixel(x), pixel(top - 8));
-            area.draw(&Text::new(name.clone(), place, upright.clone()))?;
+            let at = (pixel(x), pixel(top - 8));
+            area.draw(&Text::new(name.clone(), at, upright.clone()))?;
         }
         let reach = self.reach();
         for (row, name) in self.rows.iter().enumerate() {
             let y = top + CELL.1 * row as u32;
-            let place = (pixel(left - 8), pixel(y + CELL.1 / 2));
+            let at = (pixel(left - 8), pixel(y + CELL.1 / 2));
             let style = text(12, scale, HPos::Right);
-            area.draw(&Text::new(name.clone(), place, style))?;
+            area.draw(&Text::new(name.clone(), at, style))?;
             for column in 0..self.columns.len() {
                 let value = self.values[row * self.columns.len() + column];
                 let Some(value) = value.filter(|v| drawable(*v)) else {
@@ -95,8 +95,8 @@ impl Plot for HeatPlot {
                 if t.abs() > 0.7 {
                     style = style.color(&WHITE);
                 }
-                let place = (pixel(x + CELL.0 / 2), pixel(y + CELL.1 / 2));
-                area.draw(&Text::new(format!("{value:.2}"), place, style))?;
+                let at = (pixel(x + CELL.0 / 2), pixel(y + CELL.1 / 2));
+                area.draw(&Text::new(format!("{value:.2}"), at, style))?;
             }
         }
         Ok(())

@@ -1,5 +1,18 @@
 //! Plots, one file each. A plot is data that can draw itself on any backend; [`save`] makes the SVG
 //! and the PNG.
+//!
+//! ```
+//! use eval::plots::{HeatPlot, svg};
+//! let wins = HeatPlot {
+//!     title: "wins".into(),
+//!     rows: vec!["pcm".into()],
+//!     columns: vec!["uniform".into()],
+//!     values: vec![Some(0.75)],
+//!     middle: 0.5,
+//! };
+//! assert!(svg(&wins)?.contains("0.75"));
+//! # Ok::<(), eval::Error>(())
+//! ```
 
 mod curves;
 mod front;
@@ -26,6 +39,8 @@ pub use scatter::ScatterPlot;
 pub use utility::UtilityPlot;
 pub use weights::WeightPlot;
 
+pub use crate::colours::COLOURS;
+
 use crate::statistics::Estimate;
 use crate::{Error, Result, write_atomic};
 
@@ -47,21 +62,10 @@ pub trait Plot {
         B::ErrorType: 'static;
 }
 
-/// Colours that stay apart for colour-blind readers (Okabe and Ito), in order of use.
-pub const COLOURS: [RGBColor; 8] = [
-    RGBColor(0, 114, 178),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-    RGBColor(213, 94, 0),
-    RGBColor(120, 110, 20),
-    RGBColor(90, 90, 90),
-];
-
 /// The colour of the `i`-th strategy or expert.
 pub fn colour(i: usize) -> RGBColor {
-    COLOURS[i % COLOURS.len()]
+    let [r, g, b] = COLOURS[i % COLOURS.len()];
+    RGBColor(r, g, b)
 }
 
 /// Corners of the mark of the `i`-th strategy or expert around the origin, in pixels: shapes stay apart where colours
@@ -87,11 +91,11 @@ fn mark(i: usize, radius: u32) -> Vec<(i32, i32)> {
     }
 }
 
-/// The same on a drawing area.
+/// The mark of the `i`-th strategy or expert on a drawing area, around `centre`.
 fn draw_mark<B>(
     area: &DrawingArea<B, Shift>,
     i: usize,
-    place: (i32, i32),
+    centre: (i32, i32),
     radius: u32,
 ) -> Result<(), Failure>
 where
@@ -99,7 +103,7 @@ where
     B::ErrorType: 'static,
 {
     let corners = mark(i, radius).into_iter();
-    let corners: Vec<(i32, i32)> = corners.map(|(x, y)| (place.0 + x, place.1 + y)).collect();
+    let corners: Vec<(i32, i32)> = corners.map(|(x, y)| (centre.0 + x, centre.1 + y)).collect();
     Ok(area.draw(&Polygon::new(corners, colour(i).filled()))?)
 }
 
@@ -177,7 +181,7 @@ pub fn save(folder: &Path, name: &str, plot: &impl Plot) -> Result<String> {
             .and_then(|()| area.present().map_err(Failure::from))
             .map_err(|e| failed(&path, e))?;
     }
-    std::fs::rename(&beside, &path).map_err(|source| Error::Io { path, source })?;
+    std::fs::rename(&beside, &path).map_err(Error::io(&path))?;
     Ok(svg)
 }
 
@@ -273,12 +277,8 @@ impl DotPanel<'_> {
             if self.left > 12 {
                 let (x, y) = chart.backend_coord(&(self.range.start, y));
                 let (left, top) = area.get_base_pixel();
-                let place = (x - left - 8 * scale as i32, y - top);
-                area.draw(&Text::new(
-                    label.clone(),
-                    place,
-                    text(12, scale, HPos::Right),
-                ))?;
+                let at = (x - left - 8 * scale as i32, y - top);
+                area.draw(&Text::new(label.clone(), at, text(12, scale, HPos::Right)))?;
             }
         }
         Ok(())

@@ -121,8 +121,8 @@ impl Plot for RadarPlot {
             let line = vec![pixel((left, y)), pixel((left + 16.0, y))];
             area.draw(&PathElement::new(line, colour(*i).stroke_width(2 * scale)))?;
             draw_mark(area, *i, pixel((left + 8.0, y)), 5 * scale)?;
-            let place = pixel((left + 22.0, y));
-            area.draw(&Text::new(name.clone(), place, text(12, scale, HPos::Left)))?;
+            let at = pixel((left + 22.0, y));
+            area.draw(&Text::new(name.clone(), at, text(12, scale, HPos::Left)))?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::{FAINT, Failure, INK, Plot, colour, drawn, label_width, range, text};
 use crate::Result;
 use crate::statistics::Estimate;
 
-/// Named points.
+/// Points with a name and intervals in both coordinates.
 #[derive(Debug, Clone)]
 pub struct ScatterPlot {
     /// What it shows.
@@ -86,8 +86,8 @@ impl Plot for ScatterPlot {
         for (i, (name, ..)) in self.points.iter().enumerate() {
             let y = (40 + LINE as usize * i) as i32 * scale as i32;
             number(&legend, (10 * scale as i32, y), i, scale)?;
-            let place = (24 * scale as i32, y);
-            legend.draw(&Text::new(name.clone(), place, text(12, scale, HPos::Left)))?;
+            let at = (24 * scale as i32, y);
+            legend.draw(&Text::new(name.clone(), at, text(12, scale, HPos::Left)))?;
         }
         Ok(())
     }

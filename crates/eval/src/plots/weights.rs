@@ -14,7 +14,7 @@ pub struct WeightPlot {
     pub title: String,
     /// Names of the experts.
     pub experts: Vec<String>,
-    /// Their places in the order of colours.
+    /// Their indices in the order of colours.
     pub places: Vec<usize>,
     /// `[tokens, experts]`, row-major, from 0 on; the axis ends at 1 or where the largest row does.
     pub weights: Vec<f32>,
@@ -27,16 +27,16 @@ impl WeightPlot {
     /// Where each expert stands in the legend, in as many rows as there must be.
     fn legend(&self) -> Vec<(i32, i32)> {
         let (mut x, mut y) = (50, 8);
-        let place = |name: &String| {
+        let corner = |name: &String| {
             let wide = 34 + 8 * name.chars().count() as i32;
             if x > 50 && x + wide > WIDTH as i32 {
                 (x, y) = (50, y + 18);
             }
-            let place = (x, y);
+            let corner = (x, y);
             x += wide;
-            place
+            corner
         };
-        self.experts.iter().map(place).collect()
+        self.experts.iter().map(corner).collect()
     }
 }
 
@@ -96,8 +96,8 @@ impl Plot for WeightPlot {
             let pixel = |v: i32| v * scale as i32;
             let square = [(pixel(x), pixel(y)), (pixel(x + 12), pixel(y + 12))];
             legend.draw(&Rectangle::new(square, colour(*expert).mix(0.85).filled()))?;
-            let place = (pixel(x + 17), pixel(y + 6));
-            legend.draw(&Text::new(name.clone(), place, text(12, scale, HPos::Left)))?;
+            let at = (pixel(x + 17), pixel(y + 6));
+            legend.draw(&Text::new(name.clone(), at, text(12, scale, HPos::Left)))?;
         }
         Ok(())
     }

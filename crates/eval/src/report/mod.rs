@@ -1,4 +1,23 @@
 //! The report: one HTML file that needs no other and no network.
+//!
+//! ```
+//! use eval::report::Report;
+//! let report = Report {
+//!     title: "quickstart",
+//!     facts: &[("model".into(), "SmolLM2-135M-Instruct".into())],
+//!     warnings: vec![],
+//!     tables: vec![],
+//!     plots: vec![],
+//!     strategies: &[],
+//!     preferences: &[],
+//!     experts: &[],
+//!     samples: vec![],
+//!     config: "(name: \"quickstart\")",
+//!     manifest: "{}",
+//! };
+//! assert!(report.html()?.starts_with("<!doctype html>"));
+//! # Ok::<(), eval::Error>(())
+//! ```
 
 mod samples;
 
@@ -7,8 +26,9 @@ use std::fmt::Write as _;
 use polars::prelude::DataFrame;
 
 use crate::Result;
+use crate::escape::escape_html;
 use crate::rows::{GenerationRow, ScoreRow};
-use crate::table::{escape_html, html};
+use crate::table::html;
 
 /// What a report shows, in this order.
 #[derive(Debug)]
@@ -23,9 +43,9 @@ pub struct Report<'a> {
     pub tables: Vec<(&'a str, String, &'a DataFrame)>,
     /// Plots as SVG, with what they show.
     pub plots: Vec<(String, String)>,
-    /// Strategies and preferences in the order of the browser.
+    /// Strategies in the order of the browser.
     pub strategies: &'a [String],
-    /// The same.
+    /// Preferences in the order of the browser.
     pub preferences: &'a [String],
     /// Every expert of the responses, in the order of colours.
     pub experts: &'a [String],
@@ -42,7 +62,7 @@ impl Report<'_> {
     /// The report as an HTML document.
     ///
     /// # Errors
-    /// What polars reports of a table.
+    /// [`crate::Error::Table`].
     pub fn html(&self) -> Result<String> {
         let title = escape_html(self.title);
         let mut out = format!(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::plots::COLOURS;
+use crate::colours::COLOURS;
 use crate::rows::{GenerationRow, ScoreRow};
 
 /// Tokens that the browser holds at most: about three megabytes (ours).
@@ -29,7 +29,7 @@ pub(super) struct Question<'a> {
 
 #[derive(Debug, Serialize)]
 struct Item<'a> {
-    /// Strategy, prompt and preference by their places, and the number of the sample.
+    /// Indices of strategy, prompt and preference, and the number of the sample.
     s: usize,
     p: usize,
     f: usize,
@@ -42,7 +42,7 @@ struct Item<'a> {
     k: &'a [String],
     l: Vec<f64>,
     g: Vec<f64>,
-    /// Experts by their places, and their weights in hundredths; gates may be below 0 or above 1.
+    /// Indices of the experts, and their weights in hundredths; gates may be below 0 or above 1.
     x: Vec<usize>,
     w: Vec<i32>,
 }
@@ -60,6 +60,7 @@ pub(super) fn prompts<'a>(samples: &Samples<'a>) -> Vec<&'a str> {
     prompts
 }
 
+/// What the browser shows of the samples: as many prompts as fit, the first ones.
 pub(super) fn data<'a>(
     strategies: &'a [String],
     preferences: &'a [String],
@@ -69,10 +70,10 @@ pub(super) fn data<'a>(
     let mut tokens = 0;
     let mut prompts = prompts(samples);
     let fits = |prompt: &&&str| {
-        let own = samples
+        let responses = samples
             .iter()
             .filter(|(r, _)| r.identity.prompt == ***prompt);
-        tokens += own.map(|(r, _)| r.tokens.len()).sum::<usize>();
+        tokens += responses.map(|(r, _)| r.tokens.len()).sum::<usize>();
         tokens <= TOKENS
     };
     // One is shown in any case.
@@ -86,7 +87,7 @@ pub(super) fn data<'a>(
         experts,
         colours: COLOURS
             .iter()
-            .map(|c| format!("{},{},{}", c.0, c.1, c.2))
+            .map(|[r, g, b]| format!("{r},{g},{b}"))
             .collect(),
         items: Vec::new(),
     };
@@ -95,9 +96,11 @@ pub(super) fn data<'a>(
         let Some(p) = prompts.iter().position(|p| *p == i.prompt) else {
             continue;
         };
-        let place = |all: &[String], name: &str| all.iter().position(|n| n == name);
-        let places = place(strategies, &i.strategy).zip(place(preferences, &i.preference));
-        let Some((s, f)) = places else { continue };
+        let index = |all: &[String], name: &str| all.iter().position(|n| n == name);
+        let strategy = index(strategies, &i.strategy);
+        let Some((s, f)) = strategy.zip(index(preferences, &i.preference)) else {
+            continue;
+        };
         if p == data.prompts.len() {
             data.prompts.push(Question {
                 id: &i.prompt,
@@ -107,39 +110,51 @@ pub(super) fn data<'a>(
         if !data.samples.contains(&i.sample) {
             data.samples.push(i.sample);
         }
-        let own = row.experts.iter();
-        let x = own.filter_map(|e| experts.iter().position(|n| n == e));
-        let x = x.collect();
-        data.items.push(Item {
-            s,
-            p,
-            f,
-            n: i.sample,
-            u: round(score.utility, 4),
-            d: score
-                .dimensions
-                .iter()
-                .map(|(d, s)| (d.as_str(), round(s.reward, 3)))
-                .collect(),
-            e: row.ended,
-            k: &row.pieces,
-            l: row
-                .log_probs
-                .iter()
-                .map(|v| round(f64::from(*v), 2))
-                .collect(),
-            g: row.kl.iter().map(|v| round(f64::from(*v), 3)).collect(),
-            x,
-            w: row
-                .weights
-                .iter()
-                .map(|w| (w * 100.0).round() as i32)
-                .collect(),
-        });
+        data.items.push(item([s, p, f], row, score, experts));
     }
     data
 }
 
+/// A response for the browser; `indices` are those of its strategy, prompt and preference.
+fn item<'a>(
+    indices: [usize; 3],
+    row: &'a GenerationRow,
+    score: &'a ScoreRow,
+    experts: &[String],
+) -> Item<'a> {
+    let [s, p, f] = indices;
+    let ran = row.experts.iter();
+    Item {
+        s,
+        p,
+        f,
+        n: row.identity.sample,
+        u: round(score.utility, 4),
+        d: score
+            .dimensions
+            .iter()
+            .map(|(d, s)| (d.as_str(), round(s.reward, 3)))
+            .collect(),
+        e: row.ended,
+        k: &row.pieces,
+        l: row
+            .log_probs
+            .iter()
+            .map(|v| round(f64::from(*v), 2))
+            .collect(),
+        g: row.kl.iter().map(|v| round(f64::from(*v), 3)).collect(),
+        x: ran
+            .filter_map(|e| experts.iter().position(|n| n == e))
+            .collect(),
+        w: row
+            .weights
+            .iter()
+            .map(|w| (w * 100.0).round() as i32)
+            .collect(),
+    }
+}
+
+/// A number to so many digits after the point.
 fn round(value: f64, digits: i32) -> f64 {
     let unit = 10f64.powi(digits);
     (value * unit).round() / unit

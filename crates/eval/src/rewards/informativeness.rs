@@ -6,18 +6,33 @@
 //! hundredth.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use lm::chat::Prompt;
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::{Normaliser, Reward};
+use super::{Definition, Normaliser, Reward, Scorer};
 use crate::Result;
 
 static STOP_WORDS: LazyLock<HashSet<&'static str>> =
     LazyLock::new(|| stop_words::get("en").iter().copied().collect());
 
 pub(super) struct Informativeness;
+
+impl Definition for Informativeness {
+    fn open(&self) -> Result<Box<dyn Reward>> {
+        Ok(Box::new(Informativeness))
+    }
+
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn with_models(&self, _change: &mut dyn FnMut(&Path) -> PathBuf) -> Scorer {
+        Scorer::Informativeness
+    }
+}
 
 /// The distinct words of a text that are no stop words, in lower case.
 pub(super) fn content_words(text: &str) -> HashSet<String> {

@@ -1,5 +1,20 @@
 //! Rewards: how much of a dimension a response has. One file each, and a variant of [`Scorer`].
+//!
+//! A new reward is a file with a type that implements [`Reward`] and `Definition`, and in this file its `mod` line, a
+//! documented variant of [`Scorer`], and its line in `Scorer::definition`.
+//!
+//! ```
+//! use eval::rewards::Scorer;
+//! use lm::chat::Prompt;
+//! let reward = Scorer::Readability.open()?;
+//! let prompt = Prompt::Raw("Why is the sky blue?".into());
+//! let plain = reward.score(&prompt, "Blue light is bent the most. So we see it all over.")?;
+//! let learned = reward.score(&prompt, "Atmospheric scattering preferentially redistributes shorter wavelengths.")?;
+//! assert!(learned > plain);
+//! # Ok::<(), eval::Error>(())
+//! ```
 
+mod complete_sentences;
 mod informativeness;
 mod model;
 mod readability;
@@ -7,7 +22,6 @@ mod reader;
 mod shaped;
 mod style;
 mod sum;
-mod whole;
 
 use std::path::{Path, PathBuf};
 
@@ -57,21 +71,56 @@ impl Normaliser {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// A standard deviation that is none.
+    /// [`Error::Parameter`] for a mean or standard deviation that is none.
     pub fn validate(self) -> Result<()> {
-        if self.sd > 0.0 && self.sd.is_finite() && self.mean.is_finite() {
-            return Ok(());
+        for (name, value, good, expected) in [
+            (
+                "normaliser: mean",
+                self.mean,
+                self.mean.is_finite(),
+                "finite",
+            ),
+            (
+                "normaliser: sd",
+                self.sd,
+                self.sd > 0.0 && self.sd.is_finite(),
+                "a number above 0",
+            ),
+        ] {
+            if !good {
+                return Err(Error::Parameter {
+                    name,
+                    value,
+                    expected,
+                });
+            }
         }
-        let Self { mean, sd } = self;
-        Err(Error::Argument(format!(
-            "normaliser: mean {mean} and sd {sd} must be numbers, sd above 0"
-        )))
+        Ok(())
     }
 
     /// A score in standard deviations of the base's responses.
     pub fn apply(&self, score: f64) -> f64 {
         (score - self.mean) / self.sd
     }
+}
+
+/// What a config says of a reward. Every method is required, so that no new reward forgets one.
+trait Definition {
+    /// Opens the reward.
+    ///
+    /// # Errors
+    /// A reward model that cannot be opened.
+    fn open(&self) -> Result<Box<dyn Reward>>;
+
+    /// Checks numbers, and that the named reward models are there.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn validate(&self) -> Result<()>;
+
+    /// The same scorer over other folders of reward models: `change` is asked for each, in order, those of nested
+    /// scorers among them.
+    fn with_models(&self, change: &mut dyn FnMut(&Path) -> PathBuf) -> Scorer;
 }
 
 /// The rewards that configs can name.
@@ -87,24 +136,29 @@ pub enum Scorer {
     Model(PathBuf),
     /// Several of them, weighted.
     Sum(Vec<Term>),
-    /// Another one, of responses up to their last whole sentence.
-    Whole(Box<Scorer>),
+    /// Another one, of responses up to the end of their last complete sentence.
+    #[serde(alias = "Whole")]
+    CompleteSentences(Box<Scorer>),
 }
 
 impl Scorer {
+    fn definition(&self) -> Box<dyn Definition + '_> {
+        match self {
+            Self::Readability => Box::new(readability::Readability),
+            Self::Informativeness => Box::new(informativeness::Informativeness),
+            Self::Style => Box::new(style::Style),
+            Self::Model(folder) => Box::new(model::Folder(folder)),
+            Self::Sum(terms) => Box::new(sum::Terms(terms)),
+            Self::CompleteSentences(scorer) => Box::new(complete_sentences::Of(scorer)),
+        }
+    }
+
     /// The reward behind the name.
     ///
     /// # Errors
     /// A reward model that cannot be opened.
     pub fn open(&self) -> Result<Box<dyn Reward>> {
-        Ok(match self {
-            Self::Readability => Box::new(readability::Readability),
-            Self::Informativeness => Box::new(informativeness::Informativeness),
-            Self::Style => Box::new(style::Style::new()),
-            Self::Model(folder) => Box::new(RewardModel::load(folder)?),
-            Self::Sum(terms) => Box::new(sum::Sum::open(terms)?),
-            Self::Whole(scorer) => Box::new(whole::Whole(scorer.open()?)),
-        })
+        self.definition().open()
     }
 
     /// Checks its numbers, and that the reward models that it names are there.
@@ -112,50 +166,28 @@ impl Scorer {
     /// # Errors
     /// What is wrong.
     pub fn validate(&self) -> Result<()> {
-        match self {
-            Self::Model(folder) => {
-                let card = folder.join("reward.json");
-                if card.is_file() {
-                    return Ok(());
-                }
-                Err(Error::Argument(format!(
-                    "{} is not there; a reward model is a folder that a training with a recipe Reward writes",
-                    card.display()
-                )))
-            }
-            Self::Sum(terms) => sum::check(terms),
-            Self::Whole(scorer) => scorer.validate(),
-            _ => Ok(()),
-        }
+        self.definition().validate()
     }
 
-    /// Folders of the trained reward models in it.
-    pub fn models(&self) -> Vec<&Path> {
-        match self {
-            Self::Model(folder) => vec![folder],
-            Self::Sum(terms) => terms.iter().flat_map(|t| t.scorer.models()).collect(),
-            Self::Whole(scorer) => scorer.models(),
-            _ => Vec::new(),
-        }
+    /// Folders of the trained reward models in it, those of nested scorers among them.
+    pub fn models(&self) -> Vec<PathBuf> {
+        self.clone().take_models()
     }
 
-    /// The same, to be changed.
-    pub fn models_mut(&mut self) -> Vec<&mut PathBuf> {
-        match self {
-            Self::Model(folder) => vec![folder],
-            Self::Sum(terms) => {
-                let each = terms.iter_mut().flat_map(|t| t.scorer.models_mut());
-                each.collect()
-            }
-            Self::Whole(scorer) => scorer.models_mut(),
-            _ => Vec::new(),
-        }
+    /// [`Self::models`]; their places are left empty.
+    pub fn take_models(&mut self) -> Vec<PathBuf> {
+        let mut folders = Vec::new();
+        let taken = self.definition().with_models(&mut |folder| {
+            folders.push(folder.to_path_buf());
+            PathBuf::new()
+        });
+        *self = taken;
+        folders
     }
 
     /// Takes the paths that it names as relative to `folder`.
     pub fn resolve(&mut self, folder: &Path) {
-        for path in self.models_mut() {
-            *path = folder.join(&*path);
-        }
+        let resolved = self.definition().with_models(&mut |path| folder.join(path));
+        *self = resolved;
     }
 }

@@ -22,7 +22,8 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::reader::Reader;
-use super::{Normaliser, Reward};
+use super::{Definition, Normaliser, Reward, Scorer};
+use crate::error::{above_zero, from_zero_on};
 use crate::{Error, Result, write_atomic};
 
 /// Two responses to a prompt, the first preferred.
@@ -32,7 +33,7 @@ pub struct PreferencePair {
     pub prompt: String,
     /// The better response.
     pub chosen: String,
-    /// The other.
+    /// The response that it was preferred to.
     pub rejected: String,
 }
 
@@ -74,19 +75,24 @@ impl RewardModelConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(&self) -> Result<(), String> {
+    /// [`Error::Parameter`], and [`Error::Tuning`] for the settings of adapter and steps.
+    pub fn validate(&self) -> Result<()> {
         if !(0.0..1.0).contains(&self.held_out) {
-            return Err(format!("held_out is {}, not in [0, 1)", self.held_out));
+            return Err(Error::Parameter {
+                name: "held_out",
+                value: self.held_out,
+                expected: "in [0, 1)",
+            });
         }
-        if !(self.ridge >= 0.0 && self.ridge.is_finite()) || self.steps == 0 || self.minibatch == 0
-        {
-            return Err("ridge is a number from 0 on, steps and minibatch are at least 1".into());
+        from_zero_on("ridge", self.ridge)?;
+        for (name, count) in [("steps", self.steps), ("minibatch", self.minibatch as u64)] {
+            above_zero(name, count as f64)?;
         }
         if let Some(lora) = &self.lora {
-            lora.validate()?;
+            lora.validate().map_err(|e| Error::Tuning(e.to_string()))?;
         }
-        self.optimisation.validate()
+        let optimisation = self.optimisation.validate();
+        optimisation.map_err(|e| Error::Tuning(e.to_string()))
     }
 }
 
@@ -117,6 +123,27 @@ pub struct Card {
     pub held_out: HeldOut,
 }
 
+/// The folder of a trained reward.
+pub(super) struct Folder<'a>(pub(super) &'a Path);
+
+impl Definition for Folder<'_> {
+    fn open(&self) -> Result<Box<dyn Reward>> {
+        Ok(Box::new(RewardModel::load(self.0)?))
+    }
+
+    fn validate(&self) -> Result<()> {
+        let card = self.0.join("reward.json");
+        if card.is_file() {
+            return Ok(());
+        }
+        Err(Error::NoRewardModel { card })
+    }
+
+    fn with_models(&self, change: &mut dyn FnMut(&Path) -> PathBuf) -> Scorer {
+        Scorer::Model(change(self.0))
+    }
+}
+
 /// A trained reward, ready to score.
 pub struct RewardModel {
     reader: Arc<Reader>,
@@ -125,6 +152,7 @@ pub struct RewardModel {
     card: Card,
 }
 
+/// Inner product in double precision.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter()
         .zip(b)
@@ -144,7 +172,7 @@ impl RewardModel {
         seed: u64,
         mut progress: impl FnMut(&str),
     ) -> Result<Self> {
-        config.validate().map_err(Error::Argument)?;
+        config.validate()?;
         let reader = Reader::shared(&resolve(base)?)?;
         let sequences = |pair: &PreferencePair| -> Result<Item> {
             let prompt = Prompt::Chat(vec![lm::chat::Message::user(&pair.prompt)]);
@@ -155,10 +183,8 @@ impl RewardModel {
         let order = permutation(items.len(), &[&seed.to_le_bytes(), b"held out"]);
         let kept = (items.len() as f64 * config.held_out).round() as usize;
         if items.len() < kept + 2 {
-            let n = items.len();
-            return Err(Error::Argument(format!(
-                "{n} pairs are too few to fit a reward to"
-            )));
+            let pairs = items.len();
+            return Err(Error::TooFewPairs { pairs });
         }
         let (test, train) = order.split_at(kept);
         let pick = |indices: &[usize]| -> Vec<Item> {
@@ -175,9 +201,9 @@ impl RewardModel {
         if let Some(shape) = &config.lora {
             progress("training the adapter");
             let fresh = LoraParameters::new(shape, reader.decoder.config(), seed);
-            let mut own = fresh.map_err(Error::Argument)?;
-            tune(&reader, &mut own, &mut head, &train, config, seed)?;
-            lora = Some(own);
+            let mut parameters = fresh.map_err(|e| Error::Tuning(e.to_string()))?;
+            tune(&reader, &mut parameters, &mut head, &train, config, seed)?;
+            lora = Some(parameters);
         }
         progress("measuring");
         let scores = |items: &[Item]| -> Result<Vec<f64>> {
@@ -223,7 +249,7 @@ impl RewardModel {
     /// # Errors
     /// When it cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let failed = |path: &Path, e: &dyn std::fmt::Display| Error::table(path, e.to_string());
+        let failed = |path: &Path, e: &dyn std::fmt::Display| Error::reward_model(path, e);
         std::fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
         let path = folder.join("head.safetensors");
         let bytes: Vec<u8> = self.head.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -251,7 +277,7 @@ impl RewardModel {
     /// Missing or damaged files, or a base that cannot be read.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("reward.json");
-        let failed = |path: &Path, e: &dyn std::fmt::Display| Error::table(path, e.to_string());
+        let failed = |path: &Path, e: &dyn std::fmt::Display| Error::reward_model(path, e);
         let text = std::fs::read_to_string(&path).map_err(|e| failed(&path, &e))?;
         let card: Card = serde_json::from_str(&text).map_err(|e| failed(&path, &e))?;
         let normaliser = card.normaliser.validate();
@@ -279,9 +305,10 @@ impl RewardModel {
         let mut lora = None;
         if adapter.is_dir() {
             let adapter = Adapter::load(&adapter, config)?;
-            let shape = LoraParameters::shape_of(&adapter).map_err(Error::Argument)?;
-            let own = LoraParameters::from_adapter(&adapter, &shape, config);
-            lora = Some(own.map_err(Error::Argument)?);
+            let refused = |e: &dyn std::fmt::Display| Error::Tuning(e.to_string());
+            let shape = LoraParameters::shape_of(&adapter).map_err(|e| refused(&e))?;
+            let parameters = LoraParameters::from_adapter(&adapter, &shape, config);
+            lora = Some(parameters.map_err(|e| refused(&e))?);
         }
         Ok(Self {
             reader,
@@ -321,6 +348,7 @@ impl Reward for RewardModel {
     }
 }
 
+/// The path of a base model, by its registered name or path.
 fn resolve(base: &str) -> Result<PathBuf> {
     Ok(Registry::load()?.resolve(base, &mut |_, _, _| ())?)
 }

@@ -5,12 +5,28 @@
 //! Kept between 0 and 24: a list without full stops is one endless sentence to the formula, and must
 //! not outweigh all else.
 
+use std::path::{Path, PathBuf};
+
 use lm::chat::Prompt;
 
-use super::{Normaliser, Reward};
+use super::{Definition, Normaliser, Reward, Scorer};
 use crate::Result;
 
 pub(super) struct Readability;
+
+impl Definition for Readability {
+    fn open(&self) -> Result<Box<dyn Reward>> {
+        Ok(Box::new(Readability))
+    }
+
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn with_models(&self, _change: &mut dyn FnMut(&Path) -> PathBuf) -> Scorer {
+        Scorer::Readability
+    }
+}
 
 impl Reward for Readability {
     fn score(&self, _prompt: &Prompt, response: &str) -> Result<f64> {

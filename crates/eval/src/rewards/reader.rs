@@ -36,8 +36,8 @@ impl Reader {
     pub(super) fn shared(model: &Path) -> Result<Arc<Self>> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|(_, reader)| reader.strong_count() > 0);
-        let known = open.iter().find(|(path, _)| path == model);
-        if let Some(reader) = known.and_then(|(_, reader)| reader.upgrade()) {
+        let in_use = open.iter().find(|(path, _)| path == model);
+        if let Some(reader) = in_use.and_then(|(_, reader)| reader.upgrade()) {
             return Ok(reader);
         }
         let reader = Arc::new(Self::open(model)?);
@@ -48,9 +48,8 @@ impl Reader {
     fn open(model: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(model)?;
         let end = checkpoint.end_tokens().first().copied();
-        let end = end.ok_or_else(|| {
-            let name = model.display();
-            Error::Argument(format!("{name} names no token that ends a response"))
+        let end = end.ok_or_else(|| Error::NoEndToken {
+            model: model.into(),
         })?;
         Ok(Self {
             decoder: TuningDecoder::load(&checkpoint, Weights::Bf16)?,
@@ -99,7 +98,7 @@ impl Reader {
             read.retain(|tokens, _| sequences.iter().any(|s| &s.tokens == tokens));
         }
         read.extend(missing.into_iter().map(|s| s.tokens).zip(states));
-        let each = sequences.iter().map(|s| read[&s.tokens].clone());
-        Ok(each.collect())
+        let states = sequences.iter().map(|s| read[&s.tokens].clone());
+        Ok(states.collect())
     }
 }

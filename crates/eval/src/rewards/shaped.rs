@@ -18,6 +18,7 @@ use unicode_segmentation::UnicodeSegmentation;
 use super::informativeness::content_words;
 use super::sum::{Sum, Term, check};
 use super::{Reward, Scorer};
+use crate::error::from_zero_on;
 use crate::{Error, Result};
 
 /// What a training rewards.
@@ -83,22 +84,23 @@ impl ShapedReward {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// No term, or numbers that make no sense.
+    /// [`Error::NoTerms`] and [`Error::Term`], [`Error::Parameter`] for a penalty below 0, [`Error::EmptyRange`].
     pub fn validate(&self) -> Result<()> {
-        let fail = |message: String| Err(Error::Argument(message));
         check(&self.terms)?;
         let p = &self.penalties;
-        let all = [p.repetition, p.exclamation, p.irrelevance, p.length];
-        if all.iter().any(|v| !(*v >= 0.0 && v.is_finite())) {
-            return fail("penalties are numbers from 0 on".into());
-        }
-        if p.words.0 > p.words.1 {
-            return fail(format!("words: ({}, {}) is empty", p.words.0, p.words.1));
+        from_zero_on("penalties: repetition", p.repetition)?;
+        from_zero_on("penalties: exclamation", p.exclamation)?;
+        from_zero_on("penalties: irrelevance", p.irrelevance)?;
+        from_zero_on("penalties: length", p.length)?;
+        let Words(low, high) = p.words;
+        if low > high {
+            let name = "words";
+            return Err(Error::EmptyRange { name, low, high });
         }
         Ok(())
     }
 
-    /// The scorers.
+    /// The scorers of its terms.
     pub fn scorers(&self) -> impl Iterator<Item = &Scorer> {
         self.terms.iter().map(|term| &term.scorer)
     }
@@ -142,10 +144,10 @@ impl Shaped {
         let beyond = (f64::from(fewest) / words).max(words / f64::from(most.max(1)));
         let asked = content_words(prompt.question());
         let said = content_words(response);
-        let found = asked.iter().filter(|w| said.contains(*w)).count() as f64;
+        let named = asked.iter().filter(|w| said.contains(*w)).count() as f64;
         let relevant = match asked.len() {
             0 => 1.0,
-            n => (2.0 * found / n as f64).min(1.0),
+            n => (2.0 * named / n as f64).min(1.0),
         };
         p.repetition * repeated_trigrams(response)
             + p.exclamation * (marks - 0.5).max(0.0)

@@ -4,11 +4,13 @@
 //! `vader-sentimental`), in −1..1, plus the share of sentences with a polite word minus the share with
 //! a rude one. Sentences are averaged, so more of the same does not raise the score.
 
+use std::path::{Path, PathBuf};
+
 use lm::chat::Prompt;
 use unicode_segmentation::UnicodeSegmentation;
 use vader_sentimental::SentimentIntensityAnalyzer;
 
-use super::{Normaliser, Reward};
+use super::{Definition, Normaliser, Reward, Scorer};
 use crate::Result;
 
 /// Markers of politeness and warmth towards the reader (ours, after Danescu-Niculescu-Mizil et al.
@@ -52,12 +54,28 @@ const RUDE: [&str; 14] = [
     "figure it out",
 ];
 
-pub(super) struct Style {
+pub(super) struct Style;
+
+impl Definition for Style {
+    fn open(&self) -> Result<Box<dyn Reward>> {
+        Ok(Box::new(StyleReward::new()))
+    }
+
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn with_models(&self, _change: &mut dyn FnMut(&Path) -> PathBuf) -> Scorer {
+        Scorer::Style
+    }
+}
+
+struct StyleReward {
     sentiment: SentimentIntensityAnalyzer<'static>,
 }
 
-impl Style {
-    pub(super) fn new() -> Self {
+impl StyleReward {
+    fn new() -> Self {
         Self {
             sentiment: SentimentIntensityAnalyzer::new(),
         }
@@ -74,7 +92,7 @@ fn says(text: &str, marker: &str) -> bool {
     })
 }
 
-impl Reward for Style {
+impl Reward for StyleReward {
     fn score(&self, _prompt: &Prompt, response: &str) -> Result<f64> {
         let mut total = 0.0;
         let mut sentences = 0u32;
@@ -104,7 +122,7 @@ mod tests {
 
     #[test]
     fn warm_is_above_plain_is_above_rude() {
-        let style = Style::new();
+        let style = StyleReward::new();
         let score = |text: &str| style.score(&Prompt::Raw(String::new()), text).unwrap();
         let warm = score("Great question, thank you! I'm so happy to help. Enjoy your day!");
         let plain = score("Water boils at 100 degrees. The pressure matters.");

@@ -4,12 +4,14 @@
 //! r(x, y) = Σ_k w_k clip((s_k(y) − mean_k) / sd_k, ±cap_k)
 //! ```
 //!
-//! What one scorer alone would be gamed for, another does not pay.
+//! It is for trainings: a response that games one scorer gains nothing from the others.
+
+use std::path::{Path, PathBuf};
 
 use lm::chat::Prompt;
 use serde::{Deserialize, Serialize};
 
-use super::{Normaliser, Reward, Scorer};
+use super::{Definition, Normaliser, Reward, Scorer};
 use crate::{Error, Result};
 
 /// One scorer's part.
@@ -21,36 +23,55 @@ pub struct Term {
     /// Weight; negative where less is wanted.
     pub weight: f64,
     /// Standard deviations beyond which it pays no more. Default 2.5 (ours).
-    #[serde(default = "cap")]
+    #[serde(default = "default_cap")]
     pub cap: f64,
     /// Brings scores to unit variance. Default: the constants stored with the scorer.
     #[serde(default)]
     pub normaliser: Option<Normaliser>,
 }
 
-fn cap() -> f64 {
+fn default_cap() -> f64 {
     2.5
 }
 
 /// Checks terms: their numbers, and their scorers.
 ///
 /// # Errors
-/// No term, or what is wrong with one.
+/// [`Error::NoTerms`], [`Error::Term`], or what is wrong with a scorer.
 pub(super) fn check(terms: &[Term]) -> Result<()> {
     if terms.is_empty() {
-        return Err(Error::Argument("a reward without terms".into()));
+        return Err(Error::NoTerms);
     }
     for term in terms {
         if !(term.weight.is_finite() && term.weight != 0.0 && term.cap > 0.0) {
             let (weight, cap) = (term.weight, term.cap);
-            return Err(Error::Argument(format!(
-                "a term of weight {weight} and cap {cap}: the weight is not 0, the cap above 0"
-            )));
+            return Err(Error::Term { weight, cap });
         }
         term.normaliser.map_or(Ok(()), Normaliser::validate)?;
         term.scorer.validate()?;
     }
     Ok(())
+}
+
+/// The terms of a sum.
+pub(super) struct Terms<'a>(pub(super) &'a [Term]);
+
+impl Definition for Terms<'_> {
+    fn open(&self) -> Result<Box<dyn Reward>> {
+        Ok(Box::new(Sum::open(self.0)?))
+    }
+
+    fn validate(&self) -> Result<()> {
+        check(self.0)
+    }
+
+    fn with_models(&self, change: &mut dyn FnMut(&Path) -> PathBuf) -> Scorer {
+        let terms = self.0.iter().map(|term| Term {
+            scorer: term.scorer.definition().with_models(change),
+            ..term.clone()
+        });
+        Scorer::Sum(terms.collect())
+    }
 }
 
 /// Terms ready to score.

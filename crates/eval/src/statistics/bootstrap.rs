@@ -1,10 +1,15 @@
+//! The bootstrap over clusters: draws of prompts with replacement, and of signs.
+
+#[cfg(feature = "tables")]
 use std::path::Path;
 
+#[cfg(feature = "tables")]
 use polars::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::{Estimate, percentile};
+#[cfg(feature = "tables")]
 use crate::{Error, Result};
 
 /// Draws, of prompts and of signs: 10,000 keep the noise of a percentile below a hundredth of the interval
@@ -104,15 +109,16 @@ impl Bootstrap {
     /// difference changes its sign).
     ///
     /// # Errors
-    /// What polars reports.
+    /// [`Error::Table`].
+    #[cfg(feature = "tables")]
     pub fn frame(&self) -> Result<DataFrame> {
         // Also where there is nothing to draw from: as many draws, of nothing.
-        let own = |i: usize| i * self.clusters..(i + 1) * self.clusters;
+        let range = |i: usize| i * self.clusters..(i + 1) * self.clusters;
         let draws: Vec<Series> = (0..RESAMPLES)
-            .map(|i| Series::new("".into(), &self.draws[own(i)]))
+            .map(|i| Series::new("".into(), &self.draws[range(i)]))
             .collect();
         let signs: Vec<Series> = (0..RESAMPLES)
-            .map(|i| Series::new("".into(), &self.turned[own(i)]))
+            .map(|i| Series::new("".into(), &self.turned[range(i)]))
             .collect();
         let columns = vec![
             Column::new("prompts".into(), draws),
@@ -135,6 +141,7 @@ mod tests {
         assert!(Bootstrap::new(1).ratio(&[(1.0, 0.0)]).is_none());
     }
 
+    #[cfg(feature = "tables")]
     #[test]
     fn draws_are_stored_as_they_are_used() {
         let bootstrap = Bootstrap::new(4);
@@ -145,8 +152,8 @@ mod tests {
         assert_eq!(nothing.dtypes(), frame.dtypes());
         let list = frame.column("prompts").unwrap().list().unwrap();
         let last = list.get_as_series(RESAMPLES - 1).unwrap();
-        let own: Vec<u32> = last.u32().unwrap().iter().flatten().collect();
-        assert_eq!(own, bootstrap.draws().last().unwrap());
+        let indices: Vec<u32> = last.u32().unwrap().iter().flatten().collect();
+        assert_eq!(indices, bootstrap.draws().last().unwrap());
         let turned = bootstrap.signs().flatten().filter(|t| **t).count();
         let share = turned as f64 / (4 * RESAMPLES) as f64;
         assert!((share - 0.5).abs() < 0.01, "{share}");

@@ -71,8 +71,11 @@ pub fn estimate(bootstrap: &Bootstrap, wins: &[Vec<f64>], n: usize) -> Vec<Estim
     let mean = of(&mut (0..wins.len()), &vec![0.0; n]);
     let mut drawn: Vec<Vec<f64>> = vec![Vec::new(); n];
     for draw in bootstrap.draws() {
-        let own = of(&mut draw.iter().map(|&i| i as usize), &mean);
-        drawn.iter_mut().zip(own).for_each(|(all, s)| all.push(s));
+        let strengths = of(&mut draw.iter().map(|&i| i as usize), &mean);
+        drawn
+            .iter_mut()
+            .zip(strengths)
+            .for_each(|(all, s)| all.push(s));
     }
     let estimates = mean.iter().zip(drawn).map(|(&mean, mut drawn)| {
         drawn.sort_by(f64::total_cmp);

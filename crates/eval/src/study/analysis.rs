@@ -1,8 +1,11 @@
+//! What raters' answers come down to.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use polars::prelude::*;
 
+use super::agreement::{binomial, krippendorff};
 use super::{Answer, Answers, Key};
 use crate::comparison::interval;
 use crate::statistics::{Bootstrap, Estimate, ranking};
@@ -21,57 +24,16 @@ pub struct Analysis {
     pub raters: usize,
 }
 
-/// Two-sided p-value of `wins` against `losses` if both are as likely: the sign test, ties left out.
-///
-/// ```
-/// use eval::study::binomial;
-/// assert_eq!(binomial(5, 0), 0.0625);
-/// assert_eq!(binomial(3, 3), 1.0);
-/// ```
-pub fn binomial(wins: usize, losses: usize) -> f64 {
-    let n = wins + losses;
-    // Log-probabilities of 0, 1, … wins, each from the one before.
-    let mut log_p = -(n as f64) * std::f64::consts::LN_2;
-    let mut tail = 0.0;
-    for k in 0..=wins.min(losses) {
-        tail += log_p.exp();
-        log_p += ((n - k) as f64 / (k + 1) as f64).ln();
-    }
-    (2.0 * tail).min(1.0)
-}
-
-/// Krippendorff's α for nominal values with gaps (Krippendorff 2011): `units` hold the values that each unit
-/// got, in any order. 1 is agreement, 0 what chance gives. `None` where no unit got two values, or all values
-/// are the same.
-pub fn krippendorff(units: &[Vec<usize>]) -> Option<f64> {
-    let kinds = units.iter().flatten().max()? + 1;
-    let mut coincidences = vec![0.0; kinds * kinds];
-    for unit in units.iter().filter(|u| u.len() > 1) {
-        let weight = 1.0 / (unit.len() - 1) as f64;
-        for (i, a) in unit.iter().enumerate() {
-            for (_, b) in unit.iter().enumerate().filter(|(j, _)| *j != i) {
-                coincidences[a * kinds + b] += weight;
-            }
-        }
-    }
-    let margin = |a: usize| coincidences[a * kinds..(a + 1) * kinds].iter().sum::<f64>();
-    let n: f64 = coincidences.iter().sum();
-    let equal: f64 = (0..kinds).map(|a| coincidences[a * kinds + a]).sum();
-    let chance: f64 = (0..kinds).map(|a| margin(a) * (margin(a) - 1.0)).sum();
-    let expected = n * (n - 1.0) - chance;
-    (expected > 0.0).then(|| 1.0 - (n - 1.0) * (n - equal) / expected)
-}
-
 impl Analysis {
     /// Analyses answers that [`super::read_answers`] has checked.
     ///
     /// # Errors
-    /// No answers.
+    /// [`Error::NoAnswers`], [`Error::UnknownStrategy`].
     pub fn of(key: &Key, answers: &[Answers]) -> Result<Self> {
         let n = key.strategies.len();
-        let place = |name: &String| {
-            let found = key.strategies.iter().position(|s| s == name);
-            found.ok_or_else(|| Error::Argument(format!("the key names no strategy '{name}'")))
+        let index = |name: &String| {
+            let index = key.strategies.iter().position(|s| s == name);
+            index.ok_or_else(|| Error::UnknownStrategy { name: name.clone() })
         };
         // Answers by pair, 0 for the left one, 1 for the right one, 2 for neither.
         let mut units: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
@@ -84,14 +46,14 @@ impl Analysis {
             units.entry(*id).or_default().push(value);
         }
         if units.is_empty() {
-            return Err(Error::Argument("there are no answers".into()));
+            return Err(Error::NoAnswers);
         }
         let mut counts: BTreeMap<(usize, usize), [usize; 3]> = BTreeMap::new();
         let mut wins = vec![vec![0.0; n * n]; units.len()];
         let mut shown = vec![0u32; n];
         for ((id, values), wins) in units.iter().zip(&mut wins) {
             let origin = &key.pairs[id];
-            let (left, right) = (place(&origin.left)?, place(&origin.right)?);
+            let (left, right) = (index(&origin.left)?, index(&origin.right)?);
             for value in values {
                 let (first, second) = (left.min(right), left.max(right));
                 let winner = [Some(left), Some(right), None][*value];

@@ -1,5 +1,35 @@
 //! A study with people: blinded pairs out, answers back in.
+//!
+//! ```
+//! use eval::rows::{GenerationRow, Identity};
+//! use eval::study::Study;
+//! let response = |strategy: &str, text: &str| GenerationRow {
+//!     identity: Identity {
+//!         strategy: strategy.into(),
+//!         preference: "friendly".into(),
+//!         prompt: "sky".into(),
+//!         sample: 0,
+//!     },
+//!     question: "Why is the sky blue?".into(),
+//!     response: text.into(),
+//!     tokens: vec![],
+//!     pieces: vec![],
+//!     log_probs: vec![],
+//!     kl: vec![],
+//!     base_log_probs: vec![],
+//!     experts: vec![],
+//!     weights: vec![],
+//!     ended: true,
+//! };
+//! let rows = [response("base", "It scatters."), response("pcm", "Good question!")];
+//! let study = Study::draw(&rows, &["base".into(), "pcm".into()], &Default::default(), 10, 1)?;
+//! assert_eq!(study.shown.len(), 1);
+//! assert!(!study.page("Two answers")?.contains("pcm"));
+//! # Ok::<(), eval::Error>(())
+//! ```
 
+mod agreement;
+#[cfg(feature = "tables")]
 mod analysis;
 
 use std::collections::BTreeMap;
@@ -9,11 +39,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::escape::escape_html;
 use crate::rows::{GenerationRow, Identity};
-use crate::table::escape_html;
 use crate::{Error, Result, write_atomic};
 
-pub use analysis::{Analysis, binomial, krippendorff};
+pub use agreement::{binomial, krippendorff};
+#[cfg(feature = "tables")]
+pub use analysis::Analysis;
 
 /// A pair as a rater sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +96,7 @@ pub enum Answer {
     Left,
     /// The response on the right.
     Right,
-    /// Neither.
+    /// Neither of them.
     Tie,
 }
 
@@ -72,9 +104,9 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Answers {
-    /// Of which study.
+    /// The study that they answer.
     pub study: String,
-    /// Who answered.
+    /// Name of the person who answered.
     pub rater: String,
     /// By the pair's number.
     pub answers: BTreeMap<u32, Answer>,
@@ -85,7 +117,7 @@ pub struct Answers {
 pub struct Study {
     /// What raters see.
     pub shown: Vec<Shown>,
-    /// What they don't.
+    /// Who wrote what.
     pub key: Key,
 }
 
@@ -94,7 +126,7 @@ impl Study {
     /// strategies about equally often, sides at random. `wishes` are the preferences in words.
     ///
     /// # Errors
-    /// Fewer than two strategies with responses to compare.
+    /// [`Error::NothingToCompare`].
     pub fn draw(
         generations: &[GenerationRow],
         strategies: &[String],
@@ -104,42 +136,9 @@ impl Study {
     ) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut below = |n: usize| (random.next_u64() % n.max(1) as u64) as usize;
-        let place = |i: &Identity| (i.preference.clone(), i.prompt.clone(), i.sample);
-        let mut rows: BTreeMap<_, BTreeMap<&str, &GenerationRow>> = BTreeMap::new();
-        for row in generations {
-            let own = rows.entry(place(&row.identity)).or_default();
-            own.insert(&row.identity.strategy, row);
-        }
-        let mut all: Vec<(usize, usize)> = Vec::new();
-        for j in 0..strategies.len() {
-            all.extend((0..j).map(|i| (i, j)));
-        }
-        // Places of each pair of strategies, in random order.
-        let mut decks: Vec<Vec<_>> = all
-            .iter()
-            .map(|(i, j)| {
-                let both = |own| different(own, &strategies[*i], &strategies[*j]);
-                let mut deck: Vec<_> = rows.values().filter_map(both).collect();
-                for last in (1..deck.len()).rev() {
-                    deck.swap(last, below(last + 1));
-                }
-                deck
-            })
-            .collect();
-        let mut drawn = Vec::new();
-        while drawn.len() < pairs && decks.iter().any(|d| !d.is_empty()) {
-            for deck in &mut decks {
-                if let Some(pair) = deck.pop().filter(|_| drawn.len() < pairs) {
-                    drawn.push(pair);
-                }
-            }
-        }
+        let drawn = draw_pairs(generations, strategies, pairs, &mut below);
         if drawn.is_empty() {
-            let message = "nothing to compare: two strategies with different responses are needed";
-            return Err(Error::Argument(message.into()));
-        }
-        for last in (1..drawn.len()).rev() {
-            drawn.swap(last, below(last + 1));
+            return Err(Error::NothingToCompare);
         }
         let (mut shown, mut origins) = (Vec::new(), BTreeMap::new());
         let mut name = 0xcbf2_9ce4_8422_2325u64;
@@ -193,20 +192,64 @@ impl Study {
     }
 }
 
+/// At most `pairs` pairs of responses in random order, every two strategies about equally often; `below` draws a number
+/// below another.
+fn draw_pairs<'a>(
+    generations: &'a [GenerationRow],
+    strategies: &[String],
+    pairs: usize,
+    below: &mut impl FnMut(usize) -> usize,
+) -> Vec<[&'a GenerationRow; 2]> {
+    let key = |i: &Identity| (i.preference.clone(), i.prompt.clone(), i.sample);
+    let mut rows: BTreeMap<_, BTreeMap<&str, &GenerationRow>> = BTreeMap::new();
+    for row in generations {
+        let by_strategy = rows.entry(key(&row.identity)).or_default();
+        by_strategy.insert(&row.identity.strategy, row);
+    }
+    let mut all: Vec<(usize, usize)> = Vec::new();
+    for j in 0..strategies.len() {
+        all.extend((0..j).map(|i| (i, j)));
+    }
+    // Pairs of responses of each two strategies, in random order.
+    let mut decks: Vec<Vec<_>> = all
+        .iter()
+        .map(|(i, j)| {
+            let both = |responses| different(responses, &strategies[*i], &strategies[*j]);
+            let mut deck: Vec<_> = rows.values().filter_map(both).collect();
+            for last in (1..deck.len()).rev() {
+                deck.swap(last, below(last + 1));
+            }
+            deck
+        })
+        .collect();
+    let mut drawn = Vec::new();
+    while drawn.len() < pairs && decks.iter().any(|d| !d.is_empty()) {
+        for deck in &mut decks {
+            if let Some(pair) = deck.pop().filter(|_| drawn.len() < pairs) {
+                drawn.push(pair);
+            }
+        }
+    }
+    for last in (1..drawn.len()).rev() {
+        drawn.swap(last, below(last + 1));
+    }
+    drawn
+}
+
 /// Two strategies' responses, where they differ: equal ones tell nothing.
 fn different<'a>(
-    own: &BTreeMap<&str, &'a GenerationRow>,
+    responses: &BTreeMap<&str, &'a GenerationRow>,
     first: &str,
     second: &str,
 ) -> Option<[&'a GenerationRow; 2]> {
-    let pair = [*own.get(first)?, *own.get(second)?];
+    let pair = [*responses.get(first)?, *responses.get(second)?];
     (pair[0].response != pair[1].response).then_some(pair)
 }
 
 /// Reads the key that an export wrote.
 ///
 /// # Errors
-/// With the file's name.
+/// [`Error::Io`], [`Error::Json`].
 pub fn read_key(path: &Path) -> Result<Key> {
     read(path)
 }
@@ -214,25 +257,28 @@ pub fn read_key(path: &Path) -> Result<Key> {
 /// Reads what raters sent back, and checks that it belongs to the study.
 ///
 /// # Errors
-/// With the file's name: a damaged file, another study, a pair that is not in it, a rater who comes twice.
+/// [`Error::Io`] and [`Error::Json`] for a damaged file, [`Error::OtherStudy`], [`Error::UnknownPair`],
+/// [`Error::RaterTwice`].
 pub fn read_answers(key: &Key, paths: &[PathBuf]) -> Result<Vec<Answers>> {
     let mut all: Vec<Answers> = Vec::new();
     for path in paths {
         let answers: Answers = read(path)?;
-        let fail = |message: String| Err(Error::Argument(format!("{}: {message}", path.display())));
+        let path = path.clone();
         if answers.study != key.study {
-            let (got, expected) = (&answers.study, &key.study);
-            return fail(format!("answers to study {got}, this is {expected}"));
+            let (got, expected) = (answers.study, key.study.clone());
+            return Err(Error::OtherStudy {
+                path,
+                got,
+                expected,
+            });
         }
-        if let Some(id) = answers
-            .answers
-            .keys()
-            .find(|id| !key.pairs.contains_key(id))
-        {
-            return fail(format!("there is no pair {id} in the study"));
+        let mut ids = answers.answers.keys();
+        if let Some(&id) = ids.find(|id| !key.pairs.contains_key(id)) {
+            return Err(Error::UnknownPair { path, id });
         }
         if all.iter().any(|other| other.rater == answers.rater) {
-            return fail(format!("rater '{}' comes twice", answers.rater));
+            let rater = answers.rater;
+            return Err(Error::RaterTwice { path, rater });
         }
         all.push(answers);
     }
@@ -240,17 +286,10 @@ pub fn read_answers(key: &Key, paths: &[PathBuf]) -> Result<Vec<Answers>> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text).map_err(|error| Error::Json {
         path: path.into(),
-        source,
-    })?;
-    serde_json::from_str(&text).map_err(|e| {
-        Error::Argument(format!(
-            "{}:{}:{}: {e}",
-            path.display(),
-            e.line(),
-            e.column()
-        ))
+        error,
     })
 }
 
@@ -259,6 +298,10 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 /// # Errors
 /// A file that cannot be written.
 pub fn write_key(key: &Key, path: &Path) -> Result<()> {
-    let text = serde_json::to_string_pretty(key).map_err(|e| Error::table(path, e))? + "\n";
+    let text = serde_json::to_string_pretty(key).map_err(|error| Error::Json {
+        path: path.into(),
+        error,
+    })?;
+    let text = text + "\n";
     write_atomic(path, text.as_bytes())
 }

@@ -91,17 +91,13 @@ pub fn fit(
     config: &ClassifierConfig,
     seed: u64,
 ) -> Result<Classifier> {
-    config.validate().map_err(Error::Argument)?;
+    config.validate().map_err(Error::Settings)?;
     card.window = config.window;
     let vocab = embeddings.vocab;
     if let Some(r) = responses.iter().find(|r| {
         r.labels.len() != card.dimensions.len() || r.tokens.iter().any(|t| *t as usize >= vocab)
     }) {
-        let message = format!(
-            "a response to prompt {} has other labels or tokens",
-            r.prompt
-        );
-        return Err(Error::Argument(message));
+        return Err(Error::Labels(r.prompt));
     }
     let prompts = responses.iter().map(|r| r.prompt + 1).max().unwrap_or(0);
     let order = permutation(prompts, &[&seed.to_le_bytes(), b"held out"]);
@@ -117,18 +113,18 @@ pub fn fit(
         let (test, train): (Vec<_>, Vec<_>) = labelled.partition(|(r, _)| kept.contains(&r.prompt));
         let highs = train.iter().filter(|(_, high)| *high).count();
         if highs == 0 || highs == train.len() {
-            return Err(Error::Argument(format!(
-                "dimension '{}': {highs} of {} responses are at its high end; both ends are needed",
-                told.name,
-                train.len()
-            )));
+            return Err(Error::OneEnd {
+                dimension: told.name.clone(),
+                high: highs,
+                responses: train.len(),
+            });
         }
         let head = rows.regress(&train, config);
         let mut row = vec![0.0; embeddings.width];
         for id in 0..vocab as u32 {
             (embeddings.of)(id, &mut row);
-            let (own, before) = head.of(&row);
-            token.push(own);
+            let (alone, before) = head.of(&row);
+            token.push(alone);
             context.push(before);
         }
         held_out.push(test);
@@ -184,8 +180,8 @@ impl Head {
         let (mut scale, mut shift) = ([Vec::new(), Vec::new()], [0.0; 2]);
         let width = moments[0].mean.len();
         for (i, Moments { mean, sd }) in moments.iter().enumerate() {
-            let own = parameters[i * width..(i + 1) * width].iter().zip(sd);
-            scale[i] = own.map(|(w, sd)| (f64::from(*w) / sd) as f32).collect();
+            let weights = parameters[i * width..(i + 1) * width].iter().zip(sd);
+            scale[i] = weights.map(|(w, sd)| (f64::from(*w) / sd) as f32).collect();
             let parts = scale[i].iter().zip(mean);
             shift[i] = parts.map(|(s, m)| f64::from(*s) * m).sum::<f64>() as f32;
         }
@@ -194,16 +190,16 @@ impl Head {
     }
 
     fn of(&self, row: &[f32]) -> (f32, f32) {
-        let [own, before] =
+        let [alone, before] =
             [0, 1].map(|i| math::dot(Isa::best(), row, &self.scale[i]) - self.shift[i]);
-        (self.bias + own, before)
+        (self.bias + alone, before)
     }
 }
 
 /// Embeddings of the tokens that occur, each once.
 struct Rows {
     width: usize,
-    place: BTreeMap<u32, usize>,
+    index: BTreeMap<u32, usize>,
     /// `[tokens, width]`.
     values: Vec<f32>,
 }
@@ -239,15 +235,15 @@ impl Rows {
     fn new(responses: &[Labelled], embeddings: &Embeddings<'_>) -> Self {
         let width = embeddings.width;
         let tokens = responses.iter().flat_map(|r| r.tokens.iter().copied());
-        let mut place: BTreeMap<u32, usize> = tokens.map(|t| (t, 0)).collect();
-        let mut values = vec![0.0; place.len() * width];
-        for (i, ((token, at), row)) in place.iter_mut().zip(values.chunks_mut(width)).enumerate() {
+        let mut index: BTreeMap<u32, usize> = tokens.map(|t| (t, 0)).collect();
+        let mut values = vec![0.0; index.len() * width];
+        for (i, ((token, at), row)) in index.iter_mut().zip(values.chunks_mut(width)).enumerate() {
             *at = i;
             (embeddings.of)(*token, row);
         }
         Self {
             width,
-            place,
+            index,
             values,
         }
     }
@@ -265,7 +261,7 @@ impl Rows {
         };
         let all = || data.responses.iter().map(|(tokens, _)| tokens);
         let count: usize = all().map(Vec::len).sum();
-        let own = Moments::new(width, count.max(1), |mean, square| {
+        let alone = Moments::new(width, count.max(1), |mean, square| {
             for &token in all().flatten() {
                 for (i, v) in self.row(token).iter().enumerate() {
                     add(mean, square, i, f64::from(*v));
@@ -284,13 +280,13 @@ impl Rows {
                 }
             }
         });
-        [own, before]
+        [alone, before]
     }
 
     /// Loss in nats a beginning and its gradient in the parameters: heads of token and context over standardised
     /// features, and the bias.
     fn gradient(&self, data: &Data, moments: &[Moments; 2], parameters: &[f32]) -> (f64, Vec<f32>) {
-        let (width, tokens, window) = (self.width, self.place.len(), data.window);
+        let (width, tokens, window) = (self.width, self.index.len(), data.window);
         let head = Head::new(moments, parameters);
         let said: Vec<(f32, f32)> = (0..tokens).map(|i| head.of(self.row(i))).collect();
         let total: usize = data.responses.iter().map(|(tokens, _)| tokens.len()).sum();
@@ -325,10 +321,10 @@ impl Rows {
             for (token, slope) in slopes[i].iter().enumerate().filter(|(_, s)| **s != 0.0) {
                 math::axpy(Isa::best(), &mut raw, *slope as f32, self.row(token));
             }
-            let whole: f64 = slopes[i].iter().sum();
-            let own = gradient[i * width..(i + 1) * width].iter_mut().zip(raw);
-            for ((g, raw), (mean, sd)) in own.zip(mean.iter().zip(sd)) {
-                *g = ((f64::from(raw) - whole * mean) / sd) as f32;
+            let total_slope: f64 = slopes[i].iter().sum();
+            let values = gradient[i * width..(i + 1) * width].iter_mut().zip(raw);
+            for ((g, raw), (mean, sd)) in values.zip(mean.iter().zip(sd)) {
+                *g = ((f64::from(raw) - total_slope * mean) / sd) as f32;
             }
         }
         gradient[2 * width] = slopes[0].iter().sum::<f64>() as f32;
@@ -336,12 +332,12 @@ impl Rows {
     }
 
     fn data(&self, train: &[(&Labelled, bool)], window: usize) -> Data {
-        let place = |token: &u32| self.place.get(token).copied().unwrap_or(0);
-        let each = train.iter().map(|(r, high)| {
-            let tokens = r.tokens.iter().map(place).collect();
+        let row = |token: &u32| self.index.get(token).copied().unwrap_or(0);
+        let responses = train.iter().map(|(r, high)| {
+            let tokens = r.tokens.iter().map(row).collect();
             (tokens, f64::from(u8::from(*high)))
         });
-        let responses = each.collect();
+        let responses = responses.collect();
         Data { window, responses }
     }
 

@@ -3,6 +3,16 @@
 //!
 //! A recipe knows tokens, log-probabilities and numbers called reward. Where responses come from and who
 //! scores them is the caller's ([`rebel::Environment`]).
+//!
+//! ```
+//! use experts::training::offline::OfflineConfig;
+//! use experts::training::rebel::RebelConfig;
+//! // 24 iterations of 16 pairs, each seen twice, 8 at a time.
+//! assert_eq!(RebelConfig::default().total_steps(), 24 * 2 * 2);
+//! let config = OfflineConfig { minibatch: 4, ..OfflineConfig::default() };
+//! assert_eq!(config.steps(10), 3);
+//! assert!(OfflineConfig { beta: 0.0, ..config }.validate().is_err());
+//! ```
 
 pub mod checkpoint;
 pub mod classifier;

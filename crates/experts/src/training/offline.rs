@@ -27,7 +27,7 @@ pub struct OfflineConfig {
     /// REBEL's η: nats of log-ratio per unit of reward. Default 3 (ours: an exact fit moves a reward of unit
     /// variance by 3 standard deviations). The others have no use for it.
     pub eta: f64,
-    /// Steps.
+    /// How gradients become steps.
     pub optimisation: Optimisation,
 }
 
@@ -98,7 +98,7 @@ pub struct Step {
 /// A training that goes on from step to step.
 #[derive(Debug)]
 pub struct Offline<'a> {
-    /// Settings.
+    /// How it is trained.
     pub config: &'a OfflineConfig,
     /// What is made likelier.
     pub objective: Objective,
@@ -137,16 +137,18 @@ impl Offline<'_> {
             Objective::Dpo | Objective::Rebel(_) => 2,
         };
         if let Some(item) = self.items.iter().find(|item| item.len() != size) {
-            let message = format!("an item of {} responses, not {size}", item.len());
-            return Err(Error::Argument(message));
+            return Err(Error::ItemSize {
+                got: item.len(),
+                expected: size,
+            });
         }
         let per_epoch = self.config.steps(self.items.len()).max(1);
         let epoch = (number / per_epoch).to_le_bytes();
         let seed = self.seed.to_le_bytes();
         let order = permutation(self.items.len(), &[&seed, b"items", &epoch]);
-        let place = (number % per_epoch) as usize;
-        let Some(chosen) = order.chunks(self.config.minibatch).nth(place) else {
-            return Err(Error::Argument("there is nothing to train on".into()));
+        let minibatch = (number % per_epoch) as usize;
+        let Some(chosen) = order.chunks(self.config.minibatch).nth(minibatch) else {
+            return Err(Error::NoData);
         };
         let items: Vec<Item> = chosen.iter().map(|&i| self.items[i].clone()).collect();
         let ordered = AtomicUsize::new(0);
@@ -174,7 +176,7 @@ impl Offline<'_> {
                         let chosen = nll(&log_probs[0]);
                         loss.value += self.config.nll * chosen.value;
                         let both = loss.gradient[0].iter_mut().zip(&chosen.gradient[0]);
-                        both.for_each(|(g, own)| *g += self.config.nll as f32 * own);
+                        both.for_each(|(g, of_chosen)| *g += self.config.nll as f32 * of_chosen);
                     }
                     loss
                 }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::Trainer;
 use crate::{Error, Result};
 
-/// Settings.
+/// Settings of a training by REBEL.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RebelConfig {
@@ -51,7 +51,7 @@ pub struct RebelConfig {
     /// Taken off the reward of a response that does not end by itself, in standard deviations. Default 1 (ours;
     /// REBEL's code takes a fixed penalty, too).
     pub missing_end: f64,
-    /// Steps.
+    /// How gradients become steps.
     pub optimisation: Optimisation,
 }
 
@@ -171,7 +171,7 @@ pub struct Iteration {
 /// A training that goes on from iteration to iteration.
 #[derive(Debug)]
 pub struct Rebel<'a> {
-    /// Settings.
+    /// How it is trained.
     pub config: &'a RebelConfig,
     /// The frozen model, at the config's temperature.
     pub decoder: &'a TuningDecoder,
@@ -202,7 +202,7 @@ impl Rebel<'_> {
             .map(|((prompt, _), r)| Sequence::new(&self.prompts[*prompt], &r.tokens))
             .collect();
         if responses.len() != asked.len() || sequences.iter().any(|s| s.scored() == 0) {
-            return Err(Error::Argument("a prompt got no response".into()));
+            return Err(Error::NoResponse);
         }
         let sums = |log_probs: Vec<Vec<f32>>| -> Vec<f64> {
             let sum = |l: &Vec<f32>| l.iter().map(|v| f64::from(*v)).sum();
@@ -256,13 +256,13 @@ impl Rebel<'_> {
         let (all, count) = (self.prompts.len() as u64, self.config.prompts as u64);
         let seed = self.seed.to_le_bytes();
         let mut asked = Vec::new();
-        for place in number * count..(number + 1) * count {
-            let round = (place / all).to_le_bytes();
+        for visit in number * count..(number + 1) * count {
+            let round = (visit / all).to_le_bytes();
             let order = permutation(all as usize, &[&seed, b"prompts", &round]);
-            let prompt = order[(place % all) as usize];
+            let prompt = order[(visit % all) as usize];
             for sample in 0..2u64 {
-                let (place, sample) = (place.to_le_bytes(), sample.to_le_bytes());
-                asked.push((prompt, Draws::new(&[&seed, b"response", &place, &sample])));
+                let (visit, sample) = (visit.to_le_bytes(), sample.to_le_bytes());
+                asked.push((prompt, Draws::new(&[&seed, b"response", &visit, &sample])));
             }
         }
         asked

@@ -7,9 +7,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::task_arithmetic::scale;
-use super::{Rule, Tensors, by_magnitude, share};
-use crate::{Result, refuse};
+use super::{Instance, Rule, Tensors, UNEQUAL, by_magnitude};
+use crate::error::{finite, share};
+use crate::{Error, Result};
 
 /// Leave out the smallest and the largest differences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,15 +49,28 @@ impl Rule for Breadcrumbs {
         share("smallest", self.smallest)?;
         share("largest", self.largest)?;
         if self.smallest + self.largest >= 1.0 {
-            return refuse(format!(
+            return Err(Error::Merge(format!(
                 "smallest {} and largest {} leave nothing",
                 self.smallest, self.largest
-            ));
+            )));
         }
-        scale(self.scale)
+        finite("scale", self.scale)
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances() -> Vec<Instance<Self>> {
+        // mergekit counts what is kept.
+        let fixture = Self {
+            smallest: 0.4,
+            largest: 0.1,
+            scale: 1.0,
+        };
+        vec![
+            Instance::new(fixture).reference("breadcrumbs", UNEQUAL),
+            Instance::new(Self::default()),
+        ]
     }
 }

@@ -7,10 +7,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::task_arithmetic::scale;
 use super::ties::elect;
-use super::{Rule, Tensors, density};
+use super::{Instance, Rule, Tensors, UNEQUAL, density};
 use crate::Result;
+use crate::error::finite;
 
 /// Drop differences at random and rescale the rest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,10 +62,26 @@ impl Rule for Dare {
 
     fn check(&self, _: usize) -> Result<()> {
         density(self.density)?;
-        scale(self.scale)
+        finite("scale", self.scale)
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances() -> Vec<Instance<Self>> {
+        // mergekit's does not rescale here.
+        let fixture = |ties| Self {
+            density: 0.4,
+            rescale: false,
+            ties,
+            scale: 1.0,
+        };
+        let instances = [
+            Instance::new(fixture(false)).reference("dare", UNEQUAL),
+            Instance::new(fixture(true)).reference("dare_ties", UNEQUAL),
+            Instance::new(Self::default()),
+        ];
+        instances.map(Instance::random).into()
     }
 }

@@ -11,10 +11,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::task_arithmetic::scale;
 use super::ties::elect;
-use super::{Rule, Tensors, by_magnitude, density, share};
-use crate::{Result, refuse};
+use super::{Instance, Rule, Tensors, UNEQUAL, by_magnitude, density};
+use crate::error::{finite, share};
+use crate::{Error, Result};
 
 /// Drop differences at random by size, elect signs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,8 +48,8 @@ impl Rule for Della {
             let uniforms = (t.chance)(expert);
             for (row, uniforms) in delta.chunks_mut(width).zip(uniforms.chunks(width)) {
                 for (rank, i) in by_magnitude(row).into_iter().enumerate() {
-                    let place = rank as f64 / (width - 1).max(1) as f64;
-                    let chance = self.density + self.window * (0.5 - place);
+                    let depth = rank as f64 / (width - 1).max(1) as f64;
+                    let chance = self.density + self.window * (0.5 - depth);
                     let factor = if self.rescale { 1.0 / chance } else { 1.0 };
                     let kept = uniforms[i] < chance;
                     row[i] = if kept {
@@ -70,15 +70,30 @@ impl Rule for Della {
             self.density + self.window / 2.0,
         );
         if low <= 0.0 || high > 1.0 {
-            return refuse(format!(
+            return Err(Error::Merge(format!(
                 "with density {} and window {} chances run from {low} to {high}, not within 0 and 1",
                 self.density, self.window
-            ));
+            )));
         }
-        scale(self.scale)
+        finite("scale", self.scale)
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances() -> Vec<Instance<Self>> {
+        // mergekit's epsilon is half of the paper's.
+        let fixture = Self {
+            density: 0.5,
+            window: 0.2,
+            rescale: false,
+            scale: 1.0,
+        };
+        let instances = [
+            Instance::new(fixture).reference("della", UNEQUAL),
+            Instance::new(Self::default()),
+        ];
+        instances.map(Instance::random).into()
     }
 }

@@ -1,6 +1,6 @@
-//! Parameter merging: several experts' weights become one expert's before decoding.
+//! Parameter merging: several experts' parameters become one expert's before decoding.
 //!
-//! One method is one file here and one variant of [`Method`]. A method is a pure function of one tensor of
+//! One method is one file here, its `mod` and `use` lines and its lines in [`Method`]. A method is a pure function of one tensor of
 //! the base and of every expert, so a model is merged tensor by tensor as it is read or written. Adapters
 //! over the base take part with their changes of it.
 
@@ -9,17 +9,15 @@ mod dare;
 mod della;
 mod model_stock;
 mod ram;
+mod recipe;
 mod slerp;
 mod soup;
 mod task_arithmetic;
 mod ties;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use lm::Adapter;
-use lm::load::Checkpoint;
-use lm::sampling::Draws;
 use serde::{Deserialize, Serialize};
 
 pub use breadcrumbs::Breadcrumbs;
@@ -27,37 +25,41 @@ pub use dare::Dare;
 pub use della::Della;
 pub use model_stock::ModelStock;
 pub use ram::Ram;
+pub use recipe::{Merged, Recipe, Source};
 pub use slerp::Slerp;
 pub use soup::{Average, Soup};
 pub use task_arithmetic::TaskArithmetic;
 pub use ties::Ties;
 
-use crate::{Result, refuse};
+use crate::error::share;
+use crate::registry::registry;
+use crate::{Error, Result};
 
-/// How weights are merged, as configs name it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Method {
-    /// Weighted average: rewarded and personalized soups.
-    Soup(Soup),
-    /// The base plus scaled differences.
-    TaskArithmetic(TaskArithmetic),
-    /// Along the arc between two experts.
-    Slerp(Slerp),
-    /// Trim, elect signs, merge what agrees.
-    Ties(Ties),
-    /// Drop differences at random and rescale the rest.
-    Dare(Dare),
-    /// The same, dropping small differences more often.
-    Della(Della),
-    /// Leave out the smallest and the largest differences.
-    Breadcrumbs(Breadcrumbs),
-    /// As far from the base as the experts agree.
-    ModelStock(ModelStock),
-    /// Average what is shared, keep what is one expert's own.
-    Ram(Ram),
+registry! {
+    /// How parameters are merged, as configs name it.
+    pub enum Method: Rule, instances () () -> Instance {
+        /// Weighted average: rewarded and personalized soups.
+        Soup,
+        /// The base plus scaled differences.
+        TaskArithmetic,
+        /// Along the arc between two experts.
+        Slerp,
+        /// Trim, elect signs, merge what agrees.
+        Ties,
+        /// Drop differences at random and rescale the rest.
+        Dare,
+        /// Drop differences at random, small ones more often, and rescale the rest.
+        Della,
+        /// Leave out the smallest and the largest differences.
+        Breadcrumbs,
+        /// As far from the base as the experts agree.
+        ModelStock,
+        /// Average what is shared, keep what is one expert's own.
+        Ram,
+    }
 }
 
-/// What every method has.
+/// What a method's file says of it.
 pub(crate) trait Rule {
     /// The merged tensor.
     fn merge(&self, tensors: &Tensors<'_>) -> Vec<f32>;
@@ -65,52 +67,113 @@ pub(crate) trait Rule {
     /// Refuses parameters that make no sense, and numbers of experts that it cannot merge.
     fn check(&self, experts: usize) -> Result<()>;
 
-    /// All weight on one expert gives exactly that expert.
-    fn one_hot(&self) -> bool;
+    /// All weight on one expert gives exactly that expert. Where it says so, tests hold it to that.
+    fn reproduces_single_expert(&self) -> bool;
 
     /// The experts' weights play a role.
     fn weighted(&self) -> bool {
         true
     }
 
+    /// It is about adapters' factors and cannot merge anything else.
+    fn needs_adapters(&self) -> bool {
+        false
+    }
+
     /// Merges adapters into an adapter where that is exact, or where the method is about adapters.
     fn adapters(&self, _: &[(&Adapter, f64)]) -> Option<Result<Adapter>> {
         None
     }
+
+    /// Instances for tests.
+    fn instances() -> Vec<Instance<Self>>
+    where
+        Self: Sized;
 }
 
-impl Method {
-    fn rule(&self) -> &dyn Rule {
-        match self {
-            Self::Soup(m) => m,
-            Self::TaskArithmetic(m) => m,
-            Self::Slerp(m) => m,
-            Self::Ties(m) => m,
-            Self::Dare(m) => m,
-            Self::Della(m) => m,
-            Self::Breadcrumbs(m) => m,
-            Self::ModelStock(m) => m,
-            Self::Ram(m) => m,
+/// A method for tests, and what they may expect of it.
+#[derive(Debug, Clone)]
+pub struct Instance<M = Method> {
+    /// The method.
+    pub method: M,
+    /// Its key in `scripts/fixtures/merging.py`, which says what mergekit makes of some tensors, and the models and
+    /// weights that it gets there; `None` where mergekit does not have it.
+    pub reference: Option<(&'static str, &'static [(&'static str, f64)])>,
+    /// It draws random numbers for each expert, so that the order of experts matters.
+    pub random: bool,
+}
+
+/// Three models with different weights, as the script merges them.
+const UNEQUAL: &[(&str, f64)] = &[("a", 0.5), ("b", 0.3), ("c", 0.2)];
+
+/// Three models with equal weights, as the script merges them.
+const EQUAL: &[(&str, f64)] = &[("a", 1.0 / 3.0), ("b", 1.0 / 3.0), ("c", 1.0 / 3.0)];
+
+impl<M> Instance<M> {
+    /// One that the script does not know and that leaves nothing to chance.
+    fn new(method: M) -> Self {
+        Self {
+            method,
+            reference: None,
+            random: false,
         }
     }
 
+    /// It stands in the script under `key`, for these models and weights.
+    fn reference(self, key: &'static str, models: &'static [(&'static str, f64)]) -> Self {
+        Self {
+            reference: Some((key, models)),
+            ..self
+        }
+    }
+
+    /// It draws random numbers.
+    fn random(self) -> Self {
+        Self {
+            random: true,
+            ..self
+        }
+    }
+
+    fn map<T>(self, change: impl FnOnce(M) -> T) -> Instance<T> {
+        Instance {
+            method: change(self.method),
+            reference: self.reference,
+            random: self.random,
+        }
+    }
+}
+
+impl Method {
     /// All weight on one expert gives exactly that expert.
-    pub fn one_hot(&self) -> bool {
-        self.rule().one_hot()
+    pub fn reproduces_single_expert(&self) -> bool {
+        self.variant().reproduces_single_expert()
     }
 
     /// The experts' weights play a role.
     pub fn weighted(&self) -> bool {
-        self.rule().weighted()
+        self.variant().weighted()
     }
 
     /// Merges one tensor.
+    ///
+    /// ```
+    /// use mixing::merging::{Method, Part, Soup, Tensors};
+    /// let merged = Method::Soup(Soup::default()).merge(&Tensors {
+    ///     shape: &[1, 2],
+    ///     base: &[1.0, 1.0],
+    ///     parts: &[Part::Delta(vec![2.0, 0.0]), Part::Same],
+    ///     weights: &[0.75, 0.25],
+    ///     chance: &|_| vec![0.0; 2],
+    /// });
+    /// assert_eq!(merged, [2.5, 1.0]);
+    /// ```
     pub fn merge(&self, tensors: &Tensors<'_>) -> Vec<f32> {
         // Where no expert differs from the base there is nothing to merge.
         if tensors.parts.iter().all(|p| matches!(p, Part::Same)) {
             return tensors.base.to_vec();
         }
-        self.rule().merge(tensors)
+        self.variant().merge(tensors)
     }
 
     /// Refuses parameters that make no sense, and numbers of experts that it cannot merge.
@@ -119,9 +182,9 @@ impl Method {
     /// What is wrong, by the parameter's name.
     pub fn check(&self, experts: usize) -> Result<()> {
         if experts == 0 {
-            return refuse("at least one expert is needed");
+            return Err(Error::Merge("at least one expert is needed".into()));
         }
-        self.rule().check(experts)
+        self.variant().check(experts)
     }
 }
 
@@ -156,15 +219,15 @@ impl Tensors<'_> {
         match &self.parts[expert] {
             Part::Same => vec![0.0; self.base.len()],
             Part::Delta(delta) => delta.clone(),
-            Part::Whole(own) => own.iter().zip(self.base).map(|(a, b)| a - b).collect(),
+            Part::Whole(values) => values.iter().zip(self.base).map(|(a, b)| a - b).collect(),
         }
     }
 
     /// An expert's values.
-    fn whole(&self, expert: usize) -> Cow<'_, [f32]> {
+    fn values(&self, expert: usize) -> Cow<'_, [f32]> {
         match &self.parts[expert] {
             Part::Same => Cow::Borrowed(self.base),
-            Part::Whole(own) => Cow::Borrowed(own),
+            Part::Whole(values) => Cow::Borrowed(values),
             Part::Delta(delta) => {
                 let sum = delta.iter().zip(self.base).map(|(d, b)| b + d);
                 Cow::Owned(sum.collect())
@@ -200,157 +263,11 @@ fn by_magnitude(values: &[f32]) -> Vec<usize> {
     keys.into_iter().map(|key| (key as u32) as usize).collect()
 }
 
-/// Refuses what is no share of a whole.
-fn share(name: &str, value: f64) -> Result<()> {
-    if (0.0..=1.0).contains(&value) {
-        return Ok(());
-    }
-    refuse(format!("{name} is {value}, not between 0 and 1"))
-}
-
 /// Refuses what is no share of a whole, or leaves nothing of it.
 fn density(value: f64) -> Result<()> {
     if value == 0.0 {
-        return refuse("density is 0: nothing would be merged");
+        let expected = "above 0: nothing would be merged";
+        return Err(Error::parameter("density", value, expected));
     }
     share("density", value)
-}
-
-/// Where an expert's parameters come from.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// The base itself.
-    Base,
-    /// A change of the base.
-    Adapter(Arc<Adapter>),
-    /// A model of the base's shape.
-    Full(Arc<Checkpoint>),
-}
-
-/// A method with experts and weights.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Recipe {
-    /// How.
-    pub method: Method,
-    /// Whom.
-    pub experts: Vec<String>,
-    /// How much of each, in their order.
-    pub weights: Vec<f64>,
-    /// Of methods that drop at random.
-    pub seed: u64,
-}
-
-/// What merging makes.
-#[derive(Debug)]
-pub enum Merged {
-    /// An adapter over the base.
-    Adapter(Adapter),
-    /// A model, merged as it is read.
-    Model(Box<Checkpoint>),
-}
-
-impl Recipe {
-    /// Merges the experts' `sources`, which come in their order, over `base`.
-    ///
-    /// # Errors
-    /// A model of another shape than the base, adapters that the method cannot merge, a tensor that is
-    /// missing.
-    pub fn merge(&self, base: Checkpoint, sources: Vec<Source>) -> Result<Merged> {
-        self.method.check(sources.len())?;
-        if sources.len() != self.experts.len() || sources.len() != self.weights.len() {
-            return refuse("experts, weights and sources differ in number");
-        }
-        for (name, source) in self.experts.iter().zip(&sources) {
-            let Source::Full(model) = source else {
-                continue;
-            };
-            let mut config = model.config().clone();
-            config.context_length = base.config().context_length;
-            if config != *base.config() {
-                return refuse(format!(
-                    "expert '{name}' ({}) has another shape than the base ({}); only models of one \
-                     architecture can be merged",
-                    model.path().display(),
-                    base.path().display()
-                ));
-            }
-            model.check()?;
-        }
-        let adapters: Option<Vec<(&Adapter, f64)>> = sources
-            .iter()
-            .zip(&self.weights)
-            .filter(|(source, _)| !matches!(source, Source::Base))
-            .map(|(source, weight)| match source {
-                Source::Adapter(adapter) => Some((&**adapter, *weight)),
-                _ => None,
-            })
-            .collect();
-        if let Some(adapters) = adapters.filter(|a| !a.is_empty()) {
-            let has_base = adapters.len() < sources.len();
-            if let Some(merged) = self.method.rule().adapters(&adapters) {
-                if has_base && self.method.needs_all_adapters() {
-                    return refuse("the base has no factors to average; take Soup(average: Delta)");
-                }
-                return Ok(Merged::Adapter(merged?));
-            }
-        } else if self.method.needs_all_adapters() {
-            return refuse("factors are averaged of adapters; for whole models take Soup()");
-        }
-        base.check()?;
-        let recipe = self.clone();
-        let edit = move |name: &str, shape: &[usize], values: Vec<f32>| {
-            recipe.tensor(name, shape, &values, &sources)
-        };
-        Ok(Merged::Model(Box::new(base.edited(Box::new(edit)))))
-    }
-
-    fn tensor(
-        &self,
-        name: &str,
-        shape: &[usize],
-        base: &[f32],
-        sources: &[Source],
-    ) -> lm::Result<Vec<f32>> {
-        let part = |source: &Source| -> lm::Result<Part> {
-            Ok(match source {
-                Source::Base => Part::Same,
-                Source::Full(model) => Part::Whole(model.reader().get(name, shape)?),
-                Source::Adapter(adapter) => match adapter.delta(name) {
-                    Some(delta) if delta.len() == base.len() => Part::Delta(delta),
-                    Some(_) => {
-                        let message = format!("an adapter's pair for '{name}' has another shape");
-                        return Err(lm::Error::Argument(message));
-                    }
-                    None => Part::Same,
-                },
-            })
-        };
-        let parts: Vec<Part> = sources.iter().map(part).collect::<lm::Result<_>>()?;
-        let chance = |expert: usize| {
-            let key = [
-                &self.seed.to_le_bytes(),
-                self.experts[expert].as_bytes(),
-                name.as_bytes(),
-            ];
-            Draws::new(&key).uniforms(base.len())
-        };
-        Ok(self.method.merge(&Tensors {
-            shape,
-            base,
-            parts: &parts,
-            weights: &self.weights,
-            chance: &chance,
-        }))
-    }
-}
-
-impl Method {
-    fn needs_all_adapters(&self) -> bool {
-        matches!(
-            self,
-            Self::Soup(Soup {
-                average: Average::Factor
-            })
-        )
-    }
 }

@@ -10,8 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Rule, Tensors};
-use crate::{Result, refuse};
+use super::{EQUAL, Instance, Rule, Tensors};
+use crate::{Error, Result};
 
 /// As far from the base as the experts agree.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -54,11 +54,16 @@ impl Rule for ModelStock {
         if experts >= 2 {
             return Ok(());
         }
-        refuse("agreement needs at least two experts")
+        let message = "agreement needs at least two experts";
+        Err(Error::Merge(message.into()))
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances() -> Vec<Instance<Self>> {
+        vec![Instance::new(Self {}).reference("model_stock", EQUAL)]
     }
 
     fn weighted(&self) -> bool {

@@ -10,8 +10,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Rule, Tensors};
-use crate::{Result, refuse};
+use super::{EQUAL, Instance, Rule, Tensors};
+use crate::Result;
+use crate::error::not_negative;
 
 /// Average what is shared, keep what is one expert's own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,9 +33,9 @@ impl Rule for Ram {
         let used = t.weights.iter().enumerate().filter(|(_, w)| **w != 0.0);
         let deltas: Vec<(f64, Vec<f32>)> = used.map(|(i, w)| (*w, t.delta(i))).collect();
         let value = |(i, base): (usize, &f32)| {
-            let each = deltas.iter().map(|(w, d)| (*w, f64::from(d[i])));
+            let differences = deltas.iter().map(|(w, d)| (*w, f64::from(d[i])));
             let (mut sum, mut weight) = (0.0, 0.0);
-            for (w, d) in each.filter(|(_, d)| d.abs() > self.threshold) {
+            for (w, d) in differences.filter(|(_, d)| d.abs() > self.threshold) {
                 sum += w * d;
                 weight += w;
             }
@@ -47,14 +48,15 @@ impl Rule for Ram {
     }
 
     fn check(&self, _: usize) -> Result<()> {
-        if self.threshold >= 0.0 && self.threshold.is_finite() {
-            return Ok(());
-        }
-        refuse(format!("threshold is {}, not 0 or more", self.threshold))
+        not_negative("threshold", self.threshold)
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         // Differences below the threshold are lost.
         false
+    }
+
+    fn instances() -> Vec<Instance<Self>> {
+        vec![Instance::new(Self::default()).reference("ram", EQUAL)]
     }
 }

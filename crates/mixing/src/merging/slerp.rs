@@ -10,8 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Rule, Tensors};
-use crate::{Result, refuse};
+use super::{Instance, Rule, Tensors};
+use crate::{Error, Result};
 
 /// From here on the arc is a line.
 const PARALLEL: f64 = 0.9995;
@@ -23,7 +23,7 @@ pub struct Slerp {}
 
 impl Rule for Slerp {
     fn merge(&self, t: &Tensors<'_>) -> Vec<f32> {
-        let (first, second) = (t.whole(0), t.whole(1));
+        let (first, second) = (t.values(0), t.values(1));
         let share = t.weights[1];
         if share == 0.0 {
             return first.into_owned();
@@ -55,12 +55,19 @@ impl Rule for Slerp {
         if experts == 2 {
             return Ok(());
         }
-        refuse(format!(
+        Err(Error::Merge(format!(
             "an arc has two ends, not {experts}; take Soup() for more experts"
-        ))
+        )))
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         true
+    }
+
+    fn instances() -> Vec<Instance<Self>> {
+        vec![
+            Instance::new(Self {}).reference("slerp", &[("a", 0.6), ("c", 0.4)]),
+            Instance::new(Self {}).reference("slerp_near", &[("a", 0.6), ("b", 0.4)]),
+        ]
     }
 }

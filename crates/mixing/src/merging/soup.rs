@@ -20,8 +20,8 @@ use lm::Adapter;
 use lm::adapter::LowRank;
 use serde::{Deserialize, Serialize};
 
-use super::{Rule, Tensors};
-use crate::{Result, refuse};
+use super::{Instance, Rule, Tensors, UNEQUAL};
+use crate::{Error, Result};
 
 /// What is averaged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,13 +44,13 @@ pub struct Soup {
 impl Rule for Soup {
     fn merge(&self, t: &Tensors<'_>) -> Vec<f32> {
         if let Some(only) = t.weights.iter().position(|w| *w == 1.0) {
-            return t.whole(only).into_owned();
+            return t.values(only).into_owned();
         }
         let mut sum = vec![0.0; t.base.len()];
         for (i, weight) in t.weights.iter().enumerate().filter(|(_, w)| **w != 0.0) {
-            let whole = t.whole(i);
+            let values = t.values(i);
             let add = |(s, v): (&mut f64, &f32)| *s += weight * f64::from(*v);
-            sum.iter_mut().zip(whole.iter()).for_each(add);
+            sum.iter_mut().zip(values.iter()).for_each(add);
         }
         sum.into_iter().map(|s| s as f32).collect()
     }
@@ -59,8 +59,16 @@ impl Rule for Soup {
         Ok(())
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         true
+    }
+
+    fn instances() -> Vec<Instance<Self>> {
+        vec![Instance::new(Self::default()).reference("soup", UNEQUAL)]
+    }
+
+    fn needs_adapters(&self) -> bool {
+        self.average == Average::Factor
     }
 
     fn adapters(&self, adapters: &[(&Adapter, f64)]) -> Option<Result<Adapter>> {
@@ -74,24 +82,24 @@ impl Rule for Soup {
 /// `Σ_i w_i B_i A_i` as one adapter; an expert of weight 0 adds no rank.
 pub(super) fn beside(adapters: &[(&Adapter, f64)]) -> Adapter {
     let used: Vec<_> = adapters.iter().filter(|(_, w)| *w != 0.0).collect();
-    let places: BTreeSet<_> = used.iter().flat_map(|(a, _)| a.pairs.keys()).collect();
+    let modules: BTreeSet<_> = used.iter().flat_map(|(a, _)| a.pairs.keys()).collect();
     let mut merged = Adapter::default();
-    for place in places {
-        let own = || {
+    for module in modules {
+        let pairs = || {
             used.iter()
-                .filter_map(|(a, w)| Some((a.pairs.get(place)?, *w)))
+                .filter_map(|(a, w)| Some((a.pairs.get(module)?, *w)))
         };
-        let rank: usize = own().map(|(p, _)| p.rank).sum();
-        let inputs = own().map(|(p, _)| p.a.len() / p.rank).max().unwrap_or(0);
+        let rank: usize = pairs().map(|(p, _)| p.rank).sum();
+        let inputs = pairs().map(|(p, _)| p.a.len() / p.rank).max().unwrap_or(0);
         let mut a = Vec::with_capacity(inputs * rank);
         for row in 0..inputs {
-            for (pair, _) in own() {
+            for (pair, _) in pairs() {
                 a.extend_from_slice(&pair.a[row * pair.rank..(row + 1) * pair.rank]);
             }
         }
-        let scaled = own().flat_map(|(p, w)| p.b.iter().map(move |v| (w * f64::from(*v)) as f32));
+        let scaled = pairs().flat_map(|(p, w)| p.b.iter().map(move |v| (w * f64::from(*v)) as f32));
         let b = scaled.collect();
-        merged.pairs.insert(*place, LowRank { rank, a, b });
+        merged.pairs.insert(*module, LowRank { rank, a, b });
     }
     merged
 }
@@ -102,26 +110,26 @@ fn factors(adapters: &[(&Adapter, f64)]) -> Result<Adapter> {
     let Some((first, _)) = adapters.first() else {
         return Ok(merged);
     };
-    for (place, pair) in &first.pairs {
+    for (module, pair) in &first.pairs {
         let mut a = vec![0.0; pair.a.len()];
         let mut b = vec![0.0; pair.b.len()];
         for (adapter, weight) in adapters {
-            let own = adapter.pairs.get(place).filter(|p| p.rank == pair.rank);
-            let Some(own) = own.filter(|_| adapter.pairs.len() == first.pairs.len()) else {
-                let module = format!("layers.{}.{}", place.0, place.1.module());
-                return refuse(format!(
+            let other = adapter.pairs.get(module).filter(|p| p.rank == pair.rank);
+            let Some(other) = other.filter(|_| adapter.pairs.len() == first.pairs.len()) else {
+                let module = format!("layers.{}.{}", module.0, module.1.module());
+                return Err(Error::Merge(format!(
                     "factors are averaged between adapters on the same modules with the same ranks, but \
                      '{module}' differs; take Soup(average: Delta)"
-                ));
+                )));
             };
-            for (sum, own) in [(&mut a, &own.a), (&mut b, &own.b)] {
+            for (sum, values) in [(&mut a, &other.a), (&mut b, &other.b)] {
                 let add = |(s, v): (&mut f64, &f32)| *s += weight * f64::from(*v);
-                sum.iter_mut().zip(own).for_each(add);
+                sum.iter_mut().zip(values).for_each(add);
             }
         }
         let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
         let (rank, a, b) = (pair.rank, single(a), single(b));
-        merged.pairs.insert(*place, LowRank { rank, a, b });
+        merged.pairs.insert(*module, LowRank { rank, a, b });
     }
     Ok(merged)
 }

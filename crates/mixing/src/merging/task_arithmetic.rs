@@ -9,8 +9,9 @@ use lm::Adapter;
 use serde::{Deserialize, Serialize};
 
 use super::soup::beside;
-use super::{Rule, Tensors};
-use crate::{Result, refuse};
+use super::{Instance, Rule, Tensors, UNEQUAL};
+use crate::Result;
+use crate::error::finite;
 
 /// The base plus scaled differences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,29 +30,28 @@ impl Default for TaskArithmetic {
 impl Rule for TaskArithmetic {
     fn merge(&self, t: &Tensors<'_>) -> Vec<f32> {
         match t.weights.iter().position(|w| *w == 1.0) {
-            Some(only) if self.scale == 1.0 => t.whole(only).into_owned(),
+            Some(only) if self.scale == 1.0 => t.values(only).into_owned(),
             _ => t.base_plus(self.scale, |_, _| ()),
         }
     }
 
     fn check(&self, _: usize) -> Result<()> {
-        scale(self.scale)
+        finite("scale", self.scale)
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         self.scale == 1.0
+    }
+
+    fn instances() -> Vec<Instance<Self>> {
+        vec![
+            Instance::new(Self { scale: 0.7 }).reference("task_arithmetic", UNEQUAL),
+            Instance::new(Self::default()),
+        ]
     }
 
     fn adapters(&self, adapters: &[(&Adapter, f64)]) -> Option<Result<Adapter>> {
         let scaled: Vec<_> = adapters.iter().map(|(a, w)| (*a, self.scale * w)).collect();
         Some(Ok(beside(&scaled)))
     }
-}
-
-/// Refuses what is not a number.
-pub(super) fn scale(value: f64) -> Result<()> {
-    if value.is_finite() {
-        return Ok(());
-    }
-    refuse(format!("scale is {value}, not a number"))
 }

@@ -12,9 +12,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::task_arithmetic::scale;
-use super::{Rule, Tensors, by_magnitude, density};
+use super::{Instance, Rule, Tensors, UNEQUAL, by_magnitude, density};
 use crate::Result;
+use crate::error::finite;
 
 /// Trim, elect signs, merge what agrees.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,11 +47,22 @@ impl Rule for Ties {
 
     fn check(&self, _: usize) -> Result<()> {
         density(self.density)?;
-        scale(self.scale)
+        finite("scale", self.scale)
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances() -> Vec<Instance<Self>> {
+        let fixture = Self {
+            density: 0.3,
+            scale: 1.0,
+        };
+        vec![
+            Instance::new(fixture).reference("ties", UNEQUAL),
+            Instance::new(Self::default()),
+        ]
     }
 }
 
@@ -76,9 +87,9 @@ pub(super) fn elect(
         })
         .collect();
     let value = |(i, base): (usize, &f32)| {
-        let each = || deltas.iter().map(|(w, d)| (*w, f64::from(d[i])));
-        let sum: f64 = each().map(|(w, d)| w * d).sum();
-        let agree = || each().filter(|(_, d)| d * sum > 0.0);
+        let differences = || deltas.iter().map(|(w, d)| (*w, f64::from(d[i])));
+        let sum: f64 = differences().map(|(w, d)| w * d).sum();
+        let agree = || differences().filter(|(_, d)| d * sum > 0.0);
         let weight: f64 = agree().map(|(w, _)| w).sum();
         if weight == 0.0 {
             return *base;

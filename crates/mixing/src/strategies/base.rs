@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::single::Copy;
-use crate::{BASE, Needs, Plan, Preference, Result};
+use super::{Instance, InstanceContext, Method, Parts};
+use crate::{BASE, Plan, Preference, Requirements, Result};
 
 /// The base model as it is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -13,14 +13,18 @@ pub struct Base {}
 
 impl Method for Base {
     fn plan(&self, _: &Preference, _: &[&str]) -> Result<Plan> {
-        Ok(Plan::new(vec![BASE.into()], Copy))
+        Ok(Plan::new(vec![BASE.into()], Requirements::LIKELIEST, Copy))
     }
 
-    fn needs(&self) -> Needs {
-        Needs::LIKELIEST
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         true
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        vec![Instance::new(Self {}).multiplies()]
     }
 }

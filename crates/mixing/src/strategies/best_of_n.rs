@@ -5,8 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Base, Method, Strategy};
-use crate::{Needs, Plan, Preference, Result, refuse};
+use super::{Base, Fixed, Instance, InstanceContext, Method, Parts, Strategy};
+use crate::error::at_least_one;
+use crate::{Error, Plan, Preference, Result};
 
 /// Several responses, of which the best is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,12 +30,10 @@ impl Default for BestOfN {
 
 impl Method for BestOfN {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
-        if self.n == 0 {
-            return refuse("n is 0: at least 1 response must be made");
-        }
+        at_least_one("n", self.n)?;
         let inner = self.of.plan(preference, experts)?;
         if !inner.candidates.is_empty() {
-            return refuse("the inner strategy is still to be chosen; name what it is to be");
+            return Err(Error::StillToBeChosen { strategy: None });
         }
         Ok(Plan {
             samples: inner.samples * self.n,
@@ -42,11 +41,19 @@ impl Method for BestOfN {
         })
     }
 
-    fn needs(&self) -> Needs {
-        self.of.needs()
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::strategies([&mut *self.of])
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let best = Self {
+            n: 2,
+            of: Box::new(Strategy::Fixed(Fixed::default())),
+        };
+        vec![Instance::new(best)]
     }
 }

@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::best::among;
-use super::{Method, Single, Strategy};
-use crate::{BASE, Candidate, Needs, Plan, Preference, Result, refuse};
+use super::best_on_validation::among;
+use super::{Instance, InstanceContext, Method, Parts, Single, Strategy};
+use crate::{BASE, Candidate, Error, Plan, Preference, Result, owned};
 
 /// One expert, chosen for each preference by utility.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -29,7 +29,9 @@ impl Method for BestSingle {
         names.sort();
         names.dedup();
         if names.is_empty() {
-            return refuse("there is no expert to choose; name some, or take Base()");
+            return Err(Error::NoCandidates(
+                "there is no expert to choose; name some, or take Base()",
+            ));
         }
         let single = |name: String| Candidate {
             strategy: Strategy::Single(Single {
@@ -40,11 +42,19 @@ impl Method for BestSingle {
         among(names.into_iter().map(single).collect(), preference, experts)
     }
 
-    fn needs(&self) -> Needs {
-        Needs::LIKELIEST
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         true
+    }
+
+    fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let among = Some(owned(context.directions));
+        vec![
+            Instance::new(Self::default()),
+            Instance::new(Self { among }),
+        ]
     }
 }

@@ -9,15 +9,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::best::among;
-use super::{Fixed, Method, Strategy};
-use crate::{Candidate, Needs, Plan, Preference, Result, refuse};
+use super::best_on_validation::among;
+use super::{Fixed, Instance, InstanceContext, Method, Parts, Strategy};
+use crate::error::at_least_one;
+use crate::{Candidate, Error, Plan, Preference, Result};
 
 /// Constant weights, chosen for each preference by utility.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BestWeights {
-    /// What the weights are given to: `Fixed`, `Mod`, `DeRa` or `Merge`. Default: `Fixed()`.
+    /// What the weights are given to: a strategy with `weights`. Default: `Fixed()`.
     pub of: Box<Strategy>,
     /// Steps from 0 to 1. Default 4 (ours: 15 points for three directions).
     pub steps: usize,
@@ -34,11 +35,9 @@ impl Default for BestWeights {
 
 impl Method for BestWeights {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
-        if self.steps == 0 {
-            return refuse("steps is 0: at least 1 is needed");
-        }
+        at_least_one("steps", self.steps)?;
         let directions = preference.directions(experts)?;
-        let mut each = Vec::new();
+        let mut candidates = Vec::new();
         for point in grid(directions.len(), self.steps) {
             let shares = point.iter().map(|p| *p as f64 / self.steps as f64);
             let pairs: Vec<(&String, f64)> = directions.iter().zip(shares).collect();
@@ -47,33 +46,43 @@ impl Method for BestWeights {
             let named = pairs.iter().filter(|(_, w)| *w > 0.0);
             let named: Vec<String> = named.map(|(n, w)| format!("{w:.2} {n}")).collect();
             let Some(strategy) = self.of.weighted(weights) else {
-                return refuse("of takes no weights; take Fixed, Mod, DeRa or a Merge that does");
+                return Err(Error::Combination(
+                    "of takes no weights; take Fixed, Mod, DeRa, DExperts, Mato or a Merge that does",
+                ));
             };
-            each.push(Candidate {
+            candidates.push(Candidate {
                 name: named.join(" + "),
                 strategy,
             });
         }
-        among(each, preference, experts)
+        among(candidates, preference, experts)
     }
 
-    fn needs(&self) -> Needs {
-        self.of.needs()
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::strategies([&mut *self.of])
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let sweep = Self {
+            steps: 2,
+            ..Self::default()
+        };
+        vec![Instance::new(sweep)]
     }
 }
 
-/// All ways to share `steps` among `places`.
-pub(super) fn grid(places: usize, steps: usize) -> Vec<Vec<usize>> {
-    match places {
+/// All ways to share `steps` among `directions`.
+pub(super) fn grid(directions: usize, steps: usize) -> Vec<Vec<usize>> {
+    match directions {
         0 => Vec::new(),
         1 => vec![vec![steps]],
         _ => {
             let first = |n: usize| {
-                let rest = grid(places - 1, steps - n);
+                let rest = grid(directions - 1, steps - n);
                 rest.into_iter().map(move |r| [vec![n], r].concat())
             };
             (0..=steps).rev().flat_map(first).collect()
@@ -94,7 +103,7 @@ mod tests {
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), 15);
         assert_eq!(grid(1, 4), [[4]]);
-        // Any number of directions: (steps + places - 1 choose places - 1).
+        // Any number of directions: (steps + directions - 1 choose directions - 1).
         assert_eq!((grid(5, 3).len(), grid(8, 2).len()), (35, 36));
     }
 }

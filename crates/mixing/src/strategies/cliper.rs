@@ -19,10 +19,13 @@ use experts::classifier::{Classifier, ClassifierCard};
 use kernels::{Isa, math};
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::single::known;
+use super::{Instance, InstanceContext, Method, Parts};
+use crate::error::not_negative;
 use crate::mixer::same_experts;
-use crate::{BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, normalise, refuse};
+use crate::{
+    BASE, Error, Mixed, Mixer, Plan, Preference, Requirements, Result, Step, normalise, owned,
+};
 
 /// A model guided by a classifier.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,36 +34,34 @@ pub struct Cliper {
     /// Folder of the classifier.
     pub model: PathBuf,
     /// Sum of the exponents. Default 16 (ours).
-    #[serde(default = "sixteen")]
+    #[serde(default = "default_strength")]
     pub strength: f64,
     /// Who is guided. Default: the base model (paper).
-    #[serde(default = "base")]
+    #[serde(default = "default_expert")]
     pub expert: String,
 }
 
-fn sixteen() -> f64 {
+fn default_strength() -> f64 {
     16.0
 }
 
-fn base() -> String {
+fn default_expert() -> String {
     BASE.into()
 }
 
 impl Method for Cliper {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         known(&self.expert, experts)?;
-        if !(self.strength >= 0.0 && self.strength.is_finite()) {
-            let strength = self.strength;
-            return refuse(format!("strength is {strength}, not a number from 0 on"));
-        }
+        not_negative("strength", self.strength)?;
         let card = ClassifierCard::load(&self.model)?;
         let mut guides = Vec::new();
         for (direction, share) in preference.shares()? {
             let Some((dimension, sign)) = card.locate(&direction) else {
-                let known = card.directions().join(", ");
-                return refuse(format!(
-                    "the classifier was not trained for '{direction}'; it knows: {known}"
-                ));
+                return Err(Error::NotTrainedFor {
+                    model: "the classifier",
+                    direction,
+                    known: owned(&card.directions()),
+                });
             };
             guides.push(Guide {
                 dimension,
@@ -73,16 +74,32 @@ impl Method for Cliper {
             guides,
             open: None,
         };
-        Ok(Plan::new(vec![self.expert.clone()], mixer))
-    }
-
-    fn needs(&self) -> Needs {
         // What one model's likeliest tokens leave out stays out; nothing else is multiplied with them.
-        Needs::LIKELIEST
+        let requirements = Requirements::LIKELIEST;
+        Ok(Plan::new(vec![self.expert.clone()], requirements, mixer))
     }
 
-    fn one_hot(&self) -> bool {
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::model(&mut self.model, |folder| {
+            Classifier::load(folder)?;
+            Ok(())
+        })
+    }
+
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let guided = |strength| {
+            Instance::new(Self {
+                model: context.classifier.into(),
+                strength,
+                expert: BASE.into(),
+            })
+            .multiplies()
+        };
+        vec![guided(3.0).reference("cliper"), guided(0.0)]
     }
 }
 
@@ -110,16 +127,16 @@ impl Mixer for Guided {
             self.open = Some((classifier, zeros));
         }
         let Some((classifier, zeros)) = &self.open else {
-            return refuse("the classifier is not open");
+            return Err(Error::NotReady("the classifier is not open"));
         };
         if classifier.vocab() != step.next.vocab {
-            return refuse(format!(
+            return Err(Error::OtherBase(format!(
                 "{}: the classifier rates {} tokens, the model has {}; it was trained for another base ({})",
                 self.model.display(),
                 classifier.vocab(),
                 step.next.vocab,
                 classifier.card().base
-            ));
+            )));
         }
         let guides = &self.guides;
         mixed.each(step, |sequence, out, weights| {
@@ -129,12 +146,12 @@ impl Mixer for Guided {
             for guide in guides.iter().filter(|g| g.exponent > 0.0) {
                 let before = &step.history[sequence].tokens;
                 let (d, sign, power) = (guide.dimension, guide.sign, -guide.exponent);
-                let (context, own) = (classifier.context(d, before), classifier.token(d));
+                let (context, token) = (classifier.context(d, before), classifier.token(d));
                 // ln σ(x) = −ln(1 + e^−x)
                 let (plus, minus) = if sign > 0.0 {
-                    (&zeros[..], own)
+                    (&zeros[..], token)
                 } else {
-                    (own, &zeros[..])
+                    (token, &zeros[..])
                 };
                 math::softplus_add(Isa::best(), out, power, -sign * context, plus, minus);
                 moved = true;

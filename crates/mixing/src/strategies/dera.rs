@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::fixed::{Constant, Space};
+use super::{Instance, InstanceContext, Method, Parts, Strategy};
+use crate::error::not_negative;
 use crate::preference::constant_weights;
-use crate::{BASE, Needs, Plan, Preference, Result, refuse};
+use crate::{BASE, Plan, Preference, Requirements, Result};
 
 /// Between the base and the experts, and beyond them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,9 +40,7 @@ impl Default for DeRa {
 
 impl Method for DeRa {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
-        if !(self.lambda >= 0.0 && self.lambda.is_finite()) {
-            return refuse(format!("lambda is {}, not 0 or more", self.lambda));
-        }
+        not_negative("lambda", self.lambda)?;
         let mut weights = BTreeMap::from([(BASE.to_string(), 1.0 - self.lambda)]);
         for (name, w) in constant_weights(self.weights.as_ref(), preference, experts)? {
             *weights.entry(name).or_default() += self.lambda * w;
@@ -49,12 +48,30 @@ impl Method for DeRa {
         Ok(signed(weights))
     }
 
-    fn needs(&self) -> Needs {
-        Needs::FULL
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         self.lambda == 1.0
+    }
+
+    fn weighted(&self, weights: BTreeMap<String, f64>) -> Option<Strategy> {
+        Some(Strategy::DeRa(Self {
+            weights: Some(weights),
+            ..self.clone()
+        }))
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let to = |lambda| {
+            Instance::new(Self {
+                lambda,
+                weights: None,
+            })
+            .multiplies()
+        };
+        vec![to(2.5).reference("dera"), to(1.0)]
     }
 }
 
@@ -63,5 +80,5 @@ pub(super) fn signed(weights: BTreeMap<String, f64>) -> Plan {
     let (experts, weights): (Vec<_>, Vec<_>) =
         weights.into_iter().map(|(n, w)| (n, w as f32)).unzip();
     let space = Space::Log;
-    Plan::new(experts, Constant { weights, space })
+    Plan::new(experts, Requirements::FULL, Constant { weights, space })
 }

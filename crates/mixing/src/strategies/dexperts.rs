@@ -13,10 +13,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::dera::signed;
+use super::single::known;
+use super::{Instance, InstanceContext, Method, Parts, Strategy};
+use crate::error::finite;
 use crate::preference::constant_weights;
-use crate::{BASE, Needs, Plan, Preference, Result, refuse};
+use crate::{BASE, Error, Plan, Preference, Result};
 
 /// The base, pushed by the difference of pairs of experts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,45 +28,40 @@ pub struct DExperts {
     #[serde(deserialize_with = "crate::named::unique")]
     pub anti: BTreeMap<String, String>,
     /// How strongly to push. Default 1 (paper, proxy tuning).
-    #[serde(default = "one")]
+    #[serde(default = "default_strength")]
     pub strength: f64,
     /// What is pushed. Default `base`.
-    #[serde(default = "base")]
+    #[serde(default = "default_base")]
     pub base: String,
     /// Weight by expert, summing to 1. Default `None`: the importances of the preference.
     #[serde(default, deserialize_with = "crate::named::unique_option")]
     pub weights: Option<BTreeMap<String, f64>>,
 }
 
-fn one() -> f64 {
+fn default_strength() -> f64 {
     1.0
 }
 
-fn base() -> String {
+fn default_base() -> String {
     BASE.into()
 }
 
 impl Method for DExperts {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
-        if !self.strength.is_finite() {
-            return refuse(format!("strength is {}, not a number", self.strength));
+        finite("strength", self.strength)?;
+        for (expert, anti) in &self.anti {
+            known(expert, experts)?;
+            known(anti, experts)?;
         }
-        let named = self.anti.iter().flat_map(|(e, a)| [e, a]);
-        if let Some(name) = named
-            .chain([&self.base])
-            .find(|n| !experts.contains(&n.as_str()))
-        {
-            let known = experts.join(", ");
-            return refuse(format!(
-                "there is no expert '{name}'; the experts are: {known}"
-            ));
-        }
+        known(&self.base, experts)?;
         let mut weights = BTreeMap::from([(self.base.clone(), 1.0)]);
         for (name, w) in constant_weights(self.weights.as_ref(), preference, experts)? {
             let Some(anti) = self.anti.get(&name) else {
-                return refuse(format!(
-                    "no anti-expert is named for '{name}'; add it to anti"
-                ));
+                return Err(Error::MissingFor {
+                    lacking: "no anti-expert is named for",
+                    direction: name,
+                    remedy: "it to anti",
+                });
             };
             *weights.entry(anti.clone()).or_default() -= self.strength * w;
             *weights.entry(name).or_default() += self.strength * w;
@@ -72,11 +69,32 @@ impl Method for DExperts {
         Ok(signed(weights))
     }
 
-    fn needs(&self) -> Needs {
-        Needs::FULL
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn weighted(&self, weights: BTreeMap<String, f64>) -> Option<Strategy> {
+        Some(Strategy::DExperts(Self {
+            weights: Some(weights),
+            ..self.clone()
+        }))
+    }
+
+    fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        // The first direction against the other expert, the rest against the base.
+        let opponents = std::iter::once(context.other).chain(std::iter::repeat(BASE));
+        let pairs = context.directions.iter().zip(opponents);
+        let anti = pairs.map(|(expert, anti)| (expert.to_string(), anti.to_string()));
+        let dexperts = Self {
+            anti: anti.collect(),
+            strength: 1.5,
+            base: BASE.into(),
+            weights: None,
+        };
+        vec![Instance::new(dexperts).reference("dexperts").multiplies()]
     }
 }

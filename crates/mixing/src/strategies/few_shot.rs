@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use lm::chat::{Message, Role};
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::single::Copy;
-use crate::{BASE, Needs, Plan, Preference, Result, refuse};
+use super::{Instance, InstanceContext, Method, Parts};
+use crate::{BASE, Error, Plan, Preference, Requirements, Result};
 
 /// The base model with examples of the preference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct FewShot {
     #[serde(deserialize_with = "crate::named::unique")]
     pub examples: BTreeMap<String, Vec<Example>>,
     /// Add the preference's text as an instruction. Default: yes (ours).
-    #[serde(default = "yes")]
+    #[serde(default = "default_instruction")]
     pub instruction: bool,
 }
 
@@ -32,7 +32,7 @@ pub struct Example {
     pub response: String,
 }
 
-fn yes() -> bool {
+fn default_instruction() -> bool {
     true
 }
 
@@ -41,9 +41,11 @@ impl Method for FewShot {
         let mut turns = Vec::new();
         for (direction, _) in preference.shares()? {
             let Some(shown) = self.examples.get(&direction).filter(|e| !e.is_empty()) else {
-                return refuse(format!(
-                    "there is no example of '{direction}'; add one to examples"
-                ));
+                return Err(Error::MissingFor {
+                    lacking: "there is no example of",
+                    direction,
+                    remedy: "one to examples",
+                });
             };
             for example in shown {
                 turns.push(Message::user(&example.prompt));
@@ -55,20 +57,38 @@ impl Method for FewShot {
         }
         let text = Some(preference.text.clone()).filter(|_| self.instruction);
         if text.as_ref().is_some_and(|t| t.trim().is_empty()) {
-            return refuse("the preference has no text; give it one, or set instruction: false");
+            return Err(Error::Preference(
+                "the preference has no text; give it one, or set instruction: false",
+            ));
         }
         Ok(Plan {
             examples: turns,
             instruction: text,
-            ..Plan::new(vec![BASE.into()], Copy)
+            ..Plan::new(vec![BASE.into()], Requirements::LIKELIEST, Copy)
         })
     }
 
-    fn needs(&self) -> Needs {
-        Needs::LIKELIEST
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let examples = context.directions.iter().map(|direction| {
+            let initials: String = direction.chars().take(2).collect();
+            let example = Example {
+                prompt: format!("{initials}?"),
+                response: format!("{initials}!"),
+            };
+            (direction.to_string(), vec![example])
+        });
+        let few_shot = Self {
+            examples: examples.collect(),
+            instruction: false,
+        };
+        vec![Instance::new(few_shot).multiplies()]
     }
 }

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Instance, InstanceContext, Method, Parts, Strategy};
 use crate::mixer::same_experts;
 use crate::preference::constant_weights;
-use crate::{Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs};
+use crate::{Mixed, Mixer, Plan, Preference, Requirements, Result, Step, mix_logs};
 
 /// Where distributions are averaged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,10 +37,11 @@ pub struct Fixed {
 }
 
 impl Space {
-    pub(super) fn needs(self) -> Needs {
+    /// What averaging there needs of each expert.
+    pub(super) fn requirements(self) -> Requirements {
         match self {
-            Self::Probability => Needs::LIKELIEST,
-            Self::Log => Needs::FULL,
+            Self::Probability => Requirements::LIKELIEST,
+            Self::Log => Requirements::FULL,
         }
     }
 }
@@ -51,15 +52,37 @@ impl Method for Fixed {
         let (experts, weights): (Vec<_>, Vec<_>) =
             pairs.into_iter().map(|(name, w)| (name, w as f32)).unzip();
         let space = self.space;
-        Ok(Plan::new(experts, Constant { weights, space }))
+        Ok(Plan::new(
+            experts,
+            space.requirements(),
+            Constant { weights, space },
+        ))
     }
 
-    fn needs(&self) -> Needs {
-        self.space.needs()
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         true
+    }
+
+    fn weighted(&self, weights: BTreeMap<String, f64>) -> Option<Strategy> {
+        Some(Strategy::Fixed(Self {
+            weights: Some(weights),
+            ..self.clone()
+        }))
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let log = Self {
+            weights: None,
+            space: Space::Log,
+        };
+        vec![
+            Instance::new(Self::default()).reference("fixed"),
+            Instance::new(log).reference("fixed_log").multiplies(),
+        ]
     }
 }
 
@@ -72,16 +95,16 @@ pub(super) struct Constant {
 
 impl Mixer for Constant {
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
-        let (next, own) = (step.next, &self.weights);
-        same_experts(step, own.len())?;
+        let (next, constant) = (step.next, &self.weights);
+        same_experts(step, constant.len())?;
         match self.space {
             Space::Probability => mixed.probabilities(step, |_, weights| {
-                weights.copy_from_slice(own);
+                weights.copy_from_slice(constant);
             }),
             Space::Log => mixed.each(step, |sequence, out, weights| {
-                weights.copy_from_slice(own);
-                let rows: Vec<&[f32]> = (0..own.len()).map(|e| next.row(e, sequence)).collect();
-                mix_logs(&rows, own, out);
+                weights.copy_from_slice(constant);
+                let rows = (0..constant.len()).map(|e| next.row(e, sequence));
+                mix_logs(&rows.collect::<Vec<_>>(), constant, out);
             }),
         }
         Ok(())
@@ -188,7 +211,7 @@ mod tests {
     fn weights_that_do_not_fit_are_refused() {
         let preference = Preference {
             text: "short".into(),
-            weights: [("concise".to_string(), 1.0), ("friendly".to_string(), 3.0)].into(),
+            importances: [("concise".to_string(), 1.0), ("friendly".to_string(), 3.0)].into(),
         };
         let experts = ["base", "concise", "friendly"];
         let plan = |pairs: &[(&str, f64)]| {
@@ -221,8 +244,8 @@ mod tests {
                 .unwrap_err()
                 .contains("'base' is 1.5")
         );
-        let own = Fixed::default().plan(&preference, &experts).unwrap();
-        assert_eq!(own.experts, ["concise", "friendly"]);
+        let by_importance = Fixed::default().plan(&preference, &experts).unwrap();
+        assert_eq!(by_importance.experts, ["concise", "friendly"]);
         assert!(
             Fixed::default()
                 .plan(&preference, &["base", "concise"])

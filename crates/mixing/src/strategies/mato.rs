@@ -17,10 +17,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Instance, InstanceContext, Method, Parts, Strategy};
+use crate::error::above_zero;
 use crate::mixer::same_experts;
 use crate::preference::constant_weights;
-use crate::{BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, refuse};
+use crate::{BASE, Mixed, Mixer, Plan, Preference, Requirements, Result, Step, mix_logs};
 
 /// Rewards found in the experts' own probabilities, balanced while decoding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,9 +57,7 @@ impl Method for Mato {
             ("tau", self.tau),
             ("strength", self.strength),
         ] {
-            if !(value > 0.0 && value.is_finite()) {
-                return refuse(format!("{name} is {value}, not above 0"));
-            }
+            above_zero(name, value)?;
         }
         let mut start = BTreeMap::from([(BASE.to_string(), 0.0)]);
         start.extend(constant_weights(
@@ -74,15 +73,35 @@ impl Method for Mato {
             inverse: self.beta / self.tau,
             strength: self.strength,
         };
-        Ok(Plan::new(experts, mixer))
+        Ok(Plan::new(experts, Requirements::FULL, mixer))
     }
 
-    fn needs(&self) -> Needs {
-        Needs::FULL
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         self.strength == 1.0
+    }
+
+    fn weighted(&self, weights: BTreeMap<String, f64>) -> Option<Strategy> {
+        Some(Strategy::Mato(Self {
+            weights: Some(weights),
+            ..self.clone()
+        }))
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let fixture = Self {
+            beta: 2.0,
+            tau: 5.0,
+            strength: 0.7,
+            weights: None,
+        };
+        vec![
+            Instance::new(fixture).reference("mato").multiplies(),
+            Instance::new(Self::default()).multiplies(),
+        ]
     }
 }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::single::Copy;
+use super::{Instance, InstanceContext, Method, Parts, Strategy};
 use crate::merging::{self, Recipe};
 use crate::preference::constant_weights;
-use crate::{Needs, Plan, Preference, Result, refuse};
+use crate::{Error, Plan, Preference, Requirements, Result};
 
 /// Name of the expert that merging makes.
 const MERGED: &str = "merged";
@@ -18,7 +18,7 @@ const MERGED: &str = "merged";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Merge {
-    /// How.
+    /// How parameters are merged.
     pub method: merging::Method,
     /// Weight by expert, summing to 1. Default `None`: the importances of the preference.
     #[serde(default, deserialize_with = "crate::named::unique_option")]
@@ -31,7 +31,9 @@ pub struct Merge {
 impl Method for Merge {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         if self.weights.is_some() && !self.method.weighted() {
-            return refuse("this method has no use for weights; leave them out");
+            return Err(Error::Combination(
+                "this method has no use for weights; leave them out",
+            ));
         }
         let weights = constant_weights(self.weights.as_ref(), preference, experts)?;
         self.method.check(weights.len())?;
@@ -44,18 +46,34 @@ impl Method for Merge {
         };
         Ok(Plan {
             merged: [(MERGED.to_string(), recipe)].into(),
-            ..Plan::new(vec![MERGED.into()], Copy)
+            ..Plan::new(vec![MERGED.into()], Requirements::PARAMETERS, Copy)
         })
     }
 
-    fn needs(&self) -> Needs {
-        Needs {
-            weights: true,
-            ..Needs::LIKELIEST
-        }
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
-        self.method.one_hot()
+    fn reproduces_single_expert(&self) -> bool {
+        self.method.reproduces_single_expert()
+    }
+
+    fn weighted(&self, weights: BTreeMap<String, f64>) -> Option<Strategy> {
+        Some(Strategy::Merge(Self {
+            weights: Some(weights),
+            ..self.clone()
+        }))
+    }
+
+    fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let methods = merging::Method::instances().into_iter();
+        let two =
+            methods.filter(|instance| instance.method.check(context.directions.len()).is_ok());
+        let merges = two.map(|instance| Self {
+            method: instance.method,
+            weights: None,
+            seed: 0,
+        });
+        merges.map(Instance::new).collect()
     }
 }

@@ -15,9 +15,12 @@
 use kernels::{Isa, math};
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::single::known;
+use super::{Instance, InstanceContext, Method, Parts};
 use crate::mixer::same_experts;
-use crate::{Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, refuse};
+use crate::{
+    BASE, Error, Mixed, Mixer, Plan, Preference, Requirements, Result, Step, mix_logs, owned,
+};
 
 /// A formula over experts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,50 +65,56 @@ impl Method for ModelArithmetic {
         let mut names: Vec<String> = Vec::new();
         for (i, term) in self.terms.iter().enumerate() {
             if !term.weight.is_finite() || term.of.names().is_empty() {
-                return refuse(format!(
-                    "term {}: a finite weight and an expert are needed",
-                    i + 1
-                ));
+                return Err(Error::Term(i + 1));
             }
             for name in term.of.names() {
-                if !experts.contains(&name.as_str()) {
-                    let known = experts.join(", ");
-                    return refuse(format!(
-                        "there is no expert '{name}'; the experts are: {known}"
-                    ));
-                }
+                known(name, experts)?;
                 names.push(name.clone());
             }
         }
         let total: f64 = self.terms.iter().map(|t| t.weight).sum();
         if (total - 1.0).abs() > 1e-6 {
-            return refuse(format!(
-                "the weights sum to {total}, not to 1; where the formula divides by the sum, write the \
-                 quotients"
-            ));
+            return Err(Error::WeightSum {
+                total,
+                remedy: "; where the formula divides by the sum, write the quotients",
+            });
         }
         names.sort();
         names.dedup();
-        let place = |name: &String| names.binary_search(name).unwrap_or(0);
+        let number = |name: &String| names.binary_search(name).unwrap_or(0);
         let terms = self.terms.iter().map(|term| Placed {
             weight: term.weight as f32,
-            experts: term.of.names().iter().map(place).collect(),
+            experts: term.of.names().iter().map(number).collect(),
             smallest: matches!(term.of, Operand::Intersection(_)),
         });
         let mixer = Formula {
             experts: names.len(),
             terms: terms.collect(),
         };
-        Ok(Plan::new(names, mixer))
+        Ok(Plan::new(names, Requirements::FULL, mixer))
     }
 
-    fn needs(&self) -> Needs {
-        Needs::FULL
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         // A single term of weight 1 is its expert.
         true
+    }
+
+    fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let term = |weight, of| Term { weight, of };
+        let formula = |terms| Instance::new(Self { terms });
+        vec![
+            formula(vec![
+                term(1.5, Operand::Expert(BASE.into())),
+                term(0.8, Operand::Union(owned(context.directions))),
+                term(-1.3, Operand::Intersection(owned(&[context.other, BASE]))),
+            ])
+            .reference("arithmetic"),
+            formula(vec![term(1.0, Operand::Expert(context.other.into()))]).multiplies(),
+        ]
     }
 }
 
@@ -127,8 +136,8 @@ impl Placed {
         for &e in others {
             let pairs = values.iter_mut().zip(rows[e]);
             match self.smallest {
-                true => pairs.for_each(|(v, own)| *v = if own < v { *own } else { *v }),
-                false => pairs.for_each(|(v, own)| *v = if own > v { *own } else { *v }),
+                true => pairs.for_each(|(v, other)| *v = if other < v { *other } else { *v }),
+                false => pairs.for_each(|(v, other)| *v = if other > v { *other } else { *v }),
             }
         }
         Some(values)
@@ -151,7 +160,7 @@ impl Mixer for Formula {
                 self.terms.iter().map(|t| t.values(&rows)).collect();
             let pairs = self.terms.iter().zip(&values);
             let terms: Vec<&[f32]> = pairs
-                .map(|(t, own)| own.as_deref().unwrap_or(rows[t.experts[0]]))
+                .map(|(term, values)| values.as_deref().unwrap_or(rows[term.experts[0]]))
                 .collect();
             let powers: Vec<f32> = self.terms.iter().map(|t| t.weight).collect();
             mix_logs(&terms, &powers, out);
@@ -168,11 +177,9 @@ impl Mixer for Formula {
                 }
                 for (token, share) in shares.iter().enumerate() {
                     // The first expert whose value it is.
-                    let own = term
-                        .experts
-                        .iter()
-                        .find(|e| rows[**e][token] == values[token]);
-                    weights[*own.unwrap_or(&term.experts[0])] += term.weight * share;
+                    let mut experts = term.experts.iter();
+                    let first = experts.find(|e| rows[**e][token] == values[token]);
+                    weights[*first.unwrap_or(&term.experts[0])] += term.weight * share;
                 }
             }
         });

@@ -21,11 +21,11 @@ use std::collections::BTreeMap;
 use kernels::{Isa, math};
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Instance, InstanceContext, Method, Parts, Strategy};
 use crate::mixer::same_experts;
 use crate::preference::constant_weights;
 use crate::{
-    BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, normalise, refuse,
+    BASE, Error, Mixed, Mixer, Plan, Preference, Requirements, Result, Step, mix_logs, normalise,
 };
 
 /// The divergence that the experts were trained under.
@@ -58,7 +58,8 @@ impl Method for Mod {
         if let Divergence::Alpha(alpha) = self.divergence
             && !(alpha > 0.0 && alpha <= 1.0)
         {
-            return refuse(format!("alpha is {alpha}, not above 0 and at most 1"));
+            let expected = "above 0 and at most 1";
+            return Err(Error::parameter("alpha", alpha, expected));
         }
         let mut weights: BTreeMap<String, f64> =
             constant_weights(self.weights.as_ref(), preference, experts)?
@@ -76,15 +77,38 @@ impl Method for Mod {
             base,
             divergence,
         };
-        Ok(Plan::new(names, mixer))
+        Ok(Plan::new(names, Requirements::FULL, mixer))
     }
 
-    fn needs(&self) -> Needs {
-        Needs::FULL
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         true
+    }
+
+    fn weighted(&self, weights: BTreeMap<String, f64>) -> Option<Strategy> {
+        Some(Strategy::Mod(Self {
+            weights: Some(weights),
+            ..self.clone()
+        }))
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let of = |divergence| {
+            let strategy = Self {
+                weights: None,
+                divergence,
+            };
+            Instance::new(strategy).multiplies()
+        };
+        vec![
+            of(Divergence::ReverseKl).reference("mod_reverse"),
+            of(Divergence::ForwardKl).reference("mod_forward"),
+            of(Divergence::Alpha(0.3)).reference("mod_alpha"),
+            of(Divergence::JensenShannon).reference("mod_jensen_shannon"),
+        ]
     }
 }
 

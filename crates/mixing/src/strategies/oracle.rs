@@ -10,10 +10,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::best_weights::grid;
-use super::{Method, Space};
+use super::{Instance, InstanceContext, Method, Parts, Space};
+use crate::error::at_least_one;
 use crate::mixer::same_experts;
 use crate::{
-    BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities, refuse,
+    BASE, Error, Mixed, Mixer, Plan, Preference, Result, Step, mix_logs, mix_probabilities,
 };
 
 /// The best constant weights for each prompt.
@@ -45,14 +46,11 @@ impl Method for Oracle {
             space,
             lambda,
         } = *self;
-        if steps == 0 {
-            return refuse("steps is 0: at least 1 is needed");
-        }
+        at_least_one("steps", steps)?;
         let beyond = lambda != 1.0;
         if beyond && (space != Space::Log || !(lambda >= 0.0 && lambda.is_finite())) {
-            return refuse(format!(
-                "lambda is {lambda}; other than 1 it needs space: Log, and is 0 or more"
-            ));
+            let expected = "1; any other number, of 0 or more, needs space: Log";
+            return Err(Error::parameter("lambda", lambda, expected));
         }
         let directions = preference.directions(experts)?;
         let mut names: Vec<String> = directions.clone();
@@ -61,29 +59,38 @@ impl Method for Oracle {
         names.dedup();
         let points = grid(directions.len(), steps).into_iter().map(|point| {
             let mut weights = vec![0.0; names.len()];
+            let number = |expert: &str| names.iter().position(|name| name == expert);
             for (direction, parts) in directions.iter().zip(&point) {
-                let place = names.iter().position(|n| n == direction).unwrap_or(0);
-                weights[place] += (lambda * *parts as f64 / steps as f64) as f32;
+                let expert = number(direction).unwrap_or(0);
+                weights[expert] += (lambda * *parts as f64 / steps as f64) as f32;
             }
             if beyond {
-                let place = names.iter().position(|n| n == BASE).unwrap_or(0);
-                weights[place] += (1.0 - lambda) as f32;
+                weights[number(BASE).unwrap_or(0)] += (1.0 - lambda) as f32;
             }
             weights
         });
         let points: Vec<Vec<f32>> = points.collect();
         Ok(Plan {
             samples: points.len(),
-            ..Plan::new(names, Points { points, space })
+            ..Plan::new(names, space.requirements(), Points { points, space })
         })
     }
 
-    fn needs(&self) -> Needs {
-        self.space.needs()
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let far = Self {
+            steps: 2,
+            space: Space::Log,
+            lambda: 2.0,
+        };
+        vec![Instance::new(Self::default()), Instance::new(far)]
     }
 }
 

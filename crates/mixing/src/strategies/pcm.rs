@@ -19,9 +19,12 @@ use lm::LanguageModel;
 use pcm::{Output, PcmConfig, Runner, Sequence, Support};
 use serde::{Deserialize, Serialize};
 
-use super::{Method, Space};
+use super::{Instance, InstanceContext, Method, Parts, Space};
+use crate::error::at_least_one;
 use crate::mixer::same_experts;
-use crate::{BASE, Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, refuse};
+use crate::{
+    BASE, Error, History, Mixed, Mixer, Plan, Preference, Requirements, Result, Step, mix_logs,
+};
 
 /// How logits become weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,21 +46,21 @@ pub struct Pcm {
     #[serde(default)]
     pub choice: Choice,
     /// Tokens that weights are kept for. Default 1 (paper).
-    #[serde(default = "one")]
+    #[serde(default = "default_hold")]
     pub hold: usize,
     /// Where distributions are averaged. Default `None`: as the PCM was trained (paper: probabilities).
     #[serde(default)]
     pub space: Option<Space>,
     /// How far to go from the base in log space, 1 being the experts or a PCM's own gates. Default 1 (paper).
-    #[serde(default = "whole")]
+    #[serde(default = "default_strength")]
     pub strength: f64,
 }
 
-fn one() -> usize {
+fn default_hold() -> usize {
     1
 }
 
-fn whole() -> f64 {
+fn default_strength() -> f64 {
     1.0
 }
 
@@ -65,30 +68,65 @@ impl Method for Pcm {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         preference.directions(experts)?;
         let config = PcmConfig::load(&self.model)?;
-        if (self.beyond() || config.output.reads_base()) && !experts.contains(&BASE) {
-            return refuse(format!("gates and strength need an expert called '{BASE}'"));
+        if self.reads_base(config.output) && !experts.contains(&BASE) {
+            return Err(Error::Combination(
+                "gates and strength need an expert called 'base'",
+            ));
         }
         self.plan_over(&config, Model::Folder, preference)
     }
 
-    fn needs(&self) -> Needs {
-        // A folder that cannot be read is told of when it is planned with.
-        let output = PcmConfig::load(&self.model).map_or(Output::default(), |c| c.output);
-        match self.beyond() {
-            true => Needs::FULL,
-            false => self.space_of(output).needs(),
-        }
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::model(&mut self.model, |folder| {
+            pcm::Pcm::load(folder)?;
+            Ok(())
+        })
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let plain = Self::of(context.pcm);
+        let held = Self {
+            choice: Choice::Hard,
+            hold: 3,
+            ..plain.clone()
+        };
+        let beyond = Self {
+            space: Some(Space::Log),
+            strength: 1.5,
+            ..plain.clone()
+        };
+        vec![
+            Instance::new(plain),
+            Instance::new(held),
+            Instance::new(beyond).multiplies(),
+        ]
     }
 }
 
 impl Pcm {
+    /// The PCM in a folder, used as it was trained.
+    pub fn of(model: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            choice: Choice::default(),
+            hold: default_hold(),
+            space: None,
+            strength: default_strength(),
+        }
+    }
+
     /// The weights of a PCM that was not trained to go beyond the experts shall do so.
     fn beyond(&self) -> bool {
         self.strength != 1.0
+    }
+
+    /// The base runs, too.
+    fn reads_base(&self, output: Output) -> bool {
+        self.beyond() || output.reads_base()
     }
 
     fn space_of(&self, output: Output) -> Space {
@@ -99,7 +137,8 @@ impl Pcm {
     }
 
     /// How a PCM in memory serves a preference; a training's own, for instance. Where experts are multiplied,
-    /// `keep` likeliest tokens of each step are recorded ([`Response::records`](crate::Response::records)).
+    /// the `keep` likeliest tokens of each step are recorded
+    /// ([`Response::truncated_distributions`](crate::Response::truncated_distributions)).
     ///
     /// # Errors
     /// A preference that names an expert which the PCM does not know.
@@ -110,44 +149,49 @@ impl Pcm {
         self.plan_over(&config, model, preference)
     }
 
-    fn plan_over(&self, config: &PcmConfig, model: Model, preference: &Preference) -> Result<Plan> {
-        let (known, space) = (&config.experts, self.space_of(config.output));
-        if self.hold == 0 {
-            return refuse("hold is 0; weights are kept for at least one token");
-        }
+    /// Checks the parameters against the PCM's kind of output.
+    fn check(&self, output: Output) -> Result<()> {
+        at_least_one("hold", self.hold)?;
+        let space = self.space_of(output);
         if self.beyond() && (space != Space::Log || !self.strength.is_finite()) {
-            let strength = self.strength;
-            return refuse(format!(
-                "strength is {strength}; other than 1 it needs space: Log, and must be a number"
+            let expected = "1; any other number needs space: Log";
+            return Err(Error::parameter("strength", self.strength, expected));
+        }
+        if output.reads_base() && space != Space::Log {
+            return Err(Error::Combination(
+                "this PCM's gates multiply experts; leave space out",
             ));
         }
-        if config.output.reads_base() && space != Space::Log {
-            return refuse("this PCM's gates multiply experts; leave space out");
+        Ok(())
+    }
+
+    fn plan_over(&self, config: &PcmConfig, model: Model, preference: &Preference) -> Result<Plan> {
+        self.check(config.output)?;
+        let (mut names, stated): (Vec<String>, Vec<f64>) = preference.shares()?.into_iter().unzip();
+        let known = &config.experts;
+        let mut indices = Vec::with_capacity(names.len());
+        let mut shares = vec![0.0; known.len()];
+        for (name, share) in names.iter().zip(stated) {
+            let Some(index) = known.iter().position(|expert| expert == name) else {
+                return Err(Error::NotTrainedFor {
+                    model: "the PCM",
+                    direction: name.clone(),
+                    known: known.clone(),
+                });
+            };
+            shares[index] = share as f32;
+            indices.push(index);
         }
-        let (mut names, shares): (Vec<String>, Vec<f64>) = preference.shares()?.into_iter().unzip();
-        let place = |name: &String| {
-            let found = known.iter().position(|k| k == name);
-            found.map_or_else(
-                || {
-                    refuse(format!(
-                        "the PCM was not trained for '{name}'; it knows: {}",
-                        known.join(", ")
-                    ))
-                },
-                Ok,
-            )
-        };
-        let places: Vec<usize> = names.iter().map(place).collect::<Result<_>>()?;
-        let mut all = vec![0.0; known.len()];
-        for (place, share) in places.iter().zip(&shares) {
-            all[*place] = *share as f32;
-        }
-        let with_base = self.beyond() || config.output.reads_base();
-        let base_at = with_base.then(|| {
+        let base_at = self.reads_base(config.output).then(|| {
             let at = names.partition_point(|name| name.as_str() < BASE);
             names.insert(at, BASE.into());
             at
         });
+        let space = self.space_of(config.output);
+        let requirements = match self.beyond() {
+            true => Requirements::FULL,
+            false => space.requirements(),
+        };
         let mixer = PcmMixer {
             base_at,
             output: config.output,
@@ -155,21 +199,21 @@ impl Pcm {
             strategy: self.clone(),
             text: preference.text.clone(),
             model,
-            shares: all,
-            places,
+            shares,
+            indices,
             open: None,
             preference: Vec::new(),
             held: HashMap::new(),
         };
-        Ok(Plan::new(names, mixer))
+        Ok(Plan::new(names, requirements, mixer))
     }
 }
 
-/// Where the PCM's weights are before decoding begins. Many plans are made that never decode.
+/// Where the PCM's parameters are before decoding begins. Many plans are made that never decode.
 enum Model {
     /// In the strategy's folder.
     Folder,
-    /// Here, with the tokens of each step to record.
+    /// Here, with the number of tokens of each step to record.
     Loaded(Box<pcm::Pcm>, usize),
 }
 
@@ -188,8 +232,8 @@ struct PcmMixer {
     model: Model,
     /// Importance of each of the PCM's experts.
     shares: Vec<f32>,
-    /// Place among the PCM's experts of each expert that runs, the base left out.
-    places: Vec<usize>,
+    /// Which of the PCM's experts each one that runs is, the base left out.
+    indices: Vec<usize>,
     /// Which expert is the base, where it takes part.
     base_at: Option<usize>,
     open: Option<Open>,
@@ -199,11 +243,11 @@ struct PcmMixer {
     held: HashMap<usize, Vec<f32>>,
 }
 
-/// Statistics of each sequence's experts at their places among the PCM's, `[sequences, width]`; empty where the
-/// PCM reads none.
-fn features(
+/// Statistics of each sequence's experts, where the PCM reads them, `[sequences, width]`; empty where it reads none.
+/// `experts` are those that run without the base, `indices` say which of the PCM's they are.
+fn expert_statistics(
     config: &PcmConfig,
-    places: &[usize],
+    indices: &[usize],
     experts: &[usize],
     next: &NextTokens,
 ) -> Vec<f32> {
@@ -217,12 +261,12 @@ fn features(
         let rows = experts.iter().map(|&e| next.row(e, sequence));
         let rows: Vec<&[f32]> = rows.collect();
         // SAFETY: each number is handed out once.
-        let own = unsafe { shared.write(sequence * width..(sequence + 1) * width) };
-        let (each, divergence) = statistics(&rows);
-        for (place, (entropy, top)) in places.iter().zip(each) {
-            (own[2 * place], own[2 * place + 1]) = (entropy, top);
+        let row = unsafe { shared.write(sequence * width..(sequence + 1) * width) };
+        let (by_expert, divergence) = statistics(&rows);
+        for (index, (entropy, top)) in indices.iter().zip(by_expert) {
+            (row[2 * index], row[2 * index + 1]) = (entropy, top);
         }
-        own[width - 1] = divergence;
+        row[width - 1] = divergence;
     });
     out
 }
@@ -232,16 +276,133 @@ fn features(
 pub fn statistics(rows: &[&[f32]]) -> (Vec<(f32, f32)>, f32) {
     let isa = Isa::best();
     let mut mean = vec![0.0; rows.first().map_or(0, |r| r.len())];
-    let (mut each, mut total) = (Vec::new(), 0.0);
+    let (mut by_expert, mut mean_entropy) = (Vec::new(), 0.0);
     for row in rows {
-        let own = math::entropy(isa, row);
-        each.push((own as f32, math::largest(isa, row).exp()));
-        total += own / rows.len() as f64;
+        let entropy = math::entropy(isa, row);
+        by_expert.push((entropy as f32, math::largest(isa, row).exp()));
+        mean_entropy += entropy / rows.len() as f64;
         math::exp_add(isa, &mut mean, 1.0 / rows.len() as f32, row);
     }
-    let divergence = (math::entropy_of_probabilities(isa, &mean) - total).max(0.0);
-    (each, divergence as f32)
+    let divergence = (math::entropy_of_probabilities(isa, &mean) - mean_entropy).max(0.0);
+    (by_expert, divergence as f32)
 }
+
+impl PcmMixer {
+    /// The PCM's outputs for the next token of each sequence, `[sequences, all of the PCM's experts]`.
+    fn logits(&mut self, step: &Step<'_>, statistics: &[f32]) -> Result<Vec<f32>> {
+        let Some(Open { base, runner }) = &mut self.open else {
+            return Err(NOT_OPEN);
+        };
+        let reads_text = runner.pcm().config().preference != pcm::PreferenceInput::Weights;
+        let context = |history: &History| match (history.tokens.is_empty(), reads_text) {
+            (true, true) => [self.preference.as_slice(), &history.context].concat(),
+            (true, false) => history.context.clone(),
+            (false, _) => Vec::new(),
+        };
+        let contexts: Vec<Vec<u32>> = step.history.iter().map(context).collect();
+        let width = statistics.len() / step.next.sequences.max(1);
+        let histories = step.history.iter().zip(&contexts).enumerate();
+        let sequences = histories.map(|(i, (history, context))| Sequence {
+            id: history.request,
+            context,
+            response: &history.tokens,
+            shares: &self.shares,
+            statistics: &statistics[i * width..(i + 1) * width],
+        });
+        let embed = |token, out: &mut [f32]| {
+            // Tokens come from this model; one from elsewhere reads as nothing.
+            if base.engine.embedding(token, out).is_err() {
+                out.fill(0.0);
+            }
+        };
+        Ok(runner.step(&sequences.collect::<Vec<_>>(), &embed)?)
+    }
+
+    /// Weights of the experts that run, the base left out, `[sequences, experts]`.
+    fn weights(&mut self, logits: &[f32], histories: &[History]) -> Vec<f32> {
+        let mut weights = Vec::with_capacity(histories.len() * self.indices.len());
+        for (logits, history) in logits.chunks(self.shares.len()).zip(histories) {
+            let all = self.output.weights(logits, &self.shares);
+            let mut row: Vec<f32> = self.indices.iter().map(|i| all[*i] as f32).collect();
+            if self.strategy.choice == Choice::Hard {
+                let largest = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+                let largest = largest.map_or(0, |(i, _)| i);
+                let gate = if self.output.reads_base() {
+                    row[largest]
+                } else {
+                    1.0
+                };
+                row.fill(0.0);
+                row[largest] = gate;
+            }
+            if self.strategy.hold > 1 {
+                if history.tokens.len().is_multiple_of(self.strategy.hold) {
+                    self.held.insert(history.request, row.clone());
+                } else if let Some(held) = self.held.get(&history.request) {
+                    row.clone_from(held);
+                }
+            }
+            weights.extend(row);
+        }
+        weights
+    }
+
+    /// Mixes with these weights; `experts` are those that run without the base. What they leave over is the base's.
+    fn combine(&self, step: &Step<'_>, experts: &[usize], weights: &[f32], mixed: &mut Mixed) {
+        let (count, strength) = (experts.len(), self.strategy.strength as f32);
+        let with_gates = self.output.reads_base();
+        let weigh = |sequence: usize, used: &mut [f32]| {
+            let weights = &weights[sequence * count..(sequence + 1) * count];
+            let Some(base) = self.base_at else {
+                return used.copy_from_slice(weights);
+            };
+            for (expert, weight) in experts.iter().zip(weights) {
+                used[*expert] = strength * weight;
+            }
+            let sum: f32 = if with_gates {
+                weights.iter().sum()
+            } else {
+                1.0
+            };
+            used[base] = 1.0 - strength * sum;
+        };
+        match self.space {
+            Space::Probability => mixed.probabilities(step, weigh),
+            Space::Log => mixed.each(step, |sequence, out, used| {
+                weigh(sequence, used);
+                let rows = (0..step.next.experts).map(|e| step.next.row(e, sequence));
+                mix_logs(&rows.collect::<Vec<_>>(), used, out);
+            }),
+        }
+    }
+
+    /// The `keep` likeliest tokens of each mixed distribution as a training needs them, `[sequences, width]`.
+    fn truncate(
+        &self,
+        next: &NextTokens,
+        experts: &[usize],
+        weights: &[f32],
+        log_probs: &[f32],
+        keep: usize,
+    ) -> Vec<f32> {
+        let records: Vec<Mutex<Vec<f32>>> = (0..next.sequences).map(|_| Mutex::default()).collect();
+        Team::global().for_each(next.sequences, |sequence| {
+            let rows: Vec<&[f32]> = experts.iter().map(|&e| next.row(e, sequence)).collect();
+            let count = experts.len();
+            let weights = weights[sequence * count..(sequence + 1) * count].iter();
+            let weights: Vec<f64> = weights.map(|w| f64::from(*w)).collect();
+            let base = self.base_at.map(|base| next.row(base, sequence));
+            let mixed = &log_probs[sequence * next.vocab..(sequence + 1) * next.vocab];
+            let mut record = records[sequence].lock().unwrap_or_else(|e| e.into_inner());
+            Support::record(keep, mixed, &rows, base, &weights, &mut record);
+        });
+        let records = records.into_iter();
+        let records = records.map(|record| record.into_inner().unwrap_or_else(|e| e.into_inner()));
+        records.flatten().collect()
+    }
+}
+
+const NOT_OPEN: Error = Error::NotReady("the PCM was not opened with a model");
 
 impl Mixer for PcmMixer {
     fn open(&mut self, model: &Arc<LanguageModel>) -> Result<()> {
@@ -251,18 +412,18 @@ impl Mixer for PcmMixer {
         };
         let (width, reads) = (model.config().hidden_size, pcm.config().embedding);
         if let Some(origin) = &pcm.config().origin {
-            let (own, vocabulary) = (origin.vocabulary, model.config().vocab_size);
-            if own != vocabulary {
-                return refuse(format!(
-                    "the PCM reads a vocabulary of {own} tokens, the model's has {vocabulary}; it was trained for \
-                     another base"
-                ));
+            let (expected, vocabulary) = (origin.vocabulary, model.config().vocab_size);
+            if expected != vocabulary {
+                return Err(Error::OtherBase(format!(
+                    "the PCM reads a vocabulary of {expected} tokens, the model's has {vocabulary}; it was trained \
+                     for another base"
+                )));
             }
         } else if width != reads {
-            return refuse(format!(
+            return Err(Error::OtherBase(format!(
                 "the PCM reads embeddings of width {reads}, the model's are {width} wide; it was trained \
                  for another base"
-            ));
+            )));
         }
         self.preference = model.tokenizer.encode(&self.text, false)?;
         self.open = Some(Open {
@@ -278,111 +439,20 @@ impl Mixer for PcmMixer {
 
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
         let next = step.next;
-        same_experts(
-            step,
-            self.places.len() + usize::from(self.base_at.is_some()),
-        )?;
-        let own = (0..next.experts).filter(|e| Some(*e) != self.base_at);
-        let own: Vec<usize> = own.collect();
-        let with_gates = self.output.reads_base();
-        let Some(Open { base, runner }) = &mut self.open else {
-            return refuse("the PCM was not opened with a model");
-        };
-        let config = runner.pcm().config();
-        let features = features(config, &self.places, &own, next);
-        let width = features.len() / next.sequences.max(1);
-        let reads_text = config.preference != pcm::PreferenceInput::Weights;
-        let contexts: Vec<Vec<u32>> = step
-            .history
-            .iter()
-            .map(|h| match (h.tokens.is_empty(), reads_text) {
-                (true, true) => [self.preference.as_slice(), &h.context].concat(),
-                (true, false) => h.context.clone(),
-                (false, _) => Vec::new(),
-            })
-            .collect();
-        let sequences: Vec<Sequence<'_>> = step
-            .history
-            .iter()
-            .zip(&contexts)
-            .enumerate()
-            .map(|(i, (history, context))| Sequence {
-                id: history.request,
-                context,
-                response: &history.tokens,
-                shares: &self.shares,
-                statistics: &features[i * width..(i + 1) * width],
-            })
-            .collect();
-        let logits = runner.step(&sequences, &|token, out: &mut [f32]| {
-            // Tokens come from this model; one from elsewhere reads as nothing.
-            if base.engine.embedding(token, out).is_err() {
-                out.fill(0.0);
-            }
-        })?;
-        let n = self.shares.len();
-        let mut weights = Vec::with_capacity(next.sequences * self.places.len());
-        for (logits, history) in logits.chunks(n).zip(step.history) {
-            let all = self.output.weights(logits, &self.shares);
-            let mut own: Vec<f32> = self.places.iter().map(|p| all[*p] as f32).collect();
-            if self.strategy.choice == Choice::Hard {
-                let best = own.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-                let best = best.map_or(0, |(i, _)| i);
-                let whole = if with_gates { own[best] } else { 1.0 };
-                own.fill(0.0);
-                own[best] = whole;
-            }
-            if self.strategy.hold > 1 {
-                if history.tokens.len().is_multiple_of(self.strategy.hold) {
-                    self.held.insert(history.request, own.clone());
-                } else if let Some(held) = self.held.get(&history.request) {
-                    own.clone_from(held);
-                }
-            }
-            weights.extend(own);
-        }
-        mixed.features = features;
-        let (experts, strength) = (self.places.len(), self.strategy.strength as f32);
-        let (base_at, space) = (self.base_at, self.space);
-        let of = |sequence: usize| &weights[sequence * experts..(sequence + 1) * experts];
-        let weigh = |sequence: usize, used: &mut [f32]| {
-            let weights = of(sequence);
-            let moved = own.iter().zip(weights);
-            match base_at {
-                None => used.copy_from_slice(weights),
-                Some(base) => {
-                    moved.for_each(|(&place, w)| used[place] = strength * w);
-                    let sum: f32 = if with_gates {
-                        weights.iter().sum()
-                    } else {
-                        1.0
-                    };
-                    used[base] = 1.0 - strength * sum;
-                }
-            }
-        };
-        match space {
-            Space::Probability => mixed.probabilities(step, weigh),
-            Space::Log => mixed.each(step, |sequence, out, used| {
-                weigh(sequence, used);
-                let rows: Vec<&[f32]> = (0..next.experts).map(|e| next.row(e, sequence)).collect();
-                mix_logs(&rows, used, out);
-            }),
-        }
+        let running = self.indices.len() + usize::from(self.base_at.is_some());
+        same_experts(step, running)?;
+        let experts = (0..next.experts).filter(|e| Some(*e) != self.base_at);
+        let experts: Vec<usize> = experts.collect();
+        let config = self.open.as_ref().ok_or(NOT_OPEN)?.runner.pcm().config();
+        let statistics = expert_statistics(config, &self.indices, &experts, next);
+        let logits = self.logits(step, &statistics)?;
+        let weights = self.weights(&logits, step.history);
+        mixed.expert_statistics = statistics;
+        self.combine(step, &experts, &weights, mixed);
         if let Model::Loaded(_, keep @ 1..) = self.model {
-            let all: Vec<Mutex<Vec<f32>>> = (0..next.sequences).map(|_| Mutex::default()).collect();
-            Team::global().for_each(next.sequences, |sequence| {
-                let rows: Vec<&[f32]> = own.iter().map(|&e| next.row(e, sequence)).collect();
-                let weights: Vec<f64> = of(sequence).iter().map(|w| f64::from(*w)).collect();
-                let base = base_at.map(|base| next.row(base, sequence));
-                let width = mixed.log_probs.len() / next.sequences;
-                let out = &mixed.log_probs[sequence * width..(sequence + 1) * width];
-                let mut record = all[sequence].lock().unwrap_or_else(|e| e.into_inner());
-                Support::record(keep, out, &rows, base, &weights, &mut record);
-            });
-            let all = all.into_iter();
-            let all = all.map(|own| own.into_inner().unwrap_or_else(|e| e.into_inner()));
-            mixed.records = all.flatten().collect();
+            let log_probs = &mixed.log_probs;
+            mixed.truncated_distributions =
+                self.truncate(next, &experts, &weights, log_probs, keep);
         }
         Ok(())
     }
@@ -395,12 +465,12 @@ mod tests {
     #[test]
     fn statistics_of_known_distributions() {
         let (even, sure) = ([0.5f32.ln(); 2], [0.0, f32::NEG_INFINITY]);
-        let (each, divergence) = statistics(&[&even, &sure]);
+        let (by_expert, divergence) = statistics(&[&even, &sure]);
         let near = |a: f32, b: f64| assert!((f64::from(a) - b).abs() < 1e-6, "{a} {b}");
-        near(each[0].0, 2f64.ln());
-        near(each[0].1, 0.5);
-        near(each[1].0, 0.0);
-        near(each[1].1, 1.0);
+        near(by_expert[0].0, 2f64.ln());
+        near(by_expert[0].1, 0.5);
+        near(by_expert[1].0, 0.0);
+        near(by_expert[1].1, 1.0);
         // H(3/4, 1/4) less the mean of ln 2 and 0.
         let mixed = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
         near(divergence, mixed - 2f64.ln() / 2.0);

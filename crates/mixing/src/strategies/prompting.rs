@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::single::{Copy, known};
-use crate::{BASE, Needs, Plan, Preference, Result, refuse};
+use super::{Instance, InstanceContext, Method, Parts};
+use crate::{BASE, Error, Plan, Preference, Requirements, Result};
 
 /// One model with the preference's text as an instruction.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,19 +33,28 @@ impl Method for Prompting {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         known(&self.expert, experts)?;
         if preference.text.trim().is_empty() {
-            return refuse("prompting needs a preference with a text");
+            return Err(Error::Preference(
+                "prompting needs a preference with a text",
+            ));
         }
         Ok(Plan {
             instruction: Some(preference.text.clone()),
-            ..Plan::new(vec![self.expert.clone()], Copy)
+            ..Plan::new(vec![self.expert.clone()], Requirements::LIKELIEST, Copy)
         })
     }
 
-    fn needs(&self) -> Needs {
-        Needs::LIKELIEST
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let expert = context.directions[0].to_string();
+        [Self::default(), Self { expert }]
+            .map(|prompting| Instance::new(prompting).multiplies())
+            .into()
     }
 }

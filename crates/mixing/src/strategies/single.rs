@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Instance, InstanceContext, Method, Parts};
 use crate::mixer::same_experts;
-use crate::{Mixed, Mixer, Needs, Plan, Preference, Result, Step, refuse};
+use crate::{Error, Mixed, Mixer, Plan, Preference, Requirements, Result, Step, owned};
 
 /// One expert for every preference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,15 +17,24 @@ pub struct Single {
 impl Method for Single {
     fn plan(&self, _: &Preference, experts: &[&str]) -> Result<Plan> {
         known(&self.expert, experts)?;
-        Ok(Plan::new(vec![self.expert.clone()], Copy))
+        Ok(Plan::new(
+            vec![self.expert.clone()],
+            Requirements::LIKELIEST,
+            Copy,
+        ))
     }
 
-    fn needs(&self) -> Needs {
-        Needs::LIKELIEST
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         true
+    }
+
+    fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let expert = context.directions[0].to_string();
+        vec![Instance::new(Self { expert }).multiplies()]
     }
 }
 
@@ -34,10 +43,10 @@ pub(super) fn known(expert: &str, experts: &[&str]) -> Result<()> {
     if experts.contains(&expert) {
         return Ok(());
     }
-    let known = experts.join(", ");
-    refuse(format!(
-        "there is no expert '{expert}'; the experts are: {known}"
-    ))
+    Err(Error::UnknownExpert {
+        name: expert.into(),
+        known: owned(experts),
+    })
 }
 
 /// Hands one expert's distribution on.

@@ -11,39 +11,34 @@ use lm::LanguageModel;
 use lm::sampling::keep_likeliest;
 use serde::{Deserialize, Serialize};
 
-use super::{Method, Strategy};
-use crate::{Distribution, Mixed, Mixer, Needs, Plan, Preference, Result, Step, refuse};
+use super::{Fixed, Instance, InstanceContext, Method, Parts, Strategy};
+use crate::error::at_least_one;
+use crate::{Distribution, Error, Mixed, Mixer, Plan, Preference, Result, Step};
 
 /// A strategy that sees the likeliest tokens of each expert.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TopK {
     /// Tokens that are seen. Default 20 (ours: what remote interfaces show).
-    #[serde(default = "twenty")]
+    #[serde(default = "default_k")]
     pub k: usize,
     /// The strategy; one that needs full distributions is refused.
     pub of: Box<Strategy>,
 }
 
-fn twenty() -> usize {
+fn default_k() -> usize {
     20
 }
 
 impl Method for TopK {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
-        if self.k == 0 {
-            return refuse("k is 0: at least 1 token must be seen");
-        }
-        if self.of.needs().distribution == Distribution::Full {
-            return refuse(format!(
-                "the inner strategy needs full next-token distributions and gets the {} likeliest \
-                 tokens; take one that averages probabilities: Uniform(), Fixed(), Single",
-                self.k
-            ));
-        }
+        at_least_one("k", self.k)?;
         let inner = self.of.plan(preference, experts)?;
+        if inner.requirements.distribution == Distribution::Full {
+            return Err(Error::Truncated(self.k));
+        }
         if !inner.candidates.is_empty() {
-            return refuse("the inner strategy is still to be chosen; name what it is to be");
+            return Err(Error::StillToBeChosen { strategy: None });
         }
         let mixer = Truncated {
             k: self.k,
@@ -56,13 +51,21 @@ impl Method for TopK {
         })
     }
 
-    fn needs(&self) -> Needs {
-        self.of.needs()
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::strategies([&mut *self.of])
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         // The expert that it reproduces is the truncated one.
         false
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let top_k = Self {
+            k: 4,
+            of: Box::new(Strategy::Fixed(Fixed::default())),
+        };
+        vec![Instance::new(top_k).reference("top_k")]
     }
 }
 

@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::fixed::{Constant, Space};
-use crate::{Needs, Plan, Preference, Result};
+use super::{Instance, InstanceContext, Method, Parts};
+use crate::{Plan, Preference, Result};
 
 /// The preference's experts with equal weights, whatever their importance.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -20,15 +20,26 @@ impl Method for Uniform {
         let experts = preference.directions(experts)?;
         let weights = vec![1.0 / experts.len() as f32; experts.len()];
         let space = self.space;
-        Ok(Plan::new(experts, Constant { weights, space }))
+        Ok(Plan::new(
+            experts,
+            space.requirements(),
+            Constant { weights, space },
+        ))
     }
 
-    fn needs(&self) -> Needs {
-        self.space.needs()
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
     }
 
-    fn one_hot(&self) -> bool {
+    fn reproduces_single_expert(&self) -> bool {
         // Equal weights over a single stated direction are that expert.
         true
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        vec![
+            Instance::new(Self::default()),
+            Instance::new(Self { space: Space::Log }).multiplies(),
+        ]
     }
 }

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
 use eval::comparison::Comparison;
+use eval::mixing_weights::MixingWeights;
 use eval::report::Report;
 use eval::rows::{self, GenerationRow, Identity, ScoreRow};
 use eval::table::{parquet, read_parquet, write_all, write_csv};
-use eval::weights::Weights;
 use polars::prelude::{Column, DataFrame};
 
 use crate::store::folder::{RunFolder, parquet_files};
@@ -59,9 +59,9 @@ pub fn report(
     let preference_names: Vec<String> = preference_names.iter().map(|p| p.to_string()).collect();
     let comparison = Comparison::new(scores, &strategies)?;
 
-    let weights: Vec<(String, Weights)> = strategies
+    let weights: Vec<(String, MixingWeights)> = strategies
         .iter()
-        .filter_map(|s| Some((s.clone(), Weights::of(s, generations)?)))
+        .filter_map(|s| Some((s.clone(), MixingWeights::of(s, generations)?)))
         .collect();
     let mut tables = tables::tables(manifest, &comparison, generations, &weights, retention)?;
     let folder_of_tables = folder.path("tables");

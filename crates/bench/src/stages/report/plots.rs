@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use eval::comparison::{Comparison, Measure};
+use eval::mixing_weights::MixingWeights;
 use eval::plots::{
     CurvePlot, FrontPlot, HeatPlot, Plot, RadarPlot, RewardPlot, ScatterPlot, UtilityPlot,
     WeightPlot, save,
@@ -11,7 +12,6 @@ use eval::plots::{
 use eval::rows::{GenerationRow, Identity};
 use eval::statistics::Estimate;
 use eval::utility::Utility;
-use eval::weights::Weights;
 
 use crate::store::manifest::Manifest;
 
@@ -29,7 +29,7 @@ pub(super) struct Plots<'a> {
     pub manifest: &'a Manifest,
     pub comparison: &'a Comparison<'a>,
     pub generations: &'a [GenerationRow],
-    pub weights: &'a [(String, Weights)],
+    pub weights: &'a [(String, MixingWeights)],
     /// In the order of colours.
     pub experts: &'a [String],
     pub folder: PathBuf,
@@ -258,7 +258,7 @@ impl Plots<'_> {
     }
 
     /// Weights that change from token to token.
-    fn changing(&mut self, strategy: &str, weights: &Weights) -> Result<()> {
+    fn changing(&mut self, strategy: &str, weights: &MixingWeights) -> Result<()> {
         let curve = |e: usize| {
             let points = weights.by_position.iter().enumerate();
             points.map(|(t, w)| (t as f64 + 1.0, w[e])).collect()

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use eval::comparison::Comparison;
+use eval::mixing_weights::MixingWeights;
 use eval::rows::GenerationRow;
 use eval::statistics::RESAMPLES;
-use eval::weights::Weights;
 use polars::prelude::{Column, DataFrame};
 
 use crate::store::manifest::Manifest;
@@ -23,7 +23,7 @@ pub(super) fn tables(
     manifest: &Manifest,
     comparison: &Comparison<'_>,
     generations: &[GenerationRow],
-    weights: &[(String, Weights)],
+    weights: &[(String, MixingWeights)],
     retention: Option<DataFrame>,
 ) -> Result<Vec<Table>> {
     let experiment = &manifest.experiment;
@@ -114,7 +114,7 @@ pub(super) fn tables(
             "Mutual information of the chosen expert with the preference and with the position in a \
              response, in nats, and mean weights."
                 .into(),
-            eval::weights::table(weights)?,
+            eval::mixing_weights::table(weights)?,
         ),
     ];
     let chosen = chosen(manifest)?;

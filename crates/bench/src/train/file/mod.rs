@@ -317,7 +317,7 @@ impl Training {
             }
             Recipe::Morl(t) => return t.validate(),
             Recipe::Classifier(t) => return t.validate(),
-            Recipe::Reward(t) => t.settings.validate(),
+            Recipe::Reward(t) => t.settings.validate().map_err(|e| e.to_string()),
             Recipe::Pcm(t) => return t.validate(),
         };
         settings.map_err(|e| format!("settings: {e}"))

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use eval::dimension::locate;
-use eval::utility::Stated;
 use lm::chat::Prompt;
 use mixing::{BASE, Preference, Response, Strategy};
 use pcm::{Context, PcmConfig, PreferenceInput, Prefixes, Rollout};
@@ -24,15 +22,8 @@ impl Sampler<'_> {
     /// Normalised rewards of texts, `[texts][dimensions]`, growing towards the high ends.
     fn rewards(&self, prompt: &Prompt, texts: &[String]) -> Result<Vec<Vec<f64>>> {
         let items: Vec<(&Prompt, &str)> = texts.iter().map(|t| (prompt, t.as_str())).collect();
-        let mut all = vec![Vec::new(); texts.len()];
-        for (name, reward) in &self.rewards {
-            let normaliser = self.dimensions[name].normaliser;
-            let normaliser = normaliser.unwrap_or_else(|| reward.normaliser());
-            for (rewards, score) in all.iter_mut().zip(reward.score_all(&items)?) {
-                rewards.push(normaliser.apply(score));
-            }
-        }
-        Ok(all)
+        let rewards = self.scorer.rewards(&items)?;
+        Ok(rewards.into_iter().map(|r| r.normalised).collect())
     }
 
     /// Rewards of the beginnings of the base's response, from draws that only prompt and seed decide; one beyond
@@ -69,7 +60,7 @@ impl Sampler<'_> {
         Ok(lengths.iter().map(rewards).collect())
     }
 
-    /// Utility of rewards to importances of the PCM's experts, beside the reference's.
+    /// Utility to importances of the PCM's experts, beside the reference's rewards.
     fn utility(
         &self,
         config: &PcmConfig,
@@ -77,19 +68,10 @@ impl Sampler<'_> {
         rewards: &[f64],
         references: &[f64],
     ) -> Result<f64> {
-        let mut stated = Vec::new();
-        for (direction, share) in config.experts.iter().zip(shares) {
-            if *share > 0.0 {
-                let (name, sign) = locate(&self.dimensions, direction)?;
-                let dimension = self.dimensions.keys().position(|n| n == name).unwrap_or(0);
-                stated.push(Stated {
-                    share: f64::from(*share),
-                    reward: sign * rewards[dimension],
-                    reference: sign * references[dimension],
-                });
-            }
-        }
-        Ok(self.recipe.utility.of(&stated))
+        let stated = config.experts.iter().zip(shares);
+        let stated = stated.filter(|(_, share)| **share > 0.0);
+        let stated = stated.map(|(direction, share)| (direction, f64::from(*share)));
+        Ok(self.scorer.utility(stated, rewards, references)?)
     }
 
     /// Sets the utility of a recorded response by this training's definition of it and price of divergence.
@@ -183,12 +165,12 @@ impl Sampler<'_> {
             context: Context {
                 tokens,
                 shares: shares.to_vec(),
-                statistics: response.features.clone(),
+                statistics: response.expert_statistics.clone(),
             },
             tokens: response.tokens.clone(),
             log_probs,
             base,
-            support: response.records.clone(),
+            support: response.truncated_distributions.clone(),
             behaviour: response.log_probs.clone(),
             rewards: rewards.pop().unwrap_or_default(),
             references: references.pop().unwrap_or_default(),

@@ -47,7 +47,7 @@ impl Sampler<'_> {
             sampled.push(SampledPreference {
                 preference: Preference {
                     text,
-                    weights: importances.into_iter().collect(),
+                    importances: importances.into_iter().collect(),
                 },
                 prompts: prompts.collect(),
                 draws: index,

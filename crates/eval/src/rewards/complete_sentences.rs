@@ -1,20 +1,39 @@
-//! Responses up to their last whole sentence. A limit on tokens cuts most responses within one, and what a model
-//! reads there tells of the cut rather than of the text.
+//! Another reward, of responses up to the end of their last complete sentence. A limit on tokens cuts most responses
+//! within a sentence, and what a model reads there tells of the cut rather than of the text.
+
+use std::path::{Path, PathBuf};
 
 use lm::chat::Prompt;
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::{Normaliser, Reward};
+use super::{Definition, Normaliser, Reward, Scorer};
 use crate::Result;
 
 /// What ends a sentence.
 const ENDS: [char; 8] = ['.', '!', '?', '…', '。', '！', '？', '।'];
 
-/// A reward of whole sentences.
-pub(super) struct Whole(pub(super) Box<dyn Reward>);
+/// The scorer whose reward is taken.
+pub(super) struct Of<'a>(pub(super) &'a Scorer);
 
-/// A response up to the end of its last whole sentence; all of it where there is none.
-fn sentences(response: &str) -> &str {
+impl Definition for Of<'_> {
+    fn open(&self) -> Result<Box<dyn Reward>> {
+        Ok(Box::new(CompleteSentences(self.0.open()?)))
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.0.validate()
+    }
+
+    fn with_models(&self, change: &mut dyn FnMut(&Path) -> PathBuf) -> Scorer {
+        Scorer::CompleteSentences(Box::new(self.0.definition().with_models(change)))
+    }
+}
+
+/// A reward of complete sentences.
+struct CompleteSentences(Box<dyn Reward>);
+
+/// A response up to the end of its last complete sentence; all of it where there is none.
+fn complete_sentences(response: &str) -> &str {
     let closing = |c: char| "\"'”’)]*_".contains(c);
     let after = |c: char| c.is_whitespace() || closing(c);
     let mut end = 0;
@@ -33,13 +52,16 @@ fn sentences(response: &str) -> &str {
     &response[..response.len() - rest.len()]
 }
 
-impl Reward for Whole {
+impl Reward for CompleteSentences {
     fn score(&self, prompt: &Prompt, response: &str) -> Result<f64> {
-        self.0.score(prompt, sentences(response))
+        self.0.score(prompt, complete_sentences(response))
     }
 
     fn score_all(&self, items: &[(&Prompt, &str)]) -> Result<Vec<f64>> {
-        let items: Vec<(&Prompt, &str)> = items.iter().map(|(p, r)| (*p, sentences(r))).collect();
+        let items: Vec<(&Prompt, &str)> = items
+            .iter()
+            .map(|(p, r)| (*p, complete_sentences(r)))
+            .collect();
         self.0.score_all(&items)
     }
 
@@ -50,7 +72,7 @@ impl Reward for Whole {
 
 #[cfg(test)]
 mod tests {
-    use super::sentences;
+    use super::complete_sentences;
 
     #[test]
     fn what_does_not_end_is_left_out() {
@@ -63,7 +85,7 @@ mod tests {
             ("No end in sight", "No end in sight"),
             ("", ""),
         ] {
-            assert_eq!(sentences(response), kept);
+            assert_eq!(complete_sentences(response), kept);
         }
     }
 }

@@ -1,16 +1,46 @@
 //! Where the weights of the experts go: by preference, by position, and how much they tell.
+//!
+//! ```
+//! use eval::mixing_weights::MixingWeights;
+//! use eval::rows::{GenerationRow, Identity};
+//! let response = |preference: &str, weights: [f32; 2]| GenerationRow {
+//!     identity: Identity {
+//!         strategy: "uniform".into(),
+//!         preference: preference.into(),
+//!         prompt: "sky".into(),
+//!         sample: 0,
+//!     },
+//!     question: "Why is the sky blue?".into(),
+//!     response: "Light".into(),
+//!     tokens: vec![7],
+//!     pieces: vec!["Light".into()],
+//!     log_probs: vec![-1.5],
+//!     kl: vec![],
+//!     base_log_probs: vec![],
+//!     experts: vec!["friendly".into(), "learned".into()],
+//!     weights: weights.into(),
+//!     ended: false,
+//! };
+//! let rows = [response("p", [1.0, 0.0]), response("q", [0.0, 1.0])];
+//! let weights = MixingWeights::of("uniform", &rows).unwrap();
+//! // Each preference has an expert of its own: ln 2.
+//! assert!((weights.preference_information - 2f64.ln()).abs() < 1e-12);
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+#[cfg(feature = "tables")]
 use std::path::Path;
 
+#[cfg(feature = "tables")]
 use polars::prelude::*;
 
 use crate::rows::GenerationRow;
+#[cfg(feature = "tables")]
 use crate::{Error, Result};
 
-/// Weights of a strategy's responses.
+/// The weights of the experts in a strategy's responses.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Weights {
+pub struct MixingWeights {
     /// Every expert that runs for some preference.
     pub experts: Vec<String>,
     /// Mean weights by preference, `[experts]`, over all tokens.
@@ -28,32 +58,34 @@ pub struct Weights {
 /// Name of the expert that strategies depart from.
 const BASE: &str = "base";
 
+/// Entropy of a distribution in nats.
 fn entropy(weights: &[f64]) -> f64 {
-    let each = weights.iter().filter(|w| **w > 0.0);
-    -each.map(|w| w * w.ln()).sum::<f64>()
+    let positive = weights.iter().filter(|w| **w > 0.0);
+    -positive.map(|w| w * w.ln()).sum::<f64>()
 }
 
+/// Values divided by their sum.
 fn normalised(sums: &[f64]) -> Vec<f64> {
     let total: f64 = sums.iter().sum();
     sums.iter().map(|v| v / total.max(1e-300)).collect()
 }
 
-impl Weights {
+impl MixingWeights {
     /// Of one strategy; `None` where at most one expert runs, or experts have negative weights. The base's, which is
     /// what is left where gates go past the experts, does not count then. Responses with a weight that is NaN or infinite
     /// don't count, either.
     pub fn of(strategy: &str, generations: &[GenerationRow]) -> Option<Self> {
-        let own = generations
+        let rows: Vec<&GenerationRow> = generations
             .iter()
-            .filter(|g| g.identity.strategy == strategy && g.weights.iter().all(|w| w.is_finite()));
-        let own: Vec<&GenerationRow> = own.collect();
-        let experts: BTreeSet<&String> = own.iter().flat_map(|g| &g.experts).collect();
+            .filter(|g| g.identity.strategy == strategy && g.weights.iter().all(|w| w.is_finite()))
+            .collect();
+        let experts: BTreeSet<&String> = rows.iter().flat_map(|g| &g.experts).collect();
         let mut experts: Vec<String> = experts.into_iter().cloned().collect();
         let negative = |expert: &String| {
-            own.iter().any(|g| {
-                let place = g.experts.iter().position(|e| e == expert);
-                let own = place.map(|p| g.weights.iter().skip(p).step_by(g.experts.len()));
-                own.into_iter().flatten().any(|w| *w < 0.0)
+            rows.iter().any(|g| {
+                let column = g.experts.iter().position(|e| e == expert);
+                let weights = column.map(|c| g.weights.iter().skip(c).step_by(g.experts.len()));
+                weights.into_iter().flatten().any(|w| *w < 0.0)
             })
         };
         experts.retain(|e| e != BASE || !negative(e));
@@ -63,22 +95,25 @@ impl Weights {
         let mut by_preference: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let mut by_position: Vec<Vec<f64>> = Vec::new();
         let mut within = Vec::new();
-        for row in &own {
-            let places = row.experts.iter();
-            let places = places.map(|e| experts.iter().position(|n| n == e));
-            let places: Vec<Option<usize>> = places.collect();
+        for row in &rows {
+            // From the row's experts to all of them.
+            let columns: Vec<Option<usize>> = row
+                .experts
+                .iter()
+                .map(|e| experts.iter().position(|n| n == e))
+                .collect();
             let empty = || vec![0.0; experts.len()];
             let (mut sum, mut entropies) = (empty(), 0.0);
-            for (t, weights) in row.weights.chunks(places.len().max(1)).enumerate() {
+            for (t, weights) in row.weights.chunks(columns.len().max(1)).enumerate() {
                 if by_position.len() <= t {
                     by_position.push(empty());
                 }
                 let mut token = empty();
-                let pairs = places.iter().zip(weights);
-                for (place, &weight) in pairs.filter_map(|(p, w)| Some(((*p)?, w))) {
-                    token[place] += f64::from(weight);
-                    by_position[t][place] += f64::from(weight);
-                    sum[place] += f64::from(weight);
+                let pairs = columns.iter().zip(weights);
+                for (expert, &weight) in pairs.filter_map(|(c, w)| Some(((*c)?, w))) {
+                    token[expert] += f64::from(weight);
+                    by_position[t][expert] += f64::from(weight);
+                    sum[expert] += f64::from(weight);
                 }
                 entropies += entropy(&normalised(&token));
             }
@@ -112,10 +147,11 @@ impl Weights {
 /// average.
 ///
 /// # Errors
-/// What polars reports.
-pub fn table(all: &[(String, Weights)]) -> Result<DataFrame> {
+/// [`Error::Table`].
+#[cfg(feature = "tables")]
+pub fn table(all: &[(String, MixingWeights)]) -> Result<DataFrame> {
     let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
-    let number = |name: &str, get: fn(&Weights) -> f64| {
+    let number = |name: &str, get: fn(&MixingWeights) -> f64| {
         Column::new(
             name.into(),
             all.iter().map(|(_, w)| get(w)).collect::<Vec<_>>(),
@@ -128,17 +164,11 @@ pub fn table(all: &[(String, Weights)]) -> Result<DataFrame> {
     ];
     let experts: BTreeSet<&String> = all.iter().flat_map(|(_, w)| &w.experts).collect();
     for expert in experts {
-        let mean = |weights: &Weights| {
-            let place = weights.experts.iter().position(|e| e == expert)?;
+        let mean = |weights: &MixingWeights| {
+            let column = weights.experts.iter().position(|e| e == expert)?;
             let n = weights.by_preference.len() as f64;
-            Some(
-                weights
-                    .by_preference
-                    .values()
-                    .map(|w| w[place])
-                    .sum::<f64>()
-                    / n,
-            )
+            let of_expert = weights.by_preference.values().map(|w| w[column]);
+            Some(of_expert.sum::<f64>() / n)
         };
         let values: Vec<Option<f64>> = all.iter().map(|(_, w)| mean(w)).collect();
         columns.push(Column::new(expert.as_str().into(), values));
@@ -181,16 +211,16 @@ mod tests {
             tokens: vec![0],
             ..row("p", vec![1.0, 0.5, base])
         };
-        let weights = Weights::of("s", &[gates(-0.5)]).unwrap();
+        let weights = MixingWeights::of("s", &[gates(-0.5)]).unwrap();
         assert_eq!(weights.experts, ["a", "b"]);
         assert_eq!(weights.by_preference["p"], [1.0 / 1.5, 0.5 / 1.5]);
         assert_eq!(
-            Weights::of("s", &[gates(0.5)]).unwrap().experts,
+            MixingWeights::of("s", &[gates(0.5)]).unwrap().experts,
             ["a", "b", BASE]
         );
         let mut other = gates(-0.5);
         other.experts[2] = "c".into();
-        assert_eq!(Weights::of("s", &[other]), None);
+        assert_eq!(MixingWeights::of("s", &[other]), None);
     }
 
     #[test]
@@ -198,7 +228,7 @@ mod tests {
         let two = std::f64::consts::LN_2;
         // One expert for each preference, all the time.
         let by_preference = [row("p", vec![1.0, 0.0, 1.0, 0.0]), row("q", vec![0.0, 1.0])];
-        let w = Weights::of("s", &by_preference).unwrap();
+        let w = MixingWeights::of("s", &by_preference).unwrap();
         assert!((w.preference_information - two).abs() < 1e-12);
         assert!(w.token_information.abs() < 1e-12);
         assert_eq!(w.by_preference["p"], [1.0, 0.0]);
@@ -208,11 +238,11 @@ mod tests {
             row("p", vec![1.0, 0.0, 0.0, 1.0]),
             row("q", vec![0.0, 1.0, 1.0, 0.0]),
         ];
-        let w = Weights::of("s", &by_token).unwrap();
+        let w = MixingWeights::of("s", &by_token).unwrap();
         assert!(w.preference_information.abs() < 1e-12);
         assert!((w.token_information - two).abs() < 1e-12);
-        let table = table(&[("s".into(), w)]).unwrap();
-        assert_eq!(table.shape(), (1, 5));
-        assert_eq!(Weights::of("t", &by_token), None);
+        #[cfg(feature = "tables")]
+        assert_eq!(table(&[("s".into(), w)]).unwrap().shape(), (1, 5));
+        assert_eq!(MixingWeights::of("t", &by_token), None);
     }
 }

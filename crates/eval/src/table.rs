@@ -1,18 +1,26 @@
 //! Tables: data frames and their four files.
-
-pub mod paper;
+//!
+//! ```
+//! use eval::table::markdown;
+//! use polars::prelude::df;
+//! let frame = df!("strategy" => ["pcm"], "utility" => [0.686_2])?;
+//! assert_eq!(markdown(&frame)?, "| strategy | utility |\n| --- | --: |\n| pcm | 0.686 |\n");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use polars::prelude::*;
 
+pub use crate::escape::escape_html;
+use crate::escape::{escape_latex, escape_markdown};
 use crate::{Error, Result, write_atomic};
 
 /// Bytes of a data frame as Parquet.
 ///
 /// # Errors
-/// What polars reports.
+/// [`Error::Table`].
 pub fn parquet(name: &Path, frame: &mut DataFrame) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes)
@@ -20,9 +28,12 @@ pub fn parquet(name: &Path, frame: &mut DataFrame) -> Result<Vec<u8>> {
         .map_err(|e| Error::table(name, e))?;
     // polars describes its own column types under this key, and pandas cannot read lists of its string views;
     // without it every reader goes by Parquet's own types. The new name is as long, so nothing moves.
-    const OWN: &[u8] = b"ARROW:schema";
-    if let Some(at) = bytes.windows(OWN.len()).rposition(|w| w == OWN) {
-        bytes[at..at + OWN.len()].copy_from_slice(b"polars:types");
+    const ARROW_SCHEMA: &[u8] = b"ARROW:schema";
+    if let Some(at) = bytes
+        .windows(ARROW_SCHEMA.len())
+        .rposition(|w| w == ARROW_SCHEMA)
+    {
+        bytes[at..at + ARROW_SCHEMA.len()].copy_from_slice(b"polars:types");
     }
     Ok(bytes)
 }
@@ -32,10 +43,7 @@ pub fn parquet(name: &Path, frame: &mut DataFrame) -> Result<Vec<u8>> {
 /// # Errors
 /// With the file's name, for a file that is missing or damaged.
 pub fn read_parquet(path: &Path) -> Result<DataFrame> {
-    let file = std::fs::File::open(path).map_err(|source| Error::Io {
-        path: path.into(),
-        source,
-    })?;
+    let file = std::fs::File::open(path).map_err(Error::io(path))?;
     ParquetReader::new(file)
         .finish()
         .map_err(|e| Error::table(path, e))
@@ -56,7 +64,7 @@ fn cell(value: &AnyValue<'_>) -> String {
 /// Header and rows as text.
 ///
 /// # Errors
-/// What polars reports.
+/// [`Error::Table`].
 pub fn cells(frame: &DataFrame) -> Result<(Vec<String>, Vec<Vec<String>>)> {
     let header = frame
         .get_column_names()
@@ -78,7 +86,7 @@ pub fn cells(frame: &DataFrame) -> Result<(Vec<String>, Vec<Vec<String>>)> {
 /// A table in GitHub's Markdown.
 ///
 /// # Errors
-/// What polars reports.
+/// [`Error::Table`].
 pub fn markdown(frame: &DataFrame) -> Result<String> {
     let (header, rows) = cells(frame)?;
     let line = |row: &[String]| {
@@ -96,6 +104,7 @@ pub fn markdown(frame: &DataFrame) -> Result<String> {
     Ok(out)
 }
 
+/// Numbers stand on the right.
 fn numeric(column: &Column) -> bool {
     column.dtype().is_primitive_numeric()
 }
@@ -103,7 +112,7 @@ fn numeric(column: &Column) -> bool {
 /// A table in LaTeX, for the `booktabs` package.
 ///
 /// # Errors
-/// What polars reports.
+/// [`Error::Table`].
 pub fn latex(frame: &DataFrame) -> Result<String> {
     let (header, rows) = cells(frame)?;
     let line = |row: &[String]| {
@@ -127,7 +136,7 @@ pub fn latex(frame: &DataFrame) -> Result<String> {
 /// A table in HTML whose headings are buttons; cells carry numbers in full in `data-v`, for sorting.
 ///
 /// # Errors
-/// What polars reports.
+/// [`Error::Table`].
 pub fn html(frame: &DataFrame) -> Result<String> {
     let (header, rows) = cells(frame)?;
     let mut out = String::from("<table><thead><tr>");
@@ -151,42 +160,6 @@ pub fn html(frame: &DataFrame) -> Result<String> {
     }
     out.push_str("</tbody></table>");
     Ok(out)
-}
-
-/// Text as a cell of a Markdown table.
-pub(crate) fn escape_markdown(text: &str) -> String {
-    text.replace('\\', "\\\\")
-        .replace('|', "\\|")
-        .replace('\n', " ")
-}
-
-/// Text as LaTeX content.
-pub(crate) fn escape_latex(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\textbackslash{}"),
-            '~' => out.push_str("\\textasciitilde{}"),
-            '^' => out.push_str("\\textasciicircum{}"),
-            '&' | '%' | '$' | '#' | '_' | '{' | '}' => {
-                out.push('\\');
-                out.push(c);
-            }
-            '\n' => out.push(' '),
-            // What default fonts of LaTeX lack.
-            '−' => out.push_str("$-$"),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Text as HTML content.
-pub fn escape_html(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }
 
 /// Writes `folder/name.csv`, with full precision.

@@ -11,24 +11,25 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Method;
 use super::fixed::Space;
+use super::{Instance, InstanceContext, Method, Parts};
+use crate::error::above_zero;
 use crate::mixer::same_experts;
 use crate::{
-    Mixed, Mixer, Needs, Plan, Preference, Result, Step, mix_logs, mix_probabilities, refuse,
+    Error, Mixed, Mixer, Plan, Preference, Requirements, Result, Step, mix_logs, mix_probabilities,
 };
 
 /// The preference's experts, weighted by the prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Pack {
+pub struct PackLlm {
     /// Temperature of the weights, in nats per token. Default 1 (ours).
     pub tau: f64,
     /// Where the average is taken. Default: log (paper).
     pub space: Space,
 }
 
-impl Default for Pack {
+impl Default for PackLlm {
     fn default() -> Self {
         Self {
             tau: 1.0,
@@ -37,54 +38,72 @@ impl Default for Pack {
     }
 }
 
-impl Method for Pack {
+impl Method for PackLlm {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
-        if !(self.tau > 0.0 && self.tau.is_finite()) {
-            return refuse(format!("tau is {}, not above 0", self.tau));
-        }
+        above_zero("tau", self.tau)?;
         let experts = preference.directions(experts)?;
         let mixer = ByPrompt {
             experts: experts.len(),
-            own: self.clone(),
+            tau: self.tau,
+            space: self.space,
         };
-        Ok(Plan::new(experts, mixer))
-    }
-
-    fn needs(&self) -> Needs {
-        Needs {
+        let requirements = Requirements {
             prompt: true,
-            ..self.space.needs()
-        }
+            ..self.space.requirements()
+        };
+        Ok(Plan::new(experts, requirements, mixer))
     }
 
-    fn one_hot(&self) -> bool {
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::none()
+    }
+
+    fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let linear = Self {
+            tau: 2.0,
+            space: Space::Probability,
+        };
+        let log = Self {
+            tau: 0.5,
+            space: Space::Log,
+        };
+        vec![
+            Instance::new(linear).reference("pack_linear"),
+            Instance::new(log).reference("pack").multiplies(),
+        ]
     }
 }
 
 struct ByPrompt {
     experts: usize,
-    own: Pack,
+    tau: f64,
+    space: Space,
 }
 
 impl Mixer for ByPrompt {
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
         same_experts(step, self.experts)?;
         if step.history.iter().any(|h| h.prompt.len() != self.experts) {
-            return refuse("the step carries no log-probabilities of the prompt");
+            return Err(Error::NotReady(
+                "the step carries no log-probabilities of the prompt",
+            ));
         }
         mixed.each(step, |sequence, out, weights| {
             let nll = &step.history[sequence].prompt;
             let least = nll.iter().copied().fold(f64::INFINITY, f64::min);
-            let each = || nll.iter().map(|v| ((least - v) / self.own.tau).exp());
-            let total: f64 = each().sum();
-            for (weight, value) in weights.iter_mut().zip(each()) {
+            let powers = || nll.iter().map(|v| ((least - v) / self.tau).exp());
+            let total: f64 = powers().sum();
+            for (weight, value) in weights.iter_mut().zip(powers()) {
                 *weight = (value / total) as f32;
             }
             let rows: Vec<&[f32]> = (0..self.experts)
                 .map(|e| step.next.row(e, sequence))
                 .collect();
-            match self.own.space {
+            match self.space {
                 Space::Probability => mix_probabilities(&rows, weights, out),
                 Space::Log => mix_logs(&rows, weights, out),
             }

@@ -1,3 +1,5 @@
+//! The header `Retry-After` (RFC 9110, 10.2.3).
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const MONTHS: [&str; 12] = [

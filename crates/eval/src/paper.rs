@@ -1,20 +1,35 @@
 //! Tables to print: few columns, `mean ± half the interval`, the best in bold, a mark for what differs.
+//!
+//! ```
+//! use eval::paper::{Better, Paper};
+//! use eval::statistics::Estimate;
+//! let utility = |mean| Some(Estimate { mean, low: mean - 0.01, high: mean + 0.01, count: 64 });
+//! let table = Paper {
+//!     columns: vec![("utility".into(), 3, Better::Higher)],
+//!     rows: vec![
+//!         ("uniform".into(), false, vec![utility(0.589)]),
+//!         ("pcm".into(), true, vec![utility(0.686)]),
+//!     ],
+//!     note: "† differs from 'uniform'.".into(),
+//! };
+//! assert!(table.markdown().contains("| pcm† | **0.686** ± 0.010 |"));
+//! ```
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{escape_latex, escape_markdown};
+use crate::escape::{escape_latex, escape_markdown};
 use crate::statistics::Estimate;
 use crate::{Result, write_atomic};
 
 /// What is good in a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
-    /// More is.
+    /// More is better.
     Higher,
-    /// Less is.
+    /// Less is better.
     Lower,
-    /// Neither.
+    /// Neither is better.
     Neither,
 }
 

@@ -8,27 +8,28 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Merge, Method, Strategy};
-use crate::{Named, Needs, Plan, Preference, Result, refuse};
+use super::{Fixed, Instance, InstanceContext, Merge, Method, Parts, Pcm, Strategy};
+use crate::merging::{self, TaskArithmetic};
+use crate::{Error, Named, Plan, Preference, Result};
 
 /// A strategy over merged experts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Over {
+pub struct WithMerged {
     /// The merged experts by name.
     pub experts: Named<Merge>,
     /// What is done with them, and with those that are there.
     pub of: Box<Strategy>,
 }
 
-impl Method for Over {
+impl Method for WithMerged {
     fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         let others = self.experts.names().into_iter();
         let others = others.filter(|name| !experts.contains(name));
         let all: Vec<&str> = experts.iter().copied().chain(others).collect();
         let mut plan = self.of.plan(preference, &all)?;
         if !plan.candidates.is_empty() {
-            return refuse("the inner strategy is still to be chosen; name what it is to be");
+            return Err(Error::StillToBeChosen { strategy: None });
         }
         let mut merged = BTreeMap::new();
         for (name, merge) in self.experts.iter() {
@@ -38,9 +39,9 @@ impl Method for Over {
         }
         for recipe in plan.merged.values() {
             if let Some(name) = recipe.experts.iter().find(|n| merged.contains_key(*n)) {
-                return refuse(format!(
+                return Err(Error::Merge(format!(
                     "the inner strategy merges '{name}', which is merged itself; merge once"
-                ));
+                )));
             }
         }
         merged.retain(|name, _| plan.experts.contains(name));
@@ -48,11 +49,29 @@ impl Method for Over {
         Ok(plan)
     }
 
-    fn needs(&self) -> Needs {
-        self.of.needs()
+    fn parts(&mut self) -> Parts<'_> {
+        Parts::strategies([&mut *self.of])
     }
 
-    fn one_hot(&self) -> bool {
-        self.of.one_hot() && self.experts.iter().all(|(_, merge)| merge.one_hot())
+    fn reproduces_single_expert(&self) -> bool {
+        let mut merges = self.experts.iter();
+        self.of.reproduces_single_expert()
+            && merges.all(|(_, merge)| merge.reproduces_single_expert())
+    }
+
+    fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
+        let first = context.directions[0];
+        let further = Merge {
+            method: merging::Method::TaskArithmetic(TaskArithmetic { scale: 2.0 }),
+            weights: Some([(first.to_string(), 1.0)].into()),
+            seed: 0,
+        };
+        let over = |of| Self {
+            experts: [(first.to_string(), further.clone())].into_iter().collect(),
+            of: Box::new(of),
+        };
+        let pcm = Strategy::Pcm(Pcm::of(context.pcm));
+        let fixed = Strategy::Fixed(Fixed::default());
+        [pcm, fixed].map(|of| Instance::new(over(of))).into()
     }
 }

@@ -1,0 +1,237 @@
+//! The client of a judge behind a server.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::{EndpointSpec, retry_after};
+use crate::judges::{Judge, Question, Reply, Verdict};
+use crate::{Error, Result};
+
+/// Replies in a row that are no chat completions before the server is taken for something else (ours).
+const STRANGE: u32 = 3;
+
+/// A model behind a server.
+pub struct Endpoint {
+    spec: EndpointSpec,
+    key: Option<String>,
+    agent: ureq::Agent,
+    asked: Option<Instant>,
+    waits: u64,
+    jitter: RandomState,
+    /// Replies in a row that were no chat completions.
+    strange: u32,
+}
+
+impl std::fmt::Debug for Endpoint {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an attempt failed.
+enum Failure {
+    /// The server is busy or out of reach; with seconds that it asks to wait.
+    Passing(String, Option<f64>),
+    /// It replied, but with no chat completion.
+    Strange(String),
+    /// It refuses this question, which another attempt would not change.
+    Refused(String),
+    /// It refuses all questions.
+    Lasting(String),
+}
+
+/// The key of a variable.
+fn key(variable: &str) -> Result<String> {
+    let fail = |problem: &'static str| Error::Key {
+        variable: variable.into(),
+        problem,
+    };
+    let key = std::env::var_os(variable).ok_or_else(|| fail("is not set"))?;
+    let key = key.to_str().map(str::trim).unwrap_or_default();
+    if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(fail("is empty or holds what no key consists of"));
+    }
+    Ok(key.into())
+}
+
+/// The beginning of what a server said.
+fn beginning(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
+impl Endpoint {
+    /// Ready to ask.
+    ///
+    /// # Errors
+    /// [`Error::Key`] for a variable that is not set, and those of [`EndpointSpec::validate`].
+    pub fn new(spec: &EndpointSpec) -> Result<Self> {
+        spec.validate()?;
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs_f64(spec.timeout)))
+            .http_status_as_error(false)
+            // A question that is sent on would lose its body, or its key would go elsewhere.
+            .max_redirects(0);
+        Ok(Self {
+            agent: config.build().into(),
+            key: spec.key_variable.as_deref().map(key).transpose()?,
+            spec: spec.clone(),
+            asked: None,
+            waits: 0,
+            jitter: RandomState::new(),
+            strange: 0,
+        })
+    }
+
+    /// A text without the key: a server may repeat what it was sent.
+    fn hide(&self, text: &str) -> String {
+        let Some(key) = &self.key else {
+            return text.into();
+        };
+        let escaped = Value::from(key.as_str()).to_string();
+        let escaped = escaped.trim_matches('"');
+        text.replace(key, "…")
+            .replace(escaped, "…")
+            .replace(&escaped.replace('/', "\\/"), "…")
+    }
+
+    /// One request; texts come back without the key.
+    fn attempt(&self, question: &str) -> Result<Reply, Failure> {
+        let url = format!("{}/chat/completions", self.spec.url.trim_end_matches('/'));
+        let body = json!({
+            "model": self.spec.model,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+            "max_tokens": self.spec.max_tokens,
+        });
+        let mut request = self
+            .agent
+            .post(&url)
+            .header("content-type", "application/json");
+        if let Some(key) = &self.key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let passing = |e: ureq::Error| Failure::Passing(self.hide(&e.to_string()), None);
+        let mut response = request.send(body.to_string().as_bytes()).map_err(passing)?;
+        let status = response.status().as_u16();
+        let header = response.headers().get("retry-after");
+        let wait =
+            header.and_then(|value| retry_after::seconds(value.to_str().ok()?, SystemTime::now()));
+        let bytes = response.body_mut().read_to_vec().map_err(passing)?;
+        let body = String::from_utf8_lossy(&bytes);
+        let text = self.hide(&body);
+        let message = format!("status {status}: {}", beginning(&text));
+        match (status, wait) {
+            (200, _) => {}
+            (408 | 409 | 425 | 429 | 500.., Some(wait)) if wait > self.spec.longest_wait => {
+                return Err(Failure::Lasting(format!(
+                    "the server asks to wait {wait:.0} s, longer than longest_wait; {message}"
+                )));
+            }
+            (408 | 409 | 425 | 429 | 500.., _) => return Err(Failure::Passing(message, wait)),
+            (400 | 413 | 422, _) => return Err(Failure::Refused(text)),
+            _ => return Err(Failure::Lasting(message)),
+        }
+        let document: Option<Value> = serde_json::from_str(&body).ok();
+        let reply = document
+            .as_ref()
+            .and_then(|d| d.pointer("/choices/0/message"));
+        match reply.map(|r| r.get("content").and_then(Value::as_str)) {
+            None => Err(Failure::Strange(text)),
+            // Models that refuse or think too long have no content; they would again.
+            Some(None) => Ok(Reply {
+                verdict: Verdict::Unreadable,
+                raw: text,
+            }),
+            Some(Some(content)) => Ok(Reply {
+                verdict: Verdict::read(content),
+                raw: self.hide(content),
+            }),
+        }
+    }
+
+    /// Between a half and one and a half of the time that is due, so that many who wait don't come at once.
+    fn pause(&mut self, attempt: u32, asked_for: Option<f64>) {
+        self.waits += 1;
+        let spread = (self.jitter.hash_one(self.waits) >> 40) as f64 / (1u64 << 24) as f64;
+        let due = self.spec.backoff * 2f64.powi(attempt.min(64) as i32) * (0.5 + spread);
+        let seconds = due
+            .min(self.spec.longest_wait)
+            .max(asked_for.unwrap_or(0.0));
+        std::thread::sleep(Duration::from_secs_f64(seconds));
+    }
+
+    /// Waits until `requests_per_minute` allows another request.
+    fn keep_the_rate(&mut self) {
+        let rate = self.spec.requests_per_minute;
+        let gap = rate.map(|r| Duration::from_secs_f64(60.0 / r));
+        if let (Some(gap), Some(asked)) = (gap, self.asked) {
+            std::thread::sleep(gap.saturating_sub(asked.elapsed()));
+        }
+        self.asked = Some(Instant::now());
+    }
+
+    fn fail(&self, message: impl Into<String>) -> Error {
+        Error::Endpoint {
+            url: self.spec.url.clone(),
+            message: message.into(),
+        }
+    }
+}
+
+impl Judge for Endpoint {
+    fn ask(&mut self, question: &Question<'_>) -> Result<Reply> {
+        if self.strange >= STRANGE {
+            return Err(self.fail(format!(
+                "{STRANGE} questions in a row got no chat completion (is this url right, and the model's \
+                 context long enough?); they are kept as \"Unreadable\" with what came, and asked again \
+                 when their lines are removed"
+            )));
+        }
+        let text = question.text();
+        let mut attempt = 0;
+        loop {
+            self.keep_the_rate();
+            let again = attempt + 1 < self.spec.attempts;
+            match self.attempt(&text) {
+                Ok(reply) => {
+                    self.strange = 0;
+                    return Ok(reply);
+                }
+                Err(Failure::Passing(_, wait)) if again => self.pause(attempt, wait),
+                Err(Failure::Strange(_)) if again => self.pause(attempt, None),
+                Err(Failure::Strange(raw) | Failure::Refused(raw)) => {
+                    self.strange += 1;
+                    return Ok(Reply {
+                        verdict: Verdict::Unreadable,
+                        raw,
+                    });
+                }
+                Err(Failure::Passing(message, _) | Failure::Lasting(message)) => {
+                    return Err(self.fail(message));
+                }
+            }
+            attempt += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_key_is_hidden_however_it_is_written() {
+        let spec = serde_json::json!({"url": "http://127.0.0.1:1/v1", "model": "m"});
+        let mut endpoint = Endpoint::new(&serde_json::from_value(spec).unwrap()).unwrap();
+        endpoint.key = Some("sk/a\"b".into());
+        let hidden = endpoint.hide(r#"sk/a"b, "sk/a\"b", "sk\/a\"b""#);
+        assert_eq!(hidden, "…, \"…\", \"…\"");
+        assert!(!format!("{endpoint:?}").contains("sk/"));
+    }
+}

@@ -1,0 +1,406 @@
+//! What responses are worth: their rewards in every dimension, and their utility to a preference beside the
+//! reference responses to the same prompts. Runs and trainings share it.
+//!
+//! The scorer `s_k` of dimension `k` gives a response `y` to a prompt `x` a raw score. A normaliser brings the score to
+//! standard deviations of the base's responses, and a stated direction `d` of the dimension gives it a sign: `+` for
+//! the high end, `−` for the low one. The utility combines the stated directions by their shares, which sum to 1
+//! ([`Utility`]):
+//!
+//! ```text
+//! r_k(x, y) = (s_k(x, y) − mean_k) / sd_k
+//! r_d(x, y) = ±r_k(x, y)
+//! u(x, y)   = Σ_d share_d σ(r_d(x, y) − r_d(x, y_ref))      Bradley-Terry
+//!           = Σ_d share_d r_d(x, y)                         mean
+//! ```
+//!
+//! ```
+//! use eval::dimension::Dimension;
+//! use eval::rewards::Scorer;
+//! use eval::scoring::ResponseScorer;
+//! use eval::utility::Utility;
+//! use lm::chat::Prompt;
+//!
+//! let style = Dimension {
+//!     scorer: Scorer::Style,
+//!     high: "friendly".into(),
+//!     low: "reserved".into(),
+//!     normaliser: None,
+//! };
+//! let mut scorer = ResponseScorer::open([("style", &style)], Utility::BradleyTerry)?;
+//! let prompt = Prompt::Raw("Why is the sky blue?".into());
+//! scorer.set_reference("sky", &prompt, "Blue light is scattered most.")?;
+//! let rewards = scorer.reward(&prompt, "Great question, thank you! Blue light is scattered most.")?;
+//! let reference = &scorer.reference("sky")?.normalised;
+//! let utility = scorer.utility([("friendly", 1.0)], &rewards.normalised, reference)?;
+//! assert!(utility > 0.5);
+//! # Ok::<(), eval::Error>(())
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+
+use lm::chat::Prompt;
+
+use crate::dimension::Dimension;
+use crate::metrics::repetition;
+use crate::rewards::{Normaliser, Reward};
+use crate::rows::{DimensionScore, GenerationRow, ScoreRow};
+use crate::utility::{Stated, Utility};
+use crate::{Error, Result};
+
+/// A dimension with its reward opened.
+struct OpenDimension {
+    name: String,
+    low: String,
+    high: String,
+    reward: Box<dyn Reward>,
+    normaliser: Normaliser,
+}
+
+/// Rewards of a response: one value for each dimension, in the order in which the scorer was given them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rewards {
+    /// In the scorers' own units.
+    pub raw: Vec<f64>,
+    /// In standard deviations of the base's responses, growing towards the high ends.
+    pub normalised: Vec<f64>,
+}
+
+/// Scores responses in every dimension, and says what they are worth to preferences.
+pub struct ResponseScorer {
+    dimensions: Vec<OpenDimension>,
+    utility: Utility,
+    /// By the prompt's id.
+    references: HashMap<String, Rewards>,
+}
+
+impl ResponseScorer {
+    /// Opens the rewards of the dimensions; there are no references yet.
+    ///
+    /// # Errors
+    /// [`Error::Dimension`] for a reward that cannot be opened.
+    pub fn open<'a, N: Into<String>>(
+        dimensions: impl IntoIterator<Item = (N, &'a Dimension)>,
+        utility: Utility,
+    ) -> Result<Self> {
+        let open = |(name, dimension): (N, &Dimension)| {
+            let name = name.into();
+            let reward = dimension
+                .scorer
+                .open()
+                .map_err(|e| in_dimension(&name, e))?;
+            Ok(OpenDimension {
+                name,
+                low: dimension.low.clone(),
+                high: dimension.high.clone(),
+                normaliser: dimension.normaliser.unwrap_or_else(|| reward.normaliser()),
+                reward,
+            })
+        };
+        Ok(Self {
+            dimensions: dimensions.into_iter().map(open).collect::<Result<_>>()?,
+            utility,
+            references: HashMap::new(),
+        })
+    }
+
+    /// Names of the dimensions, in the order of all rewards.
+    pub fn dimensions(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.dimensions.iter().map(|d| d.name.as_str())
+    }
+
+    /// The normaliser of each dimension, by its name.
+    pub fn normalisers(&self) -> BTreeMap<String, Normaliser> {
+        let named = self
+            .dimensions
+            .iter()
+            .map(|d| (d.name.clone(), d.normaliser));
+        named.collect()
+    }
+
+    /// Rewards of responses, each to its prompt.
+    ///
+    /// # Errors
+    /// [`Error::Dimension`] for a reward model that fails.
+    pub fn rewards(&self, items: &[(&Prompt, &str)]) -> Result<Vec<Rewards>> {
+        let mut all = vec![Rewards::default(); items.len()];
+        for dimension in &self.dimensions {
+            let scores = dimension.reward.score_all(items);
+            let scores = scores.map_err(|e| in_dimension(&dimension.name, e))?;
+            for (rewards, score) in all.iter_mut().zip(scores) {
+                rewards.raw.push(score);
+                rewards.normalised.push(dimension.normaliser.apply(score));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Rewards of one response.
+    ///
+    /// # Errors
+    /// Those of [`Self::rewards`].
+    pub fn reward(&self, prompt: &Prompt, response: &str) -> Result<Rewards> {
+        Ok(self.rewards(&[(prompt, response)])?.swap_remove(0))
+    }
+
+    /// Scores the reference response to the prompt called `id` and keeps its rewards.
+    ///
+    /// # Errors
+    /// Those of [`Self::rewards`].
+    pub fn set_reference(&mut self, id: &str, prompt: &Prompt, response: &str) -> Result<()> {
+        let rewards = self.reward(prompt, response)?;
+        self.references.insert(id.into(), rewards);
+        Ok(())
+    }
+
+    /// Rewards of the reference response to the prompt called `id`.
+    ///
+    /// # Errors
+    /// [`Error::NoReference`] before [`Self::set_reference`].
+    pub fn reference(&self, id: &str) -> Result<&Rewards> {
+        let rewards = self.references.get(id);
+        rewards.ok_or_else(|| Error::NoReference { prompt: id.into() })
+    }
+
+    /// Utility of a response to somebody who gives each direction a share, beside a reference response.
+    ///
+    /// - shares: stated directions, summing to 1; each is an end of a dimension
+    /// - rewards, reference: normalised, `[dimensions]`
+    ///
+    /// # Errors
+    /// [`Error::UnknownDirection`], and [`Error::RewardCount`] for other than one reward for each dimension.
+    pub fn utility<N: AsRef<str>>(
+        &self,
+        shares: impl IntoIterator<Item = (N, f64)>,
+        rewards: &[f64],
+        reference: &[f64],
+    ) -> Result<f64> {
+        Ok(self.utility_and_shares(shares, rewards, reference)?.0)
+    }
+
+    /// [`Self::utility`], and the share of each dimension, `[dimensions]`: positive for its high end, negative for
+    /// its low one, 0 where it is not stated.
+    ///
+    /// # Errors
+    /// Those of [`Self::utility`].
+    pub fn utility_and_shares<N: AsRef<str>>(
+        &self,
+        shares: impl IntoIterator<Item = (N, f64)>,
+        rewards: &[f64],
+        reference: &[f64],
+    ) -> Result<(f64, Vec<f64>)> {
+        let expected = self.dimensions.len();
+        for values in [rewards, reference] {
+            if values.len() != expected {
+                let got = values.len();
+                return Err(Error::RewardCount { got, expected });
+            }
+        }
+        let mut signed = vec![0.0; expected];
+        let mut stated = Vec::new();
+        for (direction, share) in shares {
+            let (dimension, sign) = self.locate(direction.as_ref())?;
+            signed[dimension] += sign * share;
+            stated.push(Stated {
+                share,
+                reward: sign * rewards[dimension],
+                reference: sign * reference[dimension],
+            });
+        }
+        Ok((self.utility.of(&stated), signed))
+    }
+
+    /// The row of a response's scores, for a preference that gives each direction a share. A reference to the
+    /// response's prompt must be set.
+    ///
+    /// # Errors
+    /// [`Error::NoReference`], and those of [`Self::utility`].
+    pub fn score_row<N: AsRef<str>>(
+        &self,
+        response: &GenerationRow,
+        shares: impl IntoIterator<Item = (N, f64)>,
+        rewards: &Rewards,
+    ) -> Result<ScoreRow> {
+        let reference = &self.reference(&response.identity.prompt)?.normalised;
+        let (utility, shares) = self.utility_and_shares(shares, &rewards.normalised, reference)?;
+        let scores = self.dimensions().enumerate().map(|(k, name)| {
+            let score = DimensionScore {
+                raw: rewards.raw[k],
+                reward: rewards.normalised[k],
+                reference: reference[k],
+                stated: shares[k],
+            };
+            (name.to_string(), score)
+        });
+        let sum = |values: &[f32]| -> Option<f64> {
+            let measured = values.len() == response.tokens.len();
+            measured.then(|| values.iter().map(|v| f64::from(*v)).sum())
+        };
+        Ok(ScoreRow {
+            identity: response.identity.clone(),
+            utility,
+            tokens: response.tokens.len() as u32,
+            ended: response.ended,
+            repetition: repetition(&response.tokens),
+            kl: sum(&response.kl),
+            base_nll: sum(&response.base_log_probs).map(|v| -v),
+            dimensions: scores.collect(),
+        })
+    }
+
+    /// Index of the dimension that has the direction, and 1 for its high end or −1 for its low one.
+    fn locate(&self, direction: &str) -> Result<(usize, f64)> {
+        for (k, dimension) in self.dimensions.iter().enumerate() {
+            if dimension.high == direction {
+                return Ok((k, 1.0));
+            }
+            if dimension.low == direction {
+                return Ok((k, -1.0));
+            }
+        }
+        let ends = self.dimensions.iter().flat_map(|d| [&d.low, &d.high]);
+        Err(Error::UnknownDirection {
+            direction: direction.into(),
+            known: ends.cloned().collect(),
+        })
+    }
+}
+
+fn in_dimension(name: &str, error: Error) -> Error {
+    Error::Dimension {
+        name: name.into(),
+        error: Box::new(error),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::rewards::Scorer;
+    use crate::rows::Identity;
+
+    fn dimension(scorer: Scorer, low: &str, high: &str, normaliser: (f64, f64)) -> Dimension {
+        let (mean, sd) = normaliser;
+        Dimension {
+            scorer,
+            high: high.into(),
+            low: low.into(),
+            normaliser: Some(Normaliser { mean, sd }),
+        }
+    }
+
+    /// `ln(1 + content words)` less its mean, and a grade that is 0 for both texts below.
+    fn scorer(utility: Utility) -> ResponseScorer {
+        let words = dimension(Scorer::Informativeness, "short", "long", (1.0, 0.5));
+        let grade = dimension(Scorer::Readability, "plain", "learned", (2.0, 4.0));
+        // Not in the order of the alphabet: rewards stand in the given order.
+        ResponseScorer::open([("words", &words), ("grade", &grade)], utility).unwrap()
+    }
+
+    fn generation() -> GenerationRow {
+        GenerationRow {
+            identity: Identity {
+                strategy: "s".into(),
+                preference: "p".into(),
+                prompt: "1".into(),
+                sample: 0,
+            },
+            question: "?".into(),
+            response: "cats dogs fish".into(),
+            tokens: vec![5, 6, 7, 0],
+            pieces: vec![String::new(); 4],
+            log_probs: vec![-0.5; 4],
+            kl: vec![0.25; 4],
+            base_log_probs: vec![],
+            experts: vec!["base".into()],
+            weights: vec![1.0; 4],
+            ended: true,
+        }
+    }
+
+    #[test]
+    fn rewards_and_utility_are_the_formulas() {
+        let prompt = Prompt::Raw("?".into());
+        let mut scorer = scorer(Utility::BradleyTerry);
+        assert_eq!(scorer.dimensions().collect::<Vec<_>>(), ["words", "grade"]);
+        scorer.set_reference("1", &prompt, "cats").unwrap();
+        let rewards = scorer.reward(&prompt, "cats dogs fish").unwrap();
+        assert_eq!(rewards.raw, [3f64.ln_1p(), 0.0]);
+        assert_eq!(rewards.normalised, [(3f64.ln_1p() - 1.0) / 0.5, -0.5]);
+        let reference = scorer.reference("1").unwrap().clone();
+        assert_eq!(reference.normalised, [(1f64.ln_1p() - 1.0) / 0.5, -0.5]);
+        // ln 4 − ln 2 in halves, against the wish for short texts, and no difference in grade.
+        let shares = [("short", 0.75), ("learned", 0.25)];
+        let (utility, signed) = scorer
+            .utility_and_shares(shares, &rewards.normalised, &reference.normalised)
+            .unwrap();
+        let beats = 1.0 / (1.0 + (2.0 * 2f64.ln()).exp());
+        assert!((utility - (0.75 * beats + 0.25 * 0.5)).abs() < 1e-12);
+        assert_eq!(signed, [-0.75, 0.25]);
+        let mean = self::scorer(Utility::Mean);
+        let utility = mean.utility(shares, &rewards.normalised, &reference.normalised);
+        let expected = -0.75 * rewards.normalised[0] + 0.25 * -0.5;
+        assert_eq!(utility.unwrap(), expected);
+    }
+
+    #[test]
+    fn rows_hold_all_of_a_response() {
+        let prompt = Prompt::Raw("?".into());
+        let mut scorer = scorer(Utility::Mean);
+        let response = generation();
+        let rewards = scorer.reward(&prompt, &response.response).unwrap();
+        let shares = [("short", 1.0)];
+        let error = scorer.score_row(&response, shares, &rewards).unwrap_err();
+        assert_eq!(error.to_string(), "no reference for prompt '1'");
+        scorer.set_reference("1", &prompt, "cats").unwrap();
+        let row = scorer.score_row(&response, shares, &rewards).unwrap();
+        assert_eq!((row.tokens, row.ended, row.kl), (4, true, Some(1.0)));
+        assert_eq!(row.base_nll, None);
+        assert_eq!(row.utility, -rewards.normalised[0]);
+        let stated: Vec<(&str, f64)> = row
+            .dimensions
+            .iter()
+            .map(|(name, score)| (name.as_str(), score.stated))
+            .collect();
+        assert_eq!(stated, [("grade", 0.0), ("words", -1.0)]);
+        assert_eq!(row.dimensions["words"].raw, 3f64.ln_1p());
+        assert_eq!(
+            row.dimensions["words"].reference,
+            (1f64.ln_1p() - 1.0) / 0.5
+        );
+    }
+
+    #[test]
+    fn several_responses_score_as_each_alone() {
+        let prompts = ["a", "b"].map(|text| Prompt::Raw(text.into()));
+        let texts = ["Thank you for bees.", ""];
+        let items: Vec<(&Prompt, &str)> = prompts.iter().zip(texts).collect();
+        let scorer = scorer(Utility::Mean);
+        let together = scorer.rewards(&items).unwrap();
+        for ((prompt, text), rewards) in items.into_iter().zip(together) {
+            assert_eq!(scorer.reward(prompt, text).unwrap(), rewards);
+        }
+        assert!(scorer.rewards(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let scorer = scorer(Utility::Mean);
+        let utility = |direction: &str, rewards: &[f64]| {
+            let utility = scorer.utility([(direction, 1.0)], rewards, &[0.0; 2]);
+            utility.unwrap_err().to_string()
+        };
+        assert_eq!(
+            utility("warm", &[0.0; 2]),
+            "no dimension has the direction 'warm'; they have: short, long, plain, learned"
+        );
+        assert_eq!(
+            utility("short", &[0.0; 3]),
+            "3 rewards of a response, not one for each of 2 dimensions"
+        );
+        let missing = dimension(Scorer::Model("nowhere".into()), "low", "high", (0.0, 1.0));
+        let opened = ResponseScorer::open([("warmth", &missing)], Utility::Mean);
+        let error = opened.err().unwrap().to_string();
+        assert!(error.starts_with("dimension 'warmth': nowhere"), "{error}");
+    }
+}

@@ -1,0 +1,24 @@
+//! The base with a low-rank adapter, in a folder as PEFT saves it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use lm::Adapter;
+
+use super::{Capabilities, Kind, OpenModel};
+use crate::Expert;
+
+/// The adapter's folder.
+pub(super) struct Folder<'a>(pub &'a Path);
+
+impl Kind for Folder<'_> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::ALL
+    }
+
+    fn open(&self, expert: &mut Expert, _: &mut OpenModel<'_>) -> lm::Result<()> {
+        let adapter = Adapter::load(self.0, expert.model.config())?;
+        expert.adapter = Some(Arc::new(adapter));
+        Ok(())
+    }
+}

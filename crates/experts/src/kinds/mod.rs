@@ -1,0 +1,115 @@
+//! The kinds of experts, one file each. A new kind is a new file, its `mod` line, and in this file a variant of
+//! [`ExpertSpec`] and its place in the two matches that know all of them.
+
+mod adapter;
+mod base;
+mod full;
+mod limited;
+mod prompted;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lm::LanguageModel;
+use serde::{Deserialize, Serialize};
+
+use crate::Expert;
+
+/// How a config names an expert.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpertSpec {
+    /// The base model as it is.
+    Base,
+    /// The base with an instruction in its system message.
+    Prompted(String),
+    /// The base with a PEFT folder.
+    Adapter(PathBuf),
+    /// A model of its own, by registered name or path.
+    Full(String),
+    /// Another expert of which only the likeliest tokens are seen, as a remote interface shows it.
+    Limited {
+        /// How many tokens.
+        top_k: usize,
+        /// The expert.
+        of: Box<ExpertSpec>,
+    },
+}
+
+/// What an expert can tell a strategy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// It names this many of the likeliest tokens; `None`: the full distribution.
+    pub top_k: Option<usize>,
+    /// Log-probabilities of a given text.
+    pub prompt: bool,
+    /// Its parameters, to be merged with those of others.
+    pub parameters: bool,
+}
+
+impl Capabilities {
+    /// All that a model at hand can tell.
+    pub const ALL: Self = Self {
+        top_k: None,
+        prompt: true,
+        parameters: true,
+    };
+}
+
+/// Opens the model of [`ExpertSpec::Full`] by name or path.
+pub(crate) type OpenModel<'a> = dyn FnMut(&str) -> lm::Result<Arc<LanguageModel>> + 'a;
+
+/// What the file of a kind says of it.
+pub(crate) trait Kind {
+    /// What an expert of this kind can tell.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Makes an expert of this kind out of one that is the base so far.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or made for another base.
+    fn open(&self, expert: &mut Expert, model: &mut OpenModel<'_>) -> lm::Result<()>;
+}
+
+/// Goes on with the expert inside another one; what is none of those ends it.
+macro_rules! inside {
+    ($spec:expr, $onward:ident) => {
+        match $spec {
+            Self::Limited { of, .. } => of.$onward(),
+            Self::Base | Self::Prompted(_) | Self::Adapter(_) | Self::Full(_) => $spec,
+        }
+    };
+}
+
+impl ExpertSpec {
+    pub(crate) fn kind(&self) -> Box<dyn Kind + '_> {
+        match self {
+            Self::Base => Box::new(base::Base),
+            Self::Prompted(instruction) => Box::new(prompted::Prompted(instruction)),
+            Self::Adapter(folder) => Box::new(adapter::Folder(folder)),
+            Self::Full(model) => Box::new(full::Full(model)),
+            Self::Limited { top_k, of } => Box::new(limited::Limited { top_k: *top_k, of }),
+        }
+    }
+
+    /// What an expert of this kind can tell.
+    ///
+    /// ```
+    /// use experts::ExpertSpec;
+    /// let limited = ExpertSpec::Limited { top_k: 20, of: Box::new(ExpertSpec::Base) };
+    /// assert_eq!(limited.capabilities().top_k, Some(20));
+    /// assert!(!limited.capabilities().prompt && ExpertSpec::Base.capabilities().prompt);
+    /// ```
+    pub fn capabilities(&self) -> Capabilities {
+        self.kind().capabilities()
+    }
+
+    /// The expert itself, whatever is seen of it.
+    pub fn inner(&self) -> &Self {
+        inside!(self, inner)
+    }
+
+    /// The expert itself, to change it.
+    pub fn inner_mut(&mut self) -> &mut Self {
+        inside!(self, inner_mut)
+    }
+}

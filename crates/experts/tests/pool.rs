@@ -1,0 +1,187 @@
+//! The pool over tiny models: lanes against separate runs, order, common beginnings, what is refused.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use experts::{Expert, ExpertPool, ExpertSpec};
+use lm::chat::{Message, Prompt, Role};
+use pico::experts;
+
+fn prompts() -> Vec<Prompt> {
+    let turns = vec![
+        Message::user("one"),
+        Message {
+            role: Role::Assistant,
+            content: "two".into(),
+        },
+        Message::user("three?"),
+    ];
+    vec![
+        Prompt::Chat(vec![Message::user("Why?")]),
+        Prompt::Chat(turns),
+        Prompt::Chat(vec![Message::user("a rather long question")]),
+        Prompt::Chat(vec![Message::user("b")]),
+    ]
+}
+
+fn close(a: &[f32], b: &[f32], tolerance: f32) {
+    assert_eq!(a.len(), b.len());
+    let worst = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    assert!(worst <= tolerance, "largest difference {worst}");
+}
+
+#[test]
+fn lanes_together_equal_each_expert_and_sequence_alone() {
+    let prompts = prompts();
+    let all = experts();
+    let pool = ExpertPool::new(all.clone()).unwrap();
+    let mut together = Default::default();
+    let mut state = pool.begin(&prompts, 8, &mut together).unwrap();
+    let mut steps = vec![together.clone()];
+    for token in [[5, 9, 14, 3], [70, 6, 6, 8]] {
+        pool.step(&mut state, &token, &mut together).unwrap();
+        steps.push(together.clone());
+    }
+    for (e, expert) in all.iter().enumerate() {
+        let alone = ExpertPool::new(vec![expert.clone()]).unwrap();
+        for (s, prompt) in prompts.iter().enumerate() {
+            let mut next = Default::default();
+            let one = std::slice::from_ref(prompt);
+            let mut state = alone.begin(one, 8, &mut next).unwrap();
+            close(steps[0].row(e, s), next.row(0, 0), 1e-5);
+            for (step, token) in [[5, 9, 14, 3], [70, 6, 6, 8]].iter().enumerate() {
+                alone.step(&mut state, &token[s..=s], &mut next).unwrap();
+                close(steps[step + 1].row(e, s), next.row(0, 0), 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_limited_expert_shows_its_likeliest_tokens() {
+    let base = pico::model("llama");
+    let whole = pico::spec("plain");
+    let limited = ExpertSpec::Limited {
+        top_k: 3,
+        of: Box::new(whole.clone()),
+    };
+    let row = |spec: &ExpertSpec| {
+        let pool = ExpertPool::new(vec![pico::expert("plain", spec, &base)]).unwrap();
+        let mut next = Default::default();
+        let prompts = &prompts()[..1];
+        pool.begin(prompts, 1, &mut next).unwrap();
+        next.log_probs
+    };
+    let (all, seen) = (row(&whole), row(&limited));
+    assert_eq!(seen.iter().filter(|v| v.is_finite()).count(), 3);
+    let mass: f32 = all
+        .iter()
+        .zip(&seen)
+        .filter(|(_, s)| s.is_finite())
+        .map(|(a, _)| a.exp())
+        .sum();
+    for (seen, all) in seen.iter().zip(&all).filter(|(s, _)| s.is_finite()) {
+        assert!((seen.exp() - all.exp() / mass).abs() < 1e-6);
+    }
+    let mut sorted = all.clone();
+    sorted.sort_by(f32::total_cmp);
+    assert!((mass - sorted[93..].iter().map(|v| v.exp()).sum::<f32>()).abs() < 1e-6);
+    assert_eq!(limited.capabilities().top_k, Some(3));
+}
+
+#[test]
+fn common_beginnings_change_no_bit() {
+    let ask =
+        |end: &str| Prompt::Chat(vec![Message::user(format!("a rather long question {end}"))]);
+    let prompts = [ask("one"), ask("two"), ask("one"), ask("one more")];
+    let pool = ExpertPool::new(experts()).unwrap();
+    let bits = |row: &[f32]| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let mut together = Default::default();
+    let mut state = pool.begin(&prompts, 4, &mut together).unwrap();
+    let first = together.clone();
+    pool.step(&mut state, &[7, 8, 7, 9], &mut together).unwrap();
+    for (s, prompt) in prompts.iter().enumerate() {
+        let mut alone = Default::default();
+        let one = std::slice::from_ref(prompt);
+        let mut state = pool.begin(one, 4, &mut alone).unwrap();
+        for e in 0..5 {
+            assert_eq!(bits(first.row(e, s)), bits(alone.row(e, 0)));
+        }
+        pool.step(&mut state, &[[7, 8, 7, 9][s]], &mut alone)
+            .unwrap();
+        for e in 0..5 {
+            assert_eq!(bits(together.row(e, s)), bits(alone.row(e, 0)));
+        }
+    }
+}
+
+#[test]
+fn experts_that_do_not_fit_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(pico::path("qwen3")).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
+    }
+    let tokenizer = folder.path().join("tokenizer.json");
+    let text = std::fs::read_to_string(&tokenizer).unwrap();
+    let swapped = text
+        .replace("\"A\"", "\"@\"x")
+        .replacen("\"@\":", "\"A\":", 1);
+    std::fs::write(&tokenizer, swapped.replace("\"@\"x", "\"@\"")).unwrap();
+    let base = pico::model("llama");
+    let spec = ExpertSpec::Full("other".into());
+    let other = Expert::open("other", &spec, &base, |_| pico::open(folder.path())).unwrap();
+    let base_alone = Expert::open("base", &ExpertSpec::Base, &base, |_| {
+        pico::open(folder.path())
+    })
+    .unwrap();
+    let error = ExpertPool::new(vec![base_alone.clone(), other])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("'base' and 'other' have different vocabularies"),
+        "{error}"
+    );
+    let error = ExpertPool::new(vec![base_alone.clone(), base_alone])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("two experts are called 'base'"), "{error}");
+
+    let pool = ExpertPool::new(experts()).unwrap();
+    let long = Prompt::Chat(vec![Message::user("x".repeat(130))]);
+    let error = pool
+        .begin(&[long], 1, &mut Default::default())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("do not fit into 128"), "{error}");
+    let raw = Expert::open("p", &ExpertSpec::Prompted("kind".into()), &base, |_| {
+        pico::open(folder.path())
+    });
+    let error = raw
+        .unwrap()
+        .tokens(&Prompt::Raw("x".into()))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("needs a chat prompt"), "{error}");
+}
+
+#[test]
+fn the_order_of_experts_does_not_matter() {
+    let prompts = prompts();
+    let mut reversed = experts();
+    reversed.reverse();
+    let (one, other) = (
+        ExpertPool::new(experts()).unwrap(),
+        ExpertPool::new(reversed).unwrap(),
+    );
+    let (mut a, mut b) = Default::default();
+    one.begin(&prompts, 4, &mut a).unwrap();
+    other.begin(&prompts, 4, &mut b).unwrap();
+    for e in 0..5 {
+        for s in 0..prompts.len() {
+            close(a.row(e, s), b.row(4 - e, s), 1e-5);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Everything that can go wrong in this crate.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use crate::Output;
+
+/// Everything that can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// From the language model.
+    #[error(transparent)]
+    Lm(#[from] lm::Error),
+    /// A file that cannot be read or written.
+    #[error("{}: {message}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        message: String,
+    },
+    /// A PCM whose logits for a sequence are NaN or infinite.
+    #[error(
+        "the PCM gave no numbers (NaN or infinity) for sequence {sequence} at token {token}; look for very large \
+         parameters, or train it again"
+    )]
+    NoNumbers {
+        /// The sequence's name.
+        sequence: usize,
+        /// Number of the token.
+        token: usize,
+    },
+    /// A shape or settings that make no sense, in words.
+    #[error("{0}")]
+    Settings(String),
+    /// A response or a context without a token.
+    #[error("the PCM needs a context and a response")]
+    EmptyContext,
+    /// Inputs of another width than the PCM reads.
+    #[error(
+        "{importances} importances and {statistics} statistics for a PCM over {experts} experts and {expected} \
+         statistics"
+    )]
+    Inputs {
+        /// Importances that were given.
+        importances: usize,
+        /// Statistics that were given.
+        statistics: usize,
+        /// Experts of the PCM, each with an importance.
+        experts: usize,
+        /// Statistics that it reads.
+        expected: usize,
+    },
+    /// A preference that is about other experts.
+    #[error("the preference names none of the PCM's experts")]
+    NothingNamed,
+    /// A sequence goes on of which nothing was read.
+    #[error("sequence {0} never began")]
+    UnknownSequence(usize),
+    /// A rollout whose numbers do not belong to each other or to the PCM.
+    #[error(
+        "a rollout of {tokens} tokens with {log_probs} experts' and {behaviour} behaviour log-probabilities for \
+         {experts} experts"
+    )]
+    RolloutLengths {
+        /// Its tokens.
+        tokens: usize,
+        /// Log-probabilities under the experts.
+        log_probs: usize,
+        /// Log-probabilities under the policy that sampled it.
+        behaviour: usize,
+        /// Experts of the PCM.
+        experts: usize,
+    },
+    /// A rollout that was recorded for another kind of output.
+    #[error(
+        "a rollout of {tokens} tokens with {base} log-probabilities of the base and {support} numbers for the others; \
+         it was recorded for another output than {output:?}"
+    )]
+    RolloutOutput {
+        /// Its tokens.
+        tokens: usize,
+        /// Log-probabilities under the base.
+        base: usize,
+        /// Numbers of the truncated distributions.
+        support: usize,
+        /// What the PCM's outputs do.
+        output: Output,
+    },
+    /// A rollout whose beginnings make no sense.
+    #[error(
+        "a rollout of {tokens} tokens with beginnings of {cuts:?} tokens worth {worth:?}; the last is the whole"
+    )]
+    RolloutBeginnings {
+        /// Its tokens.
+        tokens: usize,
+        /// Tokens of each beginning.
+        cuts: Vec<u32>,
+        /// What each is worth.
+        worth: Vec<f64>,
+    },
+    /// A rollout of nothing, or one that nobody rated.
+    #[error("a rollout without tokens or utility")]
+    EmptyRollout,
+    /// A rollout without beginnings where segments are to be credited.
+    #[error(
+        "a response to '{prompt}' was recorded without the worth of its beginnings; record with a segment length \
+         (settings: segment), or take credit: Response"
+    )]
+    NoBeginnings {
+        /// Its prompt.
+        prompt: String,
+    },
+    /// Rollouts that are not in pairs.
+    #[error("rollouts come in pairs")]
+    Unpaired,
+    /// A replay without prompts to measure on.
+    #[error("all rollouts are of one prompt; there is nothing to hold out")]
+    NothingToHoldOut,
+    /// Settings of a fit that the PCM's kind of output or the algorithm has no use for.
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn file(path: &Path, message: impl Display) -> Self {
+        Self::File {
+            path: path.to_path_buf(),
+            message: message.to_string(),
+        }
+    }
+}
