@@ -1,11 +1,12 @@
 //! `mope`: compares ways to personalise a language model by mixing preference experts.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod commands;
 mod config;
 mod experiment;
 mod failure;
-mod memory;
 mod models;
 mod progress;
 mod prompts;

@@ -3,6 +3,8 @@
 //! Everything here works on rows: what was said (`rows::GenerationRow`) and what it was worth
 //! (`rows::ScoreRow`). A report can be made again from the rows alone.
 
+#![forbid(unsafe_code)]
+
 pub mod comparison;
 pub mod dimension;
 pub mod judges;

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::element::Element;
-use crate::isa::Isa;
+use crate::isa::{Isa, Set};
 use crate::math::{multiply, softmax};
 
 /// Positions whose keys lie interleaved, so that their scores are one vector.
@@ -95,20 +95,20 @@ fn group<const H: usize, E: Element>(
 ) {
     let Cached { keys, values, .. } = cached;
     let room = span.end.next_multiple_of(POSITIONS);
-    match isa {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has these instructions, or the Isa would not have been made.
-        Isa::Avx512 => unsafe {
+        Set::Avx512 => unsafe {
             avx512::score::<H, E>(width, queries, (keys, values), span.clone(), room, scores)
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe {
+        Set::Avx2 => unsafe {
             avx2::score::<H, E>(width, queries, (keys, values), span.clone(), room, scores)
         },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::Neon => unsafe {
+        Set::Neon => unsafe {
             neon::score::<H, E>(width, queries, keys, span.clone(), room, scores)
         },
         _ => score::<H, E>(width, queries, keys, span.clone(), room, scores),
@@ -123,16 +123,16 @@ fn group<const H: usize, E: Element>(
             multiply(isa, scores, &cached.value_scales[span.clone()]);
         }
     }
-    match isa {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx512 => unsafe { avx512::weigh::<H, E>(width, values, span, room, scores, out) },
+        Set::Avx512 => unsafe { avx512::weigh::<H, E>(width, values, span, room, scores, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::weigh::<H, E>(width, values, span, room, scores, out) },
+        Set::Avx2 => unsafe { avx2::weigh::<H, E>(width, values, span, room, scores, out) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::Neon => unsafe { neon::weigh::<H, E>(width, values, span, room, scores, out) },
+        Set::Neon => unsafe { neon::weigh::<H, E>(width, values, span, room, scores, out) },
         _ => weigh::<H, E>(width, values, span, room, scores, out),
     }
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use half::f16;
 
 use crate::element::Element;
-use crate::isa::Isa;
+use crate::isa::{Isa, Set};
 
 /// Inputs or outputs that lie side by side.
 const WIDTH: usize = 16;
@@ -147,31 +147,31 @@ impl LowRank {
 }
 
 fn narrow<E: Element>(isa: Isa, a: &[E], rank: usize, x: &[f32], out: &mut [f32]) {
-    match isa {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has these instructions, or the Isa would not have been made.
-        Isa::Avx512 => unsafe { avx512::narrow(a, rank, x, out) },
+        Set::Avx512 => unsafe { avx512::narrow(a, rank, x, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::narrow(a, rank, x, out) },
+        Set::Avx2 => unsafe { avx2::narrow(a, rank, x, out) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::Neon => unsafe { neon::narrow(a, rank, x, out) },
+        Set::Neon => unsafe { neon::narrow(a, rank, x, out) },
         _ => portable_narrow(a, rank, x, out),
     }
 }
 
 fn widen<E: Element>(isa: Isa, b: &[E], side: &[f32], out: &mut [f32]) {
-    match isa {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has these instructions, or the Isa would not have been made.
-        Isa::Avx512 => unsafe { avx512::widen(b, side, out) },
+        Set::Avx512 => unsafe { avx512::widen(b, side, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::widen(b, side, out) },
+        Set::Avx2 => unsafe { avx2::widen(b, side, out) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::Neon => unsafe { neon::widen(b, side, out) },
+        Set::Neon => unsafe { neon::widen(b, side, out) },
         _ => portable_widen(b, side, out),
     }
 }

@@ -8,6 +8,8 @@
 //! ([`Output`]), the record holds the likeliest tokens of each step and the mass of the others, too
 //! ([`Support`]).
 
+#![forbid(unsafe_code)]
+
 mod config;
 mod credit;
 mod model;

@@ -13,6 +13,7 @@ use eval::rewards::Normaliser;
 use eval::rows::{self, GenerationRow, Identity, generations_frame};
 use eval::table::{parquet, read_parquet};
 use experts::{Expert, ExpertPool};
+use kernels::memory;
 use lm::LanguageModel;
 use lm::sampling::Draws;
 use mixing::merging::Source;
@@ -27,7 +28,6 @@ use super::score::Scorer;
 use super::validation;
 use crate::experiment::Experiment;
 use crate::failure::usage;
-use crate::memory;
 use crate::models::{Models, hashes};
 use crate::progress::Progress;
 use crate::prompts::NamedPrompt;
@@ -323,7 +323,7 @@ impl<'a> Generate<'a> {
                     }
                     None => {
                         if pool.is_none() {
-                            memory::forget();
+                            memory::reset_peak();
                             pool = Some(self.pool(job)?);
                         }
                         let pool = pool.as_ref().context("the pool is open")?;

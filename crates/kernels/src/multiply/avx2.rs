@@ -4,8 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::Tile;
+use crate::format::GROUP;
 use crate::input::Lane;
-use crate::matrix::{Data, GROUP, Matrix};
+use crate::matrix::{Data, Matrix};
 
 type Pair = [__m256; 2];
 

@@ -4,8 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::{Ahead, Output, write};
-use crate::input::{BLOCK, Lanes, Rounded};
-use crate::matrix::{Data, GROUP, Matrix};
+use crate::format::{BLOCK, GROUP};
+use crate::input::{Lanes, Rounded};
+use crate::matrix::{Data, Matrix};
 
 /// Multiplies `G` groups from `group` on with `M` lanes and writes the results of lanes `lane..lane + M`.
 ///

@@ -8,8 +8,9 @@ use half::f16;
 
 use super::Tile;
 use crate::element::{Element, store};
+use crate::format::GROUP;
 use crate::input::{Lane, Rounded};
-use crate::matrix::{Data, GROUP, Matrix};
+use crate::matrix::{Data, Matrix};
 
 /// Four numbers of each of 16 rows, or one.
 type Rows<T> = [T; 4];

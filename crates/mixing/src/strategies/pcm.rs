@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use experts::NextTokens;
-use kernels::{Isa, Shared, Team, math};
+use kernels::{Isa, Team, math};
 use lm::LanguageModel;
 use pcm::{Output, PcmConfig, Runner, Sequence, Support};
 use serde::{Deserialize, Serialize};
@@ -212,12 +212,9 @@ fn features(
     }
     let width = config.statistics_width();
     let mut out = vec![0.0; next.sequences * width];
-    let shared = Shared::new(&mut out);
-    Team::global().for_each(next.sequences, |sequence| {
+    Team::global().for_each_row(&mut out, width, |sequence, own| {
         let rows = experts.iter().map(|&e| next.row(e, sequence));
         let rows: Vec<&[f32]> = rows.collect();
-        // SAFETY: each number is handed out once.
-        let own = unsafe { shared.write(sequence * width..(sequence + 1) * width) };
         let (each, divergence) = statistics(&rows);
         for (place, (entropy, top)) in places.iter().zip(each) {
             (own[2 * place], own[2 * place + 1]) = (entropy, top);

@@ -244,7 +244,7 @@ impl Setting<'_> {
             prompt_tokens: prompt_tokens / self.sequences,
             decode_steps_per_s,
             prefill_tokens_per_s: median(prefill),
-            peak_bytes: crate::memory::peak_bytes(),
+            peak_bytes: kernels::memory::peak_bytes(),
             weight_bytes_per_s: decode_steps_per_s * model.engine.bytes().unwrap_or(0) as f64,
             read_bytes_per_s: self.read_bytes_per_s,
         })

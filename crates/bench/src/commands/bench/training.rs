@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{PASSAGE, median};
 use crate::cli::BenchArgs;
-use crate::memory::peak_bytes;
+use kernels::memory::peak_bytes;
 use crate::models::resolve;
 
 /// One measurement; the median of the repetitions.
