@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use lm::Weights;
+use lm::Format;
 use lm::save::Precision;
 
 use crate::run::grid::{Setting, Shard};
@@ -20,7 +20,7 @@ pub struct Cli {
     /// Print one JSON document on stdout and nothing else there
     #[arg(long, global = true)]
     pub json: bool,
-    /// Device, as in configs: Flex, Libtorch, Wgpu(Cpu), Cuda(0), …; replaces the config's
+    /// Device, as in configs: Cpu, BurnFlex, Libtorch, Wgpu(Cpu), Cuda(0), …; replaces the config's
     #[arg(long, global = true, value_name = "DEVICE")]
     pub device: Option<String>,
     /// Seed of all randomness; replaces the config's
@@ -28,13 +28,13 @@ pub struct Cli {
     pub seed: Option<u64>,
     /// Number format of the weights: F32, Bf16, Q8, Q4; replaces the config's
     #[arg(long, global = true, value_name = "FORMAT", value_parser = weights)]
-    pub format: Option<Weights>,
+    pub format: Option<Format>,
     #[command(subcommand)]
     pub command: Command,
 }
 
-fn weights(text: &str) -> Result<Weights, String> {
-    let all = [Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4];
+fn weights(text: &str) -> Result<Format, String> {
+    let all = [Format::F32, Format::Bf16, Format::Q8, Format::Q4];
     let found = all
         .into_iter()
         .find(|w| format!("{w:?}").eq_ignore_ascii_case(text));
@@ -391,7 +391,7 @@ pub struct BenchArgs {
     /// Number formats of the weights
     #[arg(long, value_name = "FORMAT", value_delimiter = ',', default_value = "F32,Bf16,Q8,Q4",
           value_parser = weights)]
-    pub weights: Vec<Weights>,
+    pub weights: Vec<Format>,
     /// How experts are mixed: fixed, fixed_log, mod_forward, dera, mato, pack, pcm, gates; pcm_statistics, gates_statistics
     #[arg(
         long,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use eval::dimension::{Dimension, Dimensions, locate};
 use eval::utility::Utility;
 use experts::ExpertSpec;
-use lm::{DeviceSpec, Weights};
+use lm::{DeviceSpec, Format};
 use mixing::{BASE, Generation, Named, Plan, Preference, Strategy};
 use serde::{Deserialize, Serialize};
 
@@ -25,12 +25,12 @@ pub struct Experiment {
     pub seed: u64,
     /// Base model, by registered name or path (relative to the experiment file).
     pub model: String,
-    /// Where it runs. Default `Flex`.
+    /// Where it runs. Default `Cpu`.
     #[serde(default)]
     pub device: DeviceSpec,
     /// Number format of the weights. Default `F32` (what the files say).
     #[serde(default)]
-    pub weights: Weights,
+    pub weights: Format,
     /// What is measured, and what the two directions of each dimension are called.
     pub dimensions: Named<Dimension>,
     /// Experts by name; `base` is always there. An expert that serves a direction has its name.

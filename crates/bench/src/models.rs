@@ -9,7 +9,7 @@ use experts::{Expert, ExpertSpec};
 use indicatif::{ProgressBar, ProgressStyle};
 use lm::load::Checkpoint;
 use lm::source::{Registry, sha256};
-use lm::{Adapter, DecoderConfig, DeviceSpec, LanguageModel, Weights};
+use lm::{Adapter, DecoderConfig, DeviceSpec, Format, LanguageModel};
 use mixing::merging::{Merged, Recipe, Source};
 
 use crate::failure::{nearest, usage};
@@ -76,7 +76,7 @@ pub fn hashes(path: &Path) -> Result<BTreeMap<String, String>> {
 /// Models of one process, each opened once.
 pub struct Models {
     device: DeviceSpec,
-    weights: Weights,
+    weights: Format,
     /// Found, fetched and checked, by name or path as given.
     paths: BTreeMap<String, PathBuf>,
     open: BTreeMap<PathBuf, Arc<LanguageModel>>,
@@ -87,7 +87,7 @@ impl Models {
     ///
     /// # Errors
     /// A device that this build does not have, a format that the device does not have.
-    pub fn on(device: &DeviceSpec, weights: Weights) -> Result<Self> {
+    pub fn on(device: &DeviceSpec, weights: Format) -> Result<Self> {
         device.offers(weights).map_err(|e| usage(e.to_string()))?;
         Ok(Self {
             device: device.clone(),

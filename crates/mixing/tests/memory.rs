@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use experts::{Expert, ExpertPool, ExpertSpec};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
-use lm::{DeviceSpec, LanguageModel, Weights};
+use lm::{DeviceSpec, Format, LanguageModel};
 use mixing::strategies::Uniform;
 use mixing::{Generation, Generator, Preference, Request, Strategy};
 
@@ -43,8 +43,8 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn memory_stays_flat_over_10_000_tokens() {
     let pico = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lm/tests/fixtures/pico");
-    for weights in [Weights::F32, Weights::Q8] {
-        let open = || LanguageModel::open(&pico.join("llama"), &DeviceSpec::Flex, weights);
+    for weights in [Format::F32, Format::Q8] {
+        let open = || LanguageModel::open(&pico.join("llama"), &DeviceSpec::Cpu, weights);
         let base = Arc::new(open().unwrap());
         let experts: Vec<Expert> = ["adapter_patterns", "adapter_plain"]
             .iter()

@@ -9,7 +9,7 @@ use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
 use experts::{Expert, ExpertPool, ExpertSpec};
 use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
-use lm::{DeviceSpec, LanguageModel, Weights};
+use lm::{DeviceSpec, Format, LanguageModel};
 use mixing::strategies::{
     Base, BestOfN, BestSingle, Cliper, DeRa, Divergence, Example, FewShot, Fixed, Mato, Mod,
     Oracle, Pack, Prompting, Single, Space, TopK, Uniform,
@@ -27,7 +27,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn open(path: &Path) -> lm::Result<Arc<LanguageModel>> {
-    LanguageModel::open(path, &DeviceSpec::Flex, Weights::F32).map(Arc::new)
+    LanguageModel::open(path, &DeviceSpec::Cpu, Format::F32).map(Arc::new)
 }
 
 /// One expert of each kind over the pico LLaMA.

@@ -200,7 +200,7 @@ impl Generate<'_> {
             names.map(|name| (name, &self.fingerprints[name])).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "device": self.experiment.device,
+            "device": self.experiment.device.content_key(),
             "weights": self.experiment.weights,
             "model": self.inputs["model"],
             "experts": experts,

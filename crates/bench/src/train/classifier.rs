@@ -45,7 +45,7 @@ pub fn train(
     inputs: &Value,
 ) -> Result<(Value, String)> {
     let prompts = prompts::load(&recipe.prompts)?;
-    let mut models = Models::on(&DeviceSpec::Flex, training.sampling_weights)?;
+    let mut models = Models::on(&DeviceSpec::Cpu, training.sampling_weights)?;
     let base = models.open(&training.model)?;
     let mut who = vec![models.expert(BASE, &ExpertSpec::Base, &base)?];
     for (name, spec) in recipe.experts.iter() {

@@ -63,7 +63,7 @@ impl Rollouts {
     ) -> Result<Self> {
         let weights = training.sampling_weights;
         Ok(Self {
-            model: Arc::new(LanguageModel::open(model, &DeviceSpec::Flex, weights)?),
+            model: Arc::new(LanguageModel::open(model, &DeviceSpec::Cpu, weights)?),
             prompts,
             rewards,
             max_new_tokens,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use kernels::{Input, InputView, Member, Output, Shared, Team, math, multiply};
 
 use super::cache::{PackedCache, SharedLane};
-use super::weights::{Block, Linear};
+use super::load::{Block, Linear};
 use super::{PackedAdapters, PackedDecoder};
 use crate::adapter::Target;
 
@@ -128,7 +128,7 @@ impl PackedDecoder {
         let (isa, width) = (self.isa, c.hidden_size);
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let own = || (member.index..pass.rows.len()).step_by(member.size);
-        let format = self.weights.matrix();
+        let format = self.format.projection();
         for row in own() {
             // SAFETY: own row.
             let stream = unsafe { pass.stream.write(row * width..(row + 1) * width) };
@@ -216,7 +216,7 @@ impl PackedDecoder {
                 (stream, pass.results.row(result))
             };
             math::rms_norm(isa, stream, &self.norm, c.norm_eps, input.floats);
-            input.quantise(isa, self.weights.embedding());
+            input.quantise(isa, self.format.vocabulary());
         }
     }
 
@@ -397,7 +397,7 @@ impl PackedDecoder {
     fn round_mixed(&self, pass: &Pass<'_>, layer: usize, row: usize) {
         // SAFETY: the row is this member's; its heads were written by itself or before the last barrier.
         let mut input = unsafe { pass.mixed.row(row) };
-        input.quantise(self.isa, self.weights.matrix());
+        input.quantise(self.isa, self.format.projection());
         self.side_inputs(pass, layer, &[Target::Output], row, input.floats);
     }
 

@@ -1,24 +1,27 @@
+//! The way back through the blocks.
+
 use std::ops::Range;
 
 use kernels::dense::{View, product};
 use kernels::{Dense, DenseScratch, Isa, math};
 
 use super::attention::{HeadGradients, Heads, rotate};
-use super::forward::{Tape, norm_rows, sized};
+use super::forward::norm_rows;
+use super::tape::{Tape, sized};
 use super::{Blocks, Layout, LoraParameters, Part};
 use crate::adapter::Target;
 
-/// Where derivatives by weights go.
+/// Where derivatives by parameters go.
 pub(super) enum Sink<'a> {
     /// By an adapter's parameters.
     Lora(&'a LoraParameters, &'a mut [f32]),
-    /// By all weights of the blocks.
+    /// By all parameters of the blocks.
     Full(&'a Layout, &'a mut [f32]),
 }
 
 impl Blocks {
     /// Walks back through what [`Self::forward`] kept: from the derivative by the last hidden states in
-    /// `tape.stream` to that by the inputs, in the same place; derivatives by weights are added to the sink.
+    /// `tape.stream` to that by the inputs, in the same place; derivatives by parameters are added to the sink.
     pub(super) fn backward(
         &self,
         spans: &[Range<usize>],

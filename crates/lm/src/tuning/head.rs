@@ -1,6 +1,9 @@
+//! What last hidden states are turned into: log-probabilities and their derivatives, or themselves.
+
 use kernels::{Dense, Isa, math};
 
-use super::forward::{norm_rows, sized};
+use super::forward::norm_rows;
+use super::tape::sized;
 use super::{Output, Sequence, TuningDecoder, Worker, spans};
 
 /// Rows whose distributions are in memory together (ours: 25 MB for 49,152 tokens).

@@ -1,3 +1,5 @@
+//! Shape and trainable numbers of a LoRA adapter.
+
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 

@@ -12,7 +12,7 @@ use experts::{ExpertPool, NextTokens};
 use kernels::{Isa, math};
 use lm::chat::Prompt;
 use lm::sampling::{argmax, log_softmax};
-use lm::{DeviceSpec, LanguageModel, Weights};
+use lm::{DeviceSpec, Format, LanguageModel};
 use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 
@@ -93,7 +93,7 @@ pub(super) struct Accuracy {
 }
 
 struct Candidate {
-    weights: Weights,
+    weights: Format,
     model: Arc<LanguageModel>,
     loss: f64,
     kl: f64,
@@ -103,8 +103,8 @@ struct Candidate {
 }
 
 pub(super) fn measure(text: &Path, args: &BenchArgs, seed: u64) -> Result<Vec<Accuracy>> {
-    let device = DeviceSpec::Flex;
-    let exact = Models::on(&device, Weights::F32)?.open(&args.model)?;
+    let device = DeviceSpec::Cpu;
+    let exact = Models::on(&device, Format::F32)?.open(&args.model)?;
     let content = std::fs::read_to_string(text).with_context(|| text.display().to_string())?;
     let ids = exact.tokenizer.encode(&content, false)?;
     let pieces: Vec<&[u32]> = ids.chunks_exact(PIECE).collect();
@@ -119,7 +119,7 @@ pub(super) fn measure(text: &Path, args: &BenchArgs, seed: u64) -> Result<Vec<Ac
         .iter()
         .map(|&weights| {
             let model = match weights {
-                Weights::F32 => exact.clone(),
+                Format::F32 => exact.clone(),
                 _ => Models::on(&device, weights)?.open(&args.model)?,
             };
             Ok(Candidate {

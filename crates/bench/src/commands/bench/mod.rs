@@ -16,7 +16,7 @@ use experts::{Expert, ExpertPool};
 use lm::adapter::{Adapter, LowRank, Target};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
-use lm::{DecoderConfig, DeviceSpec, LanguageModel, Weights};
+use lm::{DecoderConfig, DeviceSpec, Format, LanguageModel};
 use mixing::strategies::{self, DeRa, Divergence, Fixed, Mato, Mod, Pack, Space};
 use mixing::{BASE, Generation, Generator, Plan, Preference, Request, Strategy};
 use pcm::{Output, Pcm, PcmConfig};
@@ -124,7 +124,7 @@ pub fn bench(global: &Global, args: &BenchArgs) -> Result<()> {
 
 struct Setting<'a> {
     device: &'a DeviceSpec,
-    weights: Weights,
+    weights: Format,
     strategy: &'a str,
     experts: usize,
     sequences: usize,

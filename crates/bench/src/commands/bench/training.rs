@@ -7,14 +7,14 @@ use lm::load::Checkpoint;
 use lm::objectives;
 use lm::tuning::{AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters};
 use lm::tuning::{Sequence, TuningDecoder};
-use lm::{Tokenizer, Weights};
+use lm::{Format, Tokenizer};
 use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 
 use super::{PASSAGE, median};
 use crate::cli::BenchArgs;
-use kernels::memory::peak_bytes;
 use crate::models::resolve;
+use kernels::memory::peak_bytes;
 
 /// One measurement; the median of the repetitions.
 #[derive(Debug, Clone, Serialize)]
@@ -37,7 +37,7 @@ pub(super) fn measure(args: &BenchArgs, seed: u64) -> Result<Vec<MeasuredTrainin
     let ids = Tokenizer::load(&checkpoint)?.encode(PASSAGE, false)?;
     let mut rows = Vec::new();
     let formats = args.weights.iter().copied();
-    for weights in formats.filter(|w| matches!(w, Weights::F32 | Weights::Bf16)) {
+    for weights in formats.filter(|w| matches!(w, Format::F32 | Format::Bf16)) {
         let decoder = TuningDecoder::load(&checkpoint, weights)?;
         let config = LoraConfig {
             rank: args.rank,

@@ -11,7 +11,7 @@ use eval::rewards::{RewardModelConfig, Scorer, ShapedReward};
 use experts::ExpertSpec;
 use experts::training::offline::OfflineConfig;
 use experts::training::rebel::RebelConfig;
-use lm::Weights;
+use lm::Format;
 use lm::save::Precision;
 use lm::tuning::LoraConfig;
 use serde::{Deserialize, Serialize};
@@ -36,10 +36,10 @@ pub struct Training {
     pub model: String,
     /// Number format of gradients' products, `F32` or `Bf16`. Default `F32`.
     #[serde(default)]
-    pub weights: Weights,
+    pub weights: Format,
     /// Number format of the model that samples. Default `Bf16` (near the policy that is trained).
     #[serde(default = "bf16")]
-    pub sampling_weights: Weights,
+    pub sampling_weights: Format,
     /// Shape of the adapter.
     #[serde(default)]
     pub lora: LoraConfig,
@@ -57,8 +57,8 @@ pub struct Training {
     pub recipe: Recipe,
 }
 
-fn bf16() -> Weights {
-    Weights::Bf16
+fn bf16() -> Format {
+    Format::Bf16
 }
 
 fn whole() -> f32 {
@@ -276,7 +276,7 @@ impl Training {
     /// What is wrong, in words.
     pub fn validate(&self) -> Result<(), String> {
         plain("name", &self.name).map_err(|e| e.to_string())?;
-        if !matches!(self.weights, Weights::F32 | Weights::Bf16) {
+        if !matches!(self.weights, Format::F32 | Format::Bf16) {
             return Err(format!(
                 "weights: {:?}: F32 or Bf16 in training",
                 self.weights

@@ -193,7 +193,7 @@ struct Mixture<'a> {
 
 impl<'a> Mixture<'a> {
     fn open(training: &'a Training, recipe: &'a PcmTraining) -> Result<Self> {
-        let mut models = Models::on(&DeviceSpec::Flex, training.sampling_weights)?;
+        let mut models = Models::on(&DeviceSpec::Cpu, training.sampling_weights)?;
         let base = models.open(&training.model)?;
         let mut experts = HashMap::new();
         for (name, spec) in recipe.experts.iter() {
