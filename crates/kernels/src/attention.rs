@@ -420,8 +420,8 @@ mod neon {
     ) {
         assert!(values.len() >= span.end * width && out.len() == H * width);
         assert!(span.end <= room && scores.len() >= H * room);
-        let whole = width - width % 16;
-        for at in (0..whole).step_by(16) {
+        let full = width - width % 16;
+        for at in (0..full).step_by(16) {
             let mut sums = [[vdupq_n_f32(0.0); 4]; H];
             for t in span.clone() {
                 // SAFETY: inside of position `t`, as asserted.
@@ -438,7 +438,7 @@ mod neon {
                 store(sums, &mut out[head * width + at..][..16]);
             }
         }
-        for at in whole..width {
+        for at in full..width {
             for head in 0..H {
                 let scores = &scores[head * room..];
                 out[head * width + at] = span.clone().fold(0.0, |sum, t| {

@@ -365,9 +365,9 @@ mod neon {
                     *sum = vfmaq_n_f32(*sum, b, *side);
                 }
             }
-            let mut whole = [0.0; WIDTH];
-            store(sum, &mut whole);
-            out.copy_from_slice(&whole[..out.len()]);
+            let mut padded = [0.0; WIDTH];
+            store(sum, &mut padded);
+            out.copy_from_slice(&padded[..out.len()]);
         }
     }
 
@@ -375,10 +375,10 @@ mod neon {
     #[inline]
     #[target_feature(enable = "neon")]
     fn load(from: &[f32]) -> [float32x4_t; 4] {
-        let mut whole = [0.0; WIDTH];
+        let mut padded = [0.0; WIDTH];
         let from = from.first_chunk().unwrap_or_else(|| {
-            whole[..from.len()].copy_from_slice(from);
-            &whole
+            padded[..from.len()].copy_from_slice(from);
+            &padded
         });
         // SAFETY: 16 floats.
         unsafe { f32::load(from.as_ptr()) }

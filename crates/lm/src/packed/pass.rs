@@ -127,9 +127,9 @@ impl PackedDecoder {
         let c = &self.config;
         let (isa, width) = (self.isa, c.hidden_size);
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let own = || (member.index..pass.rows.len()).step_by(member.size);
+        let own_rows = || (member.index..pass.rows.len()).step_by(member.size);
         let format = self.format.projection();
-        for row in own() {
+        for row in own_rows() {
             // SAFETY: own row.
             let stream = unsafe { pass.stream.write(row * width..(row + 1) * width) };
             match pass.inputs {
@@ -144,7 +144,7 @@ impl PackedDecoder {
         for (layer, block) in self.blocks.iter().enumerate() {
             // The first blocks follow the embedding of the same rows, later ones a barrier.
             let norm = |weight: &[f32], targets: &[Target]| {
-                for row in own() {
+                for row in own_rows() {
                     // SAFETY: own row of the input; the stream is not written in this phase.
                     let (stream, mut input) = unsafe {
                         let stream = pass.stream.read(row * width..(row + 1) * width);
@@ -187,7 +187,7 @@ impl PackedDecoder {
             member.sync();
             self.feed(pass, member, layer, block);
             member.sync();
-            for row in own() {
+            for row in own_rows() {
                 // SAFETY: own row; its columns were written before the barrier.
                 let mut input = unsafe { pass.wide.row(row) };
                 input.quantise(isa, format);
@@ -206,7 +206,7 @@ impl PackedDecoder {
             );
             member.sync();
         }
-        for row in own() {
+        for row in own_rows() {
             let Some(result) = pass.rows[row].result else {
                 continue;
             };
@@ -273,9 +273,9 @@ impl PackedDecoder {
         for (slot, (linear, offset)) in parts.iter().enumerate() {
             let groups = linear.matrix.groups();
             let clip = |v: usize| v.clamp(before, before + groups) - before;
-            let own = clip(share.start)..clip(share.end);
+            let columns = clip(share.start)..clip(share.end);
             before += groups;
-            if own.is_empty() {
+            if columns.is_empty() {
                 continue;
             }
             let output = Output {
@@ -287,7 +287,7 @@ impl PackedDecoder {
                 layer,
                 linear,
                 (slot, targets[slot]),
-                own,
+                columns,
                 input,
                 &output,
             );
@@ -344,14 +344,14 @@ impl PackedDecoder {
             let queries = head * group..(head + 1) * group;
             self.attend(pass, member, layer, row, queries);
         };
-        let own = || (member.index..rows).step_by(member.size);
+        let own_rows = || (member.index..rows).step_by(member.size);
         if rows >= 4 * member.size || rows.is_multiple_of(member.size) {
             let of = |row: usize| (0..heads).map(move |head| (row, head));
             if !pass.alone {
-                own().flat_map(of).for_each(rotate);
+                own_rows().flat_map(of).for_each(rotate);
                 member.sync();
             }
-            for row in own() {
+            for row in own_rows() {
                 if pass.alone {
                     of(row).for_each(rotate);
                 }
@@ -390,7 +390,7 @@ impl PackedDecoder {
             }
         }
         member.sync();
-        own().for_each(|row| self.round_mixed(pass, layer, row));
+        own_rows().for_each(|row| self.round_mixed(pass, layer, row));
     }
 
     /// Rounds a row of mixed values.
@@ -471,8 +471,8 @@ impl PackedDecoder {
     /// `silu(gate) · up` for this member's columns.
     fn feed(&self, pass: &Pass<'_>, member: &Member<'_>, layer: usize, block: &Block) {
         let n = self.config.intermediate_size;
-        let own = member.share(block.gate.matrix.groups());
-        if own.is_empty() {
+        let groups = member.share(block.gate.matrix.groups());
+        if groups.is_empty() {
             return;
         }
         let (gate, up) = ((0, Target::Gate), (1, Target::Up));
@@ -482,7 +482,7 @@ impl PackedDecoder {
             layer,
             &block.gate,
             gate,
-            own.clone(),
+            groups.clone(),
             &pass.narrow,
             &to_gate,
         );
@@ -491,13 +491,13 @@ impl PackedDecoder {
             layer,
             &block.up,
             up,
-            own.clone(),
+            groups.clone(),
             &pass.narrow,
             &to_up,
         );
         let (first, last) = (
-            own.start * kernels::GROUP,
-            (own.end * kernels::GROUP).min(n),
+            groups.start * kernels::GROUP,
+            (groups.end * kernels::GROUP).min(n),
         );
         for row in 0..pass.rows.len() {
             let part = row * n + first..row * n + last;

@@ -191,9 +191,9 @@ impl Back {
         matrix.backward(dy, rows, dx, add, dense);
         let (adapter, values) = match sink {
             Sink::Full(layout, values) => {
-                let place = layout.place(Part::Matrix(self.layer, self.target));
+                let range = layout.place(Part::Matrix(self.layer, self.target));
                 let (dy, x) = (View::rows(dy, outputs), View::rows(x, inputs));
-                let d = &mut values[place];
+                let d = &mut values[range];
                 let shape = [outputs, rows, inputs];
                 return product(shape, dy.transposed(), x, d, inputs, true, 1.0);
             }

@@ -192,8 +192,8 @@ impl Blocks {
                 .copy_from_slice(&block.feed_forward_norm);
             for target in Target::ALL {
                 let matrix = &block.linear(target).matrix;
-                let place = layout.place(Part::Matrix(layer, target));
-                let rows = all[place].chunks_mut(matrix.inputs());
+                let range = layout.place(Part::Matrix(layer, target));
+                let rows = all[range].chunks_mut(matrix.inputs());
                 rows.enumerate().for_each(|(i, row)| matrix.row(i, row));
             }
         }

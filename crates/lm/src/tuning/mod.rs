@@ -241,9 +241,9 @@ impl TuningDecoder {
                 let outputs = self.read_out(&chunk, worker, output, true);
                 let (mut losses, mut wanted, mut before) = (Vec::new(), Vec::new(), 0);
                 for item in range {
-                    let own = before..before + items[item].len();
-                    before = own.end;
-                    let loss = loss(item, &outputs[own]);
+                    let sequences = before..before + items[item].len();
+                    before = sequences.end;
+                    let loss = loss(item, &outputs[sequences]);
                     losses.push(loss.value);
                     wanted.extend(loss.gradient);
                 }
