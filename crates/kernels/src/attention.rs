@@ -3,6 +3,18 @@
 //! Keys lie in blocks of 16 positions, dimension by dimension, so that the scores of a block are one
 //! vector: no sum runs across it. Heads that share keys and values are worked on together, so that each is
 //! loaded once for up to four of them; every score and every output stays one chain of operations.
+//!
+//! ```
+//! use kernels::Isa;
+//! use kernels::attention::{Cached, POSITIONS, attend};
+//!
+//! // One position: its value is the result, whatever the scores.
+//! let (keys, values) = ([0.5; 2 * POSITIONS], [3.0, 4.0]);
+//! let cached = Cached { keys: &keys[..], values: &values[..], key_scales: &[], value_scales: &[] };
+//! let (mut scores, mut out) = ([0.0; POSITIONS], [0.0; 2]);
+//! attend(Isa::best(), 2, &[1.0, 2.0], cached, 0..1, &mut scores, &mut out);
+//! assert_eq!(out, values);
+//! ```
 
 use std::ops::Range;
 

@@ -1,6 +1,14 @@
 //! Vector functions: the same operations in the same order on every instruction set, so the results
 //! are the same bits. Sums run in columns that are added at the end. Integers wrap explicitly: a check for
 //! overflow in a loop keeps the compiler from vectorising it.
+//!
+//! ```
+//! use kernels::{Isa, math};
+//!
+//! let mut row = [0.0, 0.0];
+//! math::log_softmax(Isa::best(), &mut row);
+//! assert!(row.iter().all(|v| (v + std::f32::consts::LN_2).abs() < 1e-6));
+//! ```
 
 use crate::isa::{Isa, Set};
 

@@ -1,5 +1,17 @@
 //! Low-rank adapters (LoRA, arXiv 2106.09685) as side paths of the decoder's matrices:
 //! `y = x Wᵀ + x A B`, with `A [in, r]`, `B [r, out]` and the scale `α / r` folded into `B`.
+//!
+//! ```
+//! use lm::adapter::{Adapter, LowRank, Target};
+//!
+//! // Rank 1: A is [2, 1], B is [1, 2]; what is added to the weight is their product, [out, in].
+//! let pair = LowRank { rank: 1, a: vec![1.0, 2.0], b: vec![10.0, 20.0] };
+//! let adapter = Adapter { pairs: [((0, Target::Query), pair)].into() };
+//! let mut weight = vec![0.0; 4];
+//! adapter.add_to("model.layers.0.self_attn.q_proj.weight", &mut weight)?;
+//! assert_eq!(weight, [10.0, 20.0, 20.0, 40.0]);
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 use std::collections::HashMap;
 

@@ -1,4 +1,20 @@
 //! One decoder, two ways to run it: packed weights on the processor, burn's operations elsewhere.
+//!
+//! ```
+//! use lm::load::Checkpoint;
+//! use lm::{DeviceSpec, Engine, Format};
+//!
+//! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
+//! let engine = Engine::load(&checkpoint, &DeviceSpec::Cpu, Format::F32)?;
+//! // Two sequences read side by side what each would have read alone.
+//! let vocab = engine.config().vocab_size;
+//! let mut logits = vec![0.0; 2 * vocab];
+//! engine.next_logits(&[&[1, 2, 3], &[4]], &mut engine.cache(2, 8), None, &mut logits)?;
+//! let mut alone = vec![0.0; vocab];
+//! engine.next_logits(&[&[4]], &mut engine.cache(1, 8), None, &mut alone)?;
+//! assert_eq!(logits[vocab..], alone);
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 use burn::tensor::{Device, Tensor};
 

@@ -9,6 +9,18 @@
 //! 3. keys lie in blocks of 16 positions, so that scores need no sums across a vector
 //! 4. beside matrices that are not in 32 bits, adapters are kept in 16-bit floats; so are keys and values beside
 //!    `Bf16`, while beside `Q8` and `Q4` those are 8-bit integers with a scale for each head of each position
+//!
+//! ```
+//! use lm::Format;
+//! use lm::load::Checkpoint;
+//! use lm::packed::PackedDecoder;
+//!
+//! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
+//! let exact = PackedDecoder::load(&checkpoint, Format::F32)?;
+//! let small = PackedDecoder::load(&checkpoint, Format::Q8)?;
+//! assert!(small.bytes() < exact.bytes() / 3);
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 mod adapters;
 mod cache;

@@ -122,7 +122,8 @@ impl PackedDecoder {
     }
 
     /// One member's part of a pass. Between two barriers a member writes only its own rows or its own
-    /// columns, and reads only what was written before the last barrier; every `unsafe` below rests on that.
+    /// columns, and reads only what was written before the last barrier; every `unsafe` below rests on that. In one
+    /// piece, so that all barriers stand in one place.
     fn work(&self, pass: &Pass<'_>, member: &Member<'_>) {
         let c = &self.config;
         let (isa, width) = (self.isa, c.hidden_size);

@@ -21,7 +21,8 @@ pub(super) enum Sink<'a> {
 
 impl Blocks {
     /// Walks back through what [`Self::forward`] kept: from the derivative by the last hidden states in
-    /// `tape.stream` to that by the inputs, in the same place; derivatives by parameters are added to the sink.
+    /// `tape.stream` to that by the inputs, in the same place; derivatives by parameters are added to the sink. In
+    /// one piece, in the opposite order of [`Self::forward`].
     pub(super) fn backward(
         &self,
         spans: &[Range<usize>],

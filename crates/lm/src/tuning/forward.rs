@@ -13,7 +13,7 @@ use crate::load::tensors::Linear;
 
 impl Blocks {
     /// Reads sequences, whose rows of `tape.stream` are `spans`; the last hidden states are then there.
-    /// `keep`: for a way back.
+    /// `keep`: for a way back. In one piece, in the order of the formulas in [`crate::Decoder`].
     pub(super) fn forward(
         &self,
         adapter: Option<&LoraParameters>,

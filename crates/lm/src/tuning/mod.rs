@@ -10,6 +10,22 @@
 //! - A chunk keeps what its blocks read; norms, activations and attention are computed again backwards.
 //! - The head makes `∂ log p(y) / ∂ hidden = W_y − Σ_v p_v W_v` while it has the distribution at hand, so
 //!   logits are never kept.
+//!
+//! ```
+//! use lm::Format;
+//! use lm::load::Checkpoint;
+//! use lm::tuning::{LoraConfig, LoraParameters, Sequence, TuningDecoder};
+//!
+//! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
+//! let decoder = TuningDecoder::load(&checkpoint, Format::F32)?;
+//! let sequences = [Sequence::new(&[1, 2], &[3, 4, 5])];
+//! let before = decoder.log_probs(None, &sequences)?;
+//! assert_eq!(before[0].len(), 3);
+//! // A fresh adapter changes nothing.
+//! let fresh = LoraParameters::new(&LoraConfig::default(), decoder.config(), 7);
+//! assert_eq!(decoder.log_probs(fresh.ok().as_ref(), &sequences)?, before);
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 mod attention;
 mod backward;
