@@ -108,9 +108,9 @@ pub enum Error {
         /// Its name in the registry.
         model: String,
         /// What each source said.
-        failures: Vec<String>,
+        failures: Box<[String]>,
         /// The files that are missing.
-        files: Vec<String>,
+        files: Box<[String]>,
         /// Where they belong.
         folder: PathBuf,
     },
@@ -282,5 +282,16 @@ impl Error {
             what: what.into(),
             supported: supported.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Results are handed up through many calls; other crates' errors hold this one.
+    #[test]
+    fn an_error_is_small() {
+        assert!(size_of::<Error>() <= 96, "{}", size_of::<Error>());
     }
 }

@@ -204,7 +204,7 @@ fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Res
     }
     Err(Error::Fetch {
         model: name.into(),
-        failures,
+        failures: failures.into(),
         files: entry.files.keys().cloned().collect(),
         folder,
     })
