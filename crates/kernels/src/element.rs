@@ -3,7 +3,9 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::isa::{Isa, Set};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Set;
 use crate::math::round_to_bytes;
 
 /// How keys, values and side paths are kept: as 32- or 16-bit floats, or as 8-bit integers with a scale.

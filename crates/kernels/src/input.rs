@@ -1,7 +1,9 @@
 //! Inputs of a multiplication, rounded once for all matrices that read them.
 
 use crate::format::{BLOCK, Format};
-use crate::isa::{Isa, Set};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Set;
 use crate::math::ROUND;
 use crate::shared::Shared;
 

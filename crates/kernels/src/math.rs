@@ -10,7 +10,9 @@
 //! assert!(row.iter().all(|v| (v + std::f32::consts::LN_2).abs() < 1e-6));
 //! ```
 
-use crate::isa::{Isa, Set};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Set;
 
 const WIDTH: usize = 16;
 
