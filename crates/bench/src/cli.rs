@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use lm::Weights;
+use lm::Format;
 use lm::save::Precision;
 
 use crate::config::renamed;
@@ -22,7 +22,7 @@ pub struct Cli {
     /// Print one JSON document on stdout and nothing else there
     #[arg(long, global = true)]
     pub json: bool,
-    /// Device, as in configs: Flex, Libtorch, Wgpu(Cpu), Cuda(0), …; replaces the config's
+    /// Device, as in configs: Cpu, BurnFlex, Libtorch, Wgpu(Cpu), Cuda(0), …; replaces the config's
     #[arg(long, global = true, value_name = "DEVICE")]
     pub device: Option<String>,
     /// Seed of all randomness; replaces the config's
@@ -30,15 +30,15 @@ pub struct Cli {
     pub seed: Option<u64>,
     /// Number format of models: F32, Bf16, Q8, Q4; replaces the config's. `mope bench` takes several
     #[arg(long, global = true, value_name = "FORMAT", value_delimiter = ',', value_parser = format)]
-    pub format: Vec<Weights>,
+    pub format: Vec<Format>,
     #[command(subcommand)]
     pub command: Command,
 }
 
 /// Number formats of models.
-pub const FORMATS: [Weights; 4] = [Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4];
+pub const FORMATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Q8, Format::Q4];
 
-fn format(text: &str) -> Result<Weights, String> {
+fn format(text: &str) -> Result<Format, String> {
     named(text, &FORMATS)
 }
 
@@ -426,13 +426,13 @@ struct OldBenchArgs {
     #[arg(long, hide = true, conflicts_with = "train")]
     records: bool,
     #[arg(long, hide = true, value_delimiter = ',', value_parser = format)]
-    weights: Vec<Weights>,
+    weights: Vec<Format>,
 }
 
 impl BenchArgs {
     /// What is measured. Words that options had before are taken for what they are called now: `formats` gets the
     /// number formats that were given under another name.
-    pub fn command(self, formats: &mut Vec<Weights>) -> BenchCommand {
+    pub fn command(self, formats: &mut Vec<Format>) -> BenchCommand {
         let Self {
             command,
             decode,
@@ -613,7 +613,7 @@ mod tests {
     use super::*;
 
     /// What `mope bench` measures with these arguments, and the number formats that it gets.
-    fn bench(arguments: &[&str]) -> (BenchCommand, Vec<Weights>) {
+    fn bench(arguments: &[&str]) -> (BenchCommand, Vec<Format>) {
         let cli = Cli::try_parse_from([&["mope", "bench"], arguments].concat()).unwrap();
         let mut formats = cli.format;
         let Command::Bench(args) = cli.command else {

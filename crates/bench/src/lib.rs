@@ -8,12 +8,13 @@
 //! Nothing here prints but the command line: progress appears after [`progress::show`]. Mistakes in files and arguments
 //! are [`failure::Usage`] in the chain of an error.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod commands;
 pub mod config;
 pub mod experiment;
 pub mod failure;
-mod memory;
 pub mod models;
 pub mod plan;
 pub mod progress;

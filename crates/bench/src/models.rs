@@ -9,7 +9,7 @@ use experts::{Expert, ExpertPool, ExpertSpec};
 use indicatif::{ProgressBar, ProgressStyle};
 use lm::load::Checkpoint;
 use lm::source::{Registry, sha256};
-use lm::{Adapter, DecoderConfig, DeviceSpec, LanguageModel, Weights};
+use lm::{Adapter, DecoderConfig, DeviceSpec, Format, LanguageModel};
 use mixing::Plan;
 use mixing::merging::{Merged, Recipe, Source};
 
@@ -209,7 +209,7 @@ impl Pools {
 /// Models of one process, each opened once.
 pub struct Models {
     device: DeviceSpec,
-    weights: Weights,
+    weights: Format,
     /// Found, fetched and checked, by name or path as given.
     paths: BTreeMap<String, PathBuf>,
     open: BTreeMap<PathBuf, Arc<LanguageModel>>,
@@ -220,7 +220,7 @@ impl Models {
     ///
     /// # Errors
     /// A device that this build does not have, a format that the device does not have.
-    pub fn on(device: &DeviceSpec, weights: Weights) -> Result<Self> {
+    pub fn on(device: &DeviceSpec, weights: Format) -> Result<Self> {
         device.offers(weights).map_err(|e| usage(e.to_string()))?;
         Ok(Self {
             device: device.clone(),

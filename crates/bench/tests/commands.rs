@@ -181,7 +181,9 @@ fn small_commands() {
     );
     let check = json(here, &["check", "pico.ron"]);
     assert_eq!(check["responses"], 72);
-    assert_eq!(json(here, &["devices"])["devices"][0]["device"], "Flex");
+    let devices = json(here, &["devices"]);
+    assert_eq!(devices["devices"][0]["device"], "Cpu");
+    assert_eq!(devices["devices"][1]["device"], "BurnFlex");
     let conversation = r#"[{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]"#;
     done(
         here,
@@ -427,6 +429,11 @@ fn other_mistakes_end_in_one_clear_error() {
         &["--device", "Abacus", "devices"],
         2,
         "unknown device 'Abacus'",
+    );
+    expect(
+        &["--device", "Flex", "devices"],
+        2,
+        "write Cpu for this program's own kernels (which Flex was), or BurnFlex for burn's",
     );
     expect(&["report", "."], 1, "is this a run folder?");
     expect(&["inspect", "prompts.jsonl"], 1, "prompts.jsonl");

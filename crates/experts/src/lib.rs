@@ -4,6 +4,8 @@
 //! [`ExpertPool`] runs several of them over the same sequences, one forward pass for all that share
 //! a base.
 
+#![forbid(unsafe_code)]
+
 pub mod classifier;
 mod error;
 mod expert;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kernels::{Isa, Shared, Team, math};
+use kernels::{Isa, Team, math};
 use lm::chat::Prompt;
 use lm::engine::{Adapters, Cache};
 use lm::sampling::keep_likeliest;
@@ -283,7 +283,7 @@ impl ExpertPool {
         };
         let shared: Vec<usize> = tokens.chunks(sequences).map(common).collect();
         let worth = shared.iter().all(|&n| n >= WORTH_SHARING);
-        if sequences < 2 || !worth || !self.independent() {
+        if sequences < 2 || !worth || !self.supports_continuous_batching() {
             return Ok((engine.cache(tokens.len(), capacity), vec![0; experts]));
         }
         let mut cache = engine.cache(experts, capacity);
@@ -354,7 +354,7 @@ impl ExpertPool {
     }
 
     /// Sequences leave and join at no cost to the others, whose results do not change by a bit.
-    pub fn independent(&self) -> bool {
+    pub fn supports_continuous_batching(&self) -> bool {
         let packed = |g: &Group| matches!(g.model.engine, lm::Engine::Packed(_));
         self.groups.iter().all(packed)
     }
@@ -459,10 +459,9 @@ impl ExpertPool {
         let without = AtomicUsize::new(usize::MAX);
         let (vocab, isa) = (next.vocab, Isa::best());
         let inverse = next.temperature.map(|t| 1.0 / t);
-        let rows = Shared::new(&mut next.log_probs);
-        Team::global().for_each(self.passes() * next.sequences, |i| {
-            // SAFETY: each number is handed out once.
-            let row = unsafe { rows.write(i * vocab..(i + 1) * vocab) };
+        let sequences = next.sequences;
+        let log_probs = &mut next.log_probs[..self.passes() * sequences * vocab];
+        Team::global().for_each_row(log_probs, vocab, |i, row| {
             if let Some(inverse) = inverse {
                 row.iter_mut().for_each(|v| *v *= inverse);
             }
@@ -470,7 +469,7 @@ impl ExpertPool {
                 without.fetch_min(i, Ordering::Relaxed);
                 return;
             }
-            if let Some(k) = self.member(i / next.sequences).top_k {
+            if let Some(k) = self.member(i / sequences).top_k {
                 keep_likeliest(row, k);
             }
         });

@@ -3,11 +3,23 @@
 //! Keys lie in blocks of 16 positions, dimension by dimension, so that the scores of a block are one
 //! vector: no sum runs across it. Heads that share keys and values are worked on together, so that each is
 //! loaded once for up to four of them; every score and every output stays one chain of operations.
+//!
+//! ```
+//! use kernels::Isa;
+//! use kernels::attention::{Cached, POSITIONS, attend};
+//!
+//! // One position: its value is the result, whatever the scores.
+//! let (keys, values) = ([0.5; 2 * POSITIONS], [3.0, 4.0]);
+//! let cached = Cached { keys: &keys[..], values: &values[..], key_scales: &[], value_scales: &[] };
+//! let (mut scores, mut out) = ([0.0; POSITIONS], [0.0; 2]);
+//! attend(Isa::best(), 2, &[1.0, 2.0], cached, 0..1, &mut scores, &mut out);
+//! assert_eq!(out, values);
+//! ```
 
 use std::ops::Range;
 
 use crate::element::Element;
-use crate::isa::Isa;
+use crate::isa::{Isa, Set};
 use crate::math::{multiply, softmax};
 
 /// Positions whose keys lie interleaved, so that their scores are one vector.
@@ -95,20 +107,20 @@ fn group<const H: usize, E: Element>(
 ) {
     let Cached { keys, values, .. } = cached;
     let room = span.end.next_multiple_of(POSITIONS);
-    match isa {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has these instructions, or the Isa would not have been made.
-        Isa::Avx512 => unsafe {
+        Set::Avx512 => unsafe {
             avx512::score::<H, E>(width, queries, (keys, values), span.clone(), room, scores)
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe {
+        Set::Avx2 => unsafe {
             avx2::score::<H, E>(width, queries, (keys, values), span.clone(), room, scores)
         },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::Neon => unsafe {
+        Set::Neon => unsafe {
             neon::score::<H, E>(width, queries, keys, span.clone(), room, scores)
         },
         _ => score::<H, E>(width, queries, keys, span.clone(), room, scores),
@@ -123,16 +135,16 @@ fn group<const H: usize, E: Element>(
             multiply(isa, scores, &cached.value_scales[span.clone()]);
         }
     }
-    match isa {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx512 => unsafe { avx512::weigh::<H, E>(width, values, span, room, scores, out) },
+        Set::Avx512 => unsafe { avx512::weigh::<H, E>(width, values, span, room, scores, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::weigh::<H, E>(width, values, span, room, scores, out) },
+        Set::Avx2 => unsafe { avx2::weigh::<H, E>(width, values, span, room, scores, out) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::Neon => unsafe { neon::weigh::<H, E>(width, values, span, room, scores, out) },
+        Set::Neon => unsafe { neon::weigh::<H, E>(width, values, span, room, scores, out) },
         _ => weigh::<H, E>(width, values, span, room, scores, out),
     }
 }
@@ -420,8 +432,8 @@ mod neon {
     ) {
         assert!(values.len() >= span.end * width && out.len() == H * width);
         assert!(span.end <= room && scores.len() >= H * room);
-        let whole = width - width % 16;
-        for at in (0..whole).step_by(16) {
+        let full = width - width % 16;
+        for at in (0..full).step_by(16) {
             let mut sums = [[vdupq_n_f32(0.0); 4]; H];
             for t in span.clone() {
                 // SAFETY: inside of position `t`, as asserted.
@@ -438,7 +450,7 @@ mod neon {
                 store(sums, &mut out[head * width + at..][..16]);
             }
         }
-        for at in whole..width {
+        for at in full..width {
             for head in 0..H {
                 let scores = &scores[head * room..];
                 out[head * width + at] = span.clone().fold(0.0, |sum, t| {

@@ -4,6 +4,15 @@
 //! hundreds of rows and are bounded by arithmetic. In 32 bits the products are the `gemm` crate's; in
 //! 16 bits those of the processor's matrix units or its 16-bit dot products where it has them, else of `gemm` on
 //! the rounded numbers.
+//!
+//! ```
+//! use kernels::{Dense, DenseScratch};
+//!
+//! let matrix = Dense::f32(2, 3, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+//! let (mut y, mut scratch) = ([0.0; 2], DenseScratch::default());
+//! matrix.forward(&[1.0, 0.0, 1.0], 1, &mut y, false, &mut scratch);
+//! assert_eq!(y, [4.0, 10.0]);
+//! ```
 
 use gemm::Parallelism;
 

@@ -1,7 +1,11 @@
+//! The numbers that keys, values and side paths are kept in.
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Set;
 use crate::math::round_to_bytes;
 
 /// How keys, values and side paths are kept: as 32- or 16-bit floats, or as 8-bit integers with a scale.
@@ -20,7 +24,7 @@ pub trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
     /// 16 numbers.
     ///
     /// # Safety
-    /// They can be read.
+    /// They can be read, and the processor has AVX-512 F.
     #[cfg(target_arch = "x86_64")]
     #[doc(hidden)]
     unsafe fn load(from: *const Self) -> std::arch::x86_64::__m512;
@@ -28,7 +32,7 @@ pub trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
     /// 16 numbers.
     ///
     /// # Safety
-    /// They can be read.
+    /// They can be read, and the processor has NEON.
     #[cfg(target_arch = "aarch64")]
     #[doc(hidden)]
     unsafe fn load(from: *const Self) -> [std::arch::aarch64::float32x4_t; 4];
@@ -74,7 +78,7 @@ impl Element for f16 {
 
     fn round(isa: Isa, from: &[f32], to: &mut [Self]) -> f32 {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512 {
+        if isa.set() == Set::Avx512 {
             // SAFETY: the processor has these instructions, or the Isa would not have been made.
             unsafe { round_avx512(from, to) };
             return 1.0;

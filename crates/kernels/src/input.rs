@@ -1,10 +1,11 @@
-use crate::isa::Isa;
-use crate::math::ROUND;
-use crate::matrix::Format;
-use crate::shared::Shared;
+//! Inputs of a multiplication, rounded once for all matrices that read them.
 
-/// Inputs that share a scale in the 8- and 4-bit formats.
-pub const BLOCK: usize = 32;
+use crate::format::{BLOCK, Format};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Set;
+use crate::math::ROUND;
+use crate::shared::Shared;
 
 /// A block of inputs, rounded: `x ≈ s q`. Where one of the inputs is NaN or infinite, `s` is NaN, and so is every
 /// product with the block.
@@ -189,13 +190,13 @@ impl InputRow<'_> {
         if matches!(format, Format::F32 | Format::Bf16) {
             return;
         }
-        match isa {
+        match isa.set() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the processor has these instructions, or the Isa would not have been made.
-            Isa::Avx512 => unsafe { self.quantise_avx512() },
+            Set::Avx512 => unsafe { self.quantise_avx512() },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx2 => unsafe { self.quantise_avx2() },
+            Set::Avx2 => unsafe { self.quantise_avx2() },
             _ => self.quantise_inner(),
         }
     }

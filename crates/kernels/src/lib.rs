@@ -5,26 +5,34 @@
 //! many others there are: each output is one chain of operations, whatever the tile. [`dense`] has the
 //! products of many rows that training needs.
 
+#![warn(clippy::undocumented_unsafe_blocks)]
+
 pub mod attention;
 pub mod dense;
 mod element;
+mod format;
 mod input;
 mod isa;
 mod low_rank;
 pub mod math;
 mod matrix;
+pub mod memory;
+#[cfg(all(test, loom))]
+mod models;
 mod multiply;
 mod pages;
 mod shared;
+mod sync;
 mod team;
 mod tiles;
 
 pub use dense::{Dense, DenseScratch};
 pub use element::Element;
-pub use input::{BLOCK, Input, InputRow, InputView};
+pub use format::{BLOCK, Format, GROUP};
+pub use input::{Input, InputRow, InputView};
 pub use isa::Isa;
 pub use low_rank::LowRank;
-pub use matrix::{Format, GROUP, Matrix};
+pub use matrix::Matrix;
 pub use multiply::{Output, multiply};
 pub use pages::advise_large;
 pub use shared::Shared;

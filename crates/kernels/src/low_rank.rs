@@ -10,7 +10,7 @@ use std::ops::Range;
 use half::f16;
 
 use crate::element::Element;
-use crate::isa::Isa;
+use crate::isa::{Isa, Set};
 
 /// Inputs or outputs that lie side by side.
 const WIDTH: usize = 16;
@@ -148,31 +148,31 @@ impl LowRank {
 }
 
 fn narrow<E: Element>(isa: Isa, a: &[E], rank: usize, x: &[f32], out: &mut [f32]) {
-    match isa {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has these instructions, or the Isa would not have been made.
-        Isa::Avx512 => unsafe { avx512::narrow(a, rank, x, out) },
+        Set::Avx512 => unsafe { avx512::narrow(a, rank, x, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::narrow(a, rank, x, out) },
+        Set::Avx2 => unsafe { avx2::narrow(a, rank, x, out) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::Neon => unsafe { neon::narrow(a, rank, x, out) },
+        Set::Neon => unsafe { neon::narrow(a, rank, x, out) },
         _ => portable_narrow(a, rank, x, out),
     }
 }
 
 fn widen<E: Element>(isa: Isa, b: &[E], side: &[f32], out: &mut [f32]) {
-    match isa {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has these instructions, or the Isa would not have been made.
-        Isa::Avx512 => unsafe { avx512::widen(b, side, out) },
+        Set::Avx512 => unsafe { avx512::widen(b, side, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::widen(b, side, out) },
+        Set::Avx2 => unsafe { avx2::widen(b, side, out) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Isa::Neon => unsafe { neon::widen(b, side, out) },
+        Set::Neon => unsafe { neon::widen(b, side, out) },
         _ => portable_widen(b, side, out),
     }
 }
@@ -366,9 +366,9 @@ mod neon {
                     *sum = vfmaq_n_f32(*sum, b, *side);
                 }
             }
-            let mut whole = [0.0; WIDTH];
-            store(sum, &mut whole);
-            out.copy_from_slice(&whole[..out.len()]);
+            let mut padded = [0.0; WIDTH];
+            store(sum, &mut padded);
+            out.copy_from_slice(&padded[..out.len()]);
         }
     }
 
@@ -376,10 +376,10 @@ mod neon {
     #[inline]
     #[target_feature(enable = "neon")]
     fn load(from: &[f32]) -> [float32x4_t; 4] {
-        let mut whole = [0.0; WIDTH];
+        let mut padded = [0.0; WIDTH];
         let from = from.first_chunk().unwrap_or_else(|| {
-            whole[..from.len()].copy_from_slice(from);
-            &whole
+            padded[..from.len()].copy_from_slice(from);
+            &padded
         });
         // SAFETY: 16 floats.
         unsafe { f32::load(from.as_ptr()) }

@@ -1,24 +1,10 @@
+//! Weight matrices, packed in one of the [formats](Format).
+
 use half::{bf16, f16};
 
-use crate::input::BLOCK;
+use crate::format::{BLOCK, Format, GROUP};
 use crate::math::ROUND;
 use crate::pages::advise_large;
-
-/// Output rows that lie interleaved.
-pub const GROUP: usize = 16;
-
-/// How weights are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Format {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats with the exponent of 32-bit ones.
-    Bf16,
-    /// Blocks of 32 inputs: 8-bit integers −127..=127 and a 16-bit float `d`; `w = d q`. 8.5 bits a weight.
-    Q8,
-    /// Blocks of 32 inputs: 4-bit integers 0..=15 and 16-bit floats `d`, `m`; `w = d q + m`. 5 bits a weight.
-    Q4,
-}
 
 /// Weights `[rows, columns]` of `y = W x`, packed so that one load holds the same inputs of 16 rows.
 #[derive(Debug, Clone)]
@@ -69,7 +55,7 @@ fn collected<T>(numbers: impl Iterator<Item = T>, len: usize) -> Vec<T> {
 }
 
 /// Where input `k` of a block lies: which load of 64 bytes, which byte of a row's four.
-fn place(k: usize) -> (usize, usize) {
+fn position(k: usize) -> (usize, usize) {
     (k / 4, k % 4)
 }
 
@@ -113,7 +99,7 @@ impl Matrix {
                         let (scale, q) = quantise_q8(&block(row, b));
                         scales[index * GROUP + row % GROUP] = scale.to_bits();
                         for (k, q) in q.into_iter().enumerate() {
-                            let (load, byte) = place(k);
+                            let (load, byte) = position(k);
                             let to = index * 512 + load * 64 + row % GROUP * 4 + byte;
                             packed[to] = (i16::from(q) + 128) as u8;
                         }
@@ -134,7 +120,7 @@ impl Matrix {
                         scales[index * 2 * GROUP + row % GROUP] = d.to_bits();
                         scales[(index * 2 + 1) * GROUP + row % GROUP] = m.to_bits();
                         for (k, q) in q.into_iter().enumerate() {
-                            let (load, byte) = place(k % 16);
+                            let (load, byte) = position(k % 16);
                             let to = index * 256 + load * 64 + row % GROUP * 4 + byte;
                             packed[to] |= q << (k / 16 * 4);
                         }
@@ -210,12 +196,12 @@ impl Matrix {
                 Data::F32(v) => v[flat],
                 Data::Bf16(v) => bf16::from_bits(v[flat]).to_f32(),
                 Data::Q8 { weights, scales } => {
-                    let (load, byte) = place(k % BLOCK);
+                    let (load, byte) = position(k % BLOCK);
                     let q = i32::from(weights[index * 512 + load * 64 + r * 4 + byte]) - 128;
                     float(scales[index * GROUP + r]) * q as f32
                 }
                 Data::Q4 { weights, scales } => {
-                    let (load, byte) = place(k % 16);
+                    let (load, byte) = position(k % 16);
                     let both = weights[index * 256 + load * 64 + r * 4 + byte];
                     let q = both >> (k % BLOCK / 16 * 4) & 15;
                     let scale = |which: usize| float(scales[(index * 2 + which) * GROUP + r]);

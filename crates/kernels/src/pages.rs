@@ -1,3 +1,5 @@
+//! Large pages of memory.
+
 /// Asks for large pages where the operating system gives them on request: what is read from end to end at
 /// every step then misses no translation. A hint that changes nothing else; small slices are left alone.
 pub fn advise_large<T>(memory: &mut [T]) {

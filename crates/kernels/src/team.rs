@@ -3,18 +3,16 @@
 //! A decode step is hundreds of short phases; a barrier by spinning costs about a microsecond, where
 //! handing a task to a thread pool costs ten. Members that have nothing to do go to sleep soon.
 
-use std::cell::UnsafeCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{OnceLock, PoisonError};
+
+use crate::shared::Shared;
+use crate::sync::{
+    AbortOnPanic, Arc, AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, UnsafeCell, spawn, wait,
+    wait_a_little,
+};
 
 type Job = *const (dyn Fn(&Member<'_>) + Sync);
-
-/// How long an idle thread waits for the next job before it sleeps.
-const PATIENCE: Duration = Duration::from_micros(200);
-/// Turns of a waiting loop before the processor is offered to others.
-const SPINS: u32 = 4000;
 
 struct State {
     size: usize,
@@ -37,6 +35,19 @@ unsafe impl Sync for State {}
 unsafe impl Send for State {}
 
 /// A fixed number of threads, the caller's among them.
+///
+/// ```
+/// use kernels::Team;
+///
+/// let team = Team::new(2);
+/// let mut squares = vec![0; 6];
+/// team.for_each_row(&mut squares, 2, |row, values| {
+///     for (column, value) in values.iter_mut().enumerate() {
+///         *value = (2 * row + column).pow(2);
+///     }
+/// });
+/// assert_eq!(squares, [0, 1, 4, 9, 16, 25]);
+/// ```
 pub struct Team {
     state: Arc<State>,
     /// One job at a time.
@@ -88,29 +99,6 @@ impl Member<'_> {
     }
 }
 
-fn wait(done: impl Fn() -> bool) {
-    let mut turns = 0;
-    while !done() {
-        turns += 1;
-        if turns < SPINS {
-            std::hint::spin_loop();
-        } else {
-            std::thread::yield_now();
-        }
-    }
-}
-
-/// A panic of one member would leave the others waiting for ever.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
-    }
-}
-
 impl Team {
     /// A team of `size` threads, at least one.
     pub fn new(size: usize) -> Self {
@@ -127,7 +115,7 @@ impl Team {
         });
         for index in 1..state.size {
             let state = state.clone();
-            std::thread::spawn(move || work(&state, index));
+            spawn(move || work(&state, index));
         }
         Self {
             state,
@@ -170,7 +158,9 @@ impl Team {
         let job_pointer: Job =
             unsafe { std::mem::transmute::<&(dyn Fn(&Member<'_>) + Sync), Job>(job) };
         // SAFETY: no job is running, so no worker reads it.
-        unsafe { *state.job.get() = Some(job_pointer) };
+        state
+            .job
+            .with_mut(|job| unsafe { *job = Some(job_pointer) });
         state.busy.store(state.size - 1, Ordering::Relaxed);
         state.epoch.fetch_add(1, Ordering::Release);
         if *state.asleep.lock().unwrap_or_else(PoisonError::into_inner) > 0 {
@@ -190,6 +180,78 @@ impl Team {
     pub fn for_each(&self, n: usize, f: impl Fn(usize) + Sync) {
         self.run(&|member| member.share(n).for_each(&f));
     }
+
+    /// Runs `f` for every row of `[rows, width]`, spread over the threads in contiguous pieces: with its number
+    /// and its elements.
+    ///
+    /// # Panics
+    /// When `rows` is not made of whole rows.
+    pub fn for_each_row<T: Send + Sync>(
+        &self,
+        rows: &mut [T],
+        width: usize,
+        f: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        self.for_each_part(rows, width, width, |row, _, part| f(row, part));
+    }
+
+    /// Runs `f` for every part of every row of `[rows, width]`, at most `size` elements each, spread over the
+    /// threads in contiguous pieces: with the row's number, the part's first column and its elements.
+    ///
+    /// # Panics
+    /// When `rows` is not made of whole rows, or `size` is 0.
+    pub fn for_each_part<T: Send + Sync>(
+        &self,
+        rows: &mut [T],
+        width: usize,
+        size: usize,
+        f: impl Fn(usize, usize, &mut [T]) + Sync,
+    ) {
+        if rows.is_empty() {
+            return;
+        }
+        assert!(width > 0 && size > 0, "rows and parts of a width above 0");
+        let parts = width.div_ceil(size);
+        let count = rows.len() / width;
+        whole_rows(rows.len(), count, width);
+        let shared = Shared::new(rows);
+        self.for_each(count * parts, |task| {
+            let (row, first) = (task / parts, task % parts * size);
+            let last = width.min(first + size);
+            // SAFETY: `for_each` hands out each number once, so no two threads have the same part.
+            let part = unsafe { shared.write(row * width + first..row * width + last) };
+            f(row, first, part);
+        });
+    }
+
+    /// Runs `f` for `count` rows of two buffers at once, spread over the threads in contiguous pieces: with the
+    /// row's number and its elements in each. Rows of a buffer may be empty.
+    ///
+    /// # Panics
+    /// When a buffer is not made of `count` rows.
+    pub fn for_each_row_of_two<T: Send + Sync, U: Send + Sync>(
+        &self,
+        count: usize,
+        first: &mut [T],
+        second: &mut [U],
+        f: impl Fn(usize, &mut [T], &mut [U]) + Sync,
+    ) {
+        let widths = [first.len(), second.len()].map(|len| len.checked_div(count).unwrap_or(0));
+        whole_rows(first.len(), count, widths[0]);
+        whole_rows(second.len(), count, widths[1]);
+        let (first, second) = (Shared::new(first), Shared::new(second));
+        self.for_each(count, |row| {
+            let [one, two] = widths.map(|width| row * width..(row + 1) * width);
+            // SAFETY: `for_each` hands out each number once, so no two threads have the same row.
+            let (one, two) = unsafe { (first.write(one), second.write(two)) };
+            f(row, one, two);
+        });
+    }
+}
+
+/// Nothing may be left over.
+fn whole_rows(len: usize, count: usize, width: usize) {
+    assert_eq!(len, count * width, "elements of {count} rows");
 }
 
 impl Drop for Team {
@@ -208,29 +270,24 @@ impl Drop for Team {
 fn work(state: &State, index: usize) {
     let mut seen = 0;
     loop {
-        let idle = Instant::now();
-        let mut turns = 0u32;
-        while state.epoch.load(Ordering::Acquire) == seen {
-            turns = turns.wrapping_add(1);
-            std::hint::spin_loop();
-            if turns.is_multiple_of(64) && idle.elapsed() > PATIENCE {
-                let mut asleep = state.asleep.lock().unwrap_or_else(PoisonError::into_inner);
-                *asleep += 1;
-                while state.epoch.load(Ordering::Acquire) == seen {
-                    asleep = state
-                        .wake
-                        .wait(asleep)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
-                *asleep -= 1;
+        let next = || state.epoch.load(Ordering::Acquire) != seen;
+        if !wait_a_little(next) {
+            let mut asleep = state.asleep.lock().unwrap_or_else(PoisonError::into_inner);
+            *asleep += 1;
+            while !next() {
+                asleep = state
+                    .wake
+                    .wait(asleep)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
+            *asleep -= 1;
         }
         seen = state.epoch.load(Ordering::Acquire);
         if state.closing.load(Ordering::Acquire) {
             return;
         }
         // SAFETY: written before the epoch changed; `Team::run` keeps it alive until `busy` is 0.
-        let job = unsafe { *state.job.get() };
+        let job = state.job.with(|job| unsafe { *job });
         if let Some(job) = job {
             let _guard = AbortOnPanic;
             // SAFETY: as above.
@@ -247,8 +304,9 @@ fn work(state: &State, index: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::Shared;
 
     #[test]
     fn members_share_the_work_and_see_each_others_after_a_barrier() {
@@ -259,22 +317,77 @@ mod tests {
                 let (one, two) = (Shared::new(&mut first), Shared::new(&mut second));
                 team.run(&|member| {
                     // SAFETY: shares are disjoint.
-                    let own = unsafe { one.write(member.share(n)) };
-                    own.iter_mut()
+                    let part = unsafe { one.write(member.share(n)) };
+                    part.iter_mut()
                         .zip(member.share(n))
                         .for_each(|(v, i)| *v = i);
                     member.sync();
                     // SAFETY: written before the barrier; nobody writes `one` after it.
                     let all = unsafe { one.read(0..n) };
                     // SAFETY: shares are disjoint.
-                    let own = unsafe { two.write(member.share(n)) };
-                    own.iter_mut()
+                    let part = unsafe { two.write(member.share(n)) };
+                    part.iter_mut()
                         .zip(member.share(n))
                         .for_each(|(v, i)| *v = all[n - 1 - i]);
                 });
                 assert!(second.iter().enumerate().all(|(i, v)| *v == n - 1 - i));
             }
         }
+    }
+
+    #[test]
+    fn rows_and_parts_are_handed_out_once_each() {
+        for size in 1..4 {
+            let team = Team::new(size);
+            for (count, width, part) in [(0, 3, 2), (1, 1, 1), (5, 7, 3), (4, 6, 3), (3, 2, 9)] {
+                let numbers: Vec<usize> = (0..count * width).collect();
+                let mut rows = vec![0; count * width];
+                team.for_each_row(&mut rows, width, |row, values| {
+                    let first = row * width;
+                    assert_eq!(values.len(), width);
+                    values
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(i, v)| *v += first + i);
+                });
+                assert_eq!(rows, numbers);
+                rows.fill(0);
+                team.for_each_part(&mut rows, width, part, |row, first, values| {
+                    assert_eq!(values.len(), part.min(width - first));
+                    let first = row * width + first;
+                    values
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(i, v)| *v += first + i);
+                });
+                assert_eq!(rows, numbers);
+                let mut sums = vec![0; count];
+                rows.fill(0);
+                team.for_each_row_of_two(count, &mut rows, &mut sums, |row, values, sum| {
+                    values.iter_mut().for_each(|v| *v += row);
+                    sum[0] += values.iter().sum::<usize>();
+                });
+                assert!(rows.iter().enumerate().all(|(i, v)| *v == i / width));
+                assert!(
+                    sums.iter()
+                        .enumerate()
+                        .all(|(row, sum)| *sum == row * width)
+                );
+            }
+        }
+        let mut none: [u8; 0] = [];
+        let count = AtomicUsize::new(0);
+        Team::new(2).for_each_row_of_two(2, &mut none, &mut [0; 4], |_, empty, two| {
+            assert!(empty.is_empty() && two.len() == 2);
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "elements of 2 rows")]
+    fn a_piece_of_a_row_is_refused() {
+        Team::new(1).for_each_row(&mut [0; 10], 4, |_, _| ());
     }
 
     #[test]

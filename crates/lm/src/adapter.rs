@@ -1,5 +1,17 @@
 //! Low-rank adapters (LoRA, arXiv 2106.09685) as side paths of the decoder's matrices:
 //! `y = x Wᵀ + x A B`, with `A [in, r]`, `B [r, out]` and the scale `α / r` folded into `B`.
+//!
+//! ```
+//! use lm::adapter::{Adapter, LowRank, Target};
+//!
+//! // Rank 1: A is [2, 1], B is [1, 2]; what is added to the weight is their product, [out, in].
+//! let pair = LowRank { rank: 1, a: vec![1.0, 2.0], b: vec![10.0, 20.0] };
+//! let adapter = Adapter { pairs: [((0, Target::Query), pair)].into() };
+//! let mut weight = vec![0.0; 4];
+//! adapter.add_to("model.layers.0.self_attn.q_proj.weight", &mut weight)?;
+//! assert_eq!(weight, [10.0, 20.0, 20.0, 40.0]);
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 use std::collections::HashMap;
 
@@ -113,11 +125,11 @@ impl Adapter {
             return Ok(());
         };
         if product.len() != weight.len() {
-            let (got, expected) = (product.len(), weight.len());
-            return Err(Error::Argument(format!(
-                "the adapter's pair for '{name}' makes {got} numbers, the weight has {expected}: it was \
-                 made for another model"
-            )));
+            return Err(Error::AdapterShape {
+                weight: name.into(),
+                expected: weight.len(),
+                got: product.len(),
+            });
         }
         weight.iter_mut().zip(product).for_each(|(w, p)| *w += p);
         Ok(())
@@ -155,18 +167,18 @@ impl AdapterStack {
         let mut pairs = HashMap::new();
         for layer in 0..config.layers {
             for target in Target::ALL {
-                let own: Vec<Option<&LowRank>> = adapters
+                let stacked: Vec<Option<&LowRank>> = adapters
                     .iter()
                     .map(|a| a.and_then(|a| a.pairs.get(&(layer, target))))
                     .collect();
-                let rank = own.iter().flatten().map(|p| p.rank).max().unwrap_or(0);
+                let rank = stacked.iter().flatten().map(|p| p.rank).max().unwrap_or(0);
                 if rank == 0 {
                     continue;
                 }
                 let (inputs, outputs) = target.size(config);
                 let mut a = vec![0.0; experts * inputs * rank];
                 let mut b = vec![0.0; experts * rank * outputs];
-                for (expert, pair) in own.iter().enumerate() {
+                for (expert, pair) in stacked.iter().enumerate() {
                     let Some(pair) = pair else { continue };
                     for (to, from) in a[expert * inputs * rank..]
                         .chunks_mut(rank)

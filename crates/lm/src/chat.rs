@@ -59,7 +59,7 @@ impl Prompt {
     /// made if there is none.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a raw prompt, which has no place for one.
+    /// [`Error::RawPrompt`] for a raw prompt, which has no place for one.
     ///
     /// ```
     /// use lm::chat::{Message, Prompt};
@@ -69,8 +69,8 @@ impl Prompt {
     /// ```
     pub fn instructed(&self, instruction: &str) -> Result<Self> {
         let Self::Chat(messages) = self else {
-            let message = "an instruction needs a chat prompt, this one is raw text";
-            return Err(Error::Argument(message.into()));
+            let what = "an instruction needs";
+            return Err(Error::RawPrompt { what });
         };
         let mut messages = messages.clone();
         match messages.first_mut().filter(|m| m.role == Role::System) {
@@ -83,11 +83,11 @@ impl Prompt {
     /// The same prompt after earlier turns, which stand behind the system message if there is one.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a raw prompt, which has no turns.
+    /// [`Error::RawPrompt`] for a raw prompt, which has no turns.
     pub fn after(&self, turns: &[Message]) -> Result<Self> {
         let Self::Chat(messages) = self else {
-            let message = "examples need a chat prompt, this one is raw text";
-            return Err(Error::Argument(message.into()));
+            let what = "examples need";
+            return Err(Error::RawPrompt { what });
         };
         let system = messages.iter().take_while(|m| m.role == Role::System);
         let (system, rest) = messages.split_at(system.count());

@@ -1,4 +1,4 @@
-//! A LLaMA-family decoder over lanes.
+//! A LLaMA-family decoder over lanes, through burn on any device.
 //!
 //! Each of the `layers` blocks computes, for the residual stream `x`,
 //!
@@ -19,12 +19,11 @@ use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, TensorData};
 
 use crate::adapter::{AdapterStack, Target};
 use crate::config::DecoderConfig;
-use crate::device::float_format;
+use crate::device::{float_format, to_host};
 use crate::kv_cache::{HOLE, KvCache};
 use crate::load::Checkpoint;
 use crate::load::tensors::{self, Tensors};
-use crate::packed::Weights;
-use crate::{Error, Result};
+use crate::{Error, Format, Result};
 
 /// Score of a key that a query must not see; `exp` of it is 0 beside any real score.
 const MASKED: f32 = -1e9;
@@ -84,8 +83,8 @@ impl Decoder {
     ///
     /// # Errors
     /// A format that the device lacks; a missing, misshapen or unknown tensor.
-    pub fn load(checkpoint: &Checkpoint, device: &Device, weights: Weights) -> Result<Self> {
-        let format = float_format(device, weights)?;
+    pub fn load(checkpoint: &Checkpoint, device: &Device, format: Format) -> Result<Self> {
+        let format = float_format(device, format)?;
         let config = checkpoint.config().clone();
         let matrix = |_, shape: [usize; 2], data| {
             let matrix = Tensor::<2>::from_data(TensorData::new(data, shape), device);
@@ -121,7 +120,7 @@ impl Decoder {
     /// The embedding of a token, `[hidden]`.
     pub(crate) fn embedding_row(&self, token: u32) -> Result<Vec<f32>> {
         let id: Tensor<1, Int> = Tensor::from_data([token as i32].as_slice(), &self.device);
-        crate::to_host(self.embedding.clone().select(0, id).cast(FloatDType::F32))
+        to_host(self.embedding.clone().select(0, id).cast(FloatDType::F32))
     }
 
     /// An empty cache for this model.
@@ -195,9 +194,7 @@ impl Decoder {
         adapters: Option<&AdapterStack>,
     ) -> Result<Tensor<2>> {
         if tokens.iter().any(|t| t.is_empty()) {
-            return Err(Error::Argument(
-                "a lane has no token to continue from".into(),
-            ));
+            return Err(Error::EmptyLane);
         }
         let hidden = self.hidden(tokens, cache, adapters)?;
         let [lanes, time, width] = hidden.dims();
@@ -213,20 +210,14 @@ impl Decoder {
         cache: &KvCache,
         adapters: Option<&AdapterStack>,
     ) -> Result<()> {
-        let fail = |message: String| Err(Error::Argument(message));
-        if tokens.len() != cache.lanes() || tokens.iter().all(|t| t.is_empty()) {
-            let lanes = tokens.len();
-            return fail(format!(
-                "{lanes} lanes of tokens for a cache of {}",
-                cache.lanes()
-            ));
+        let lanes = tokens.len();
+        if lanes != cache.lanes() || tokens.iter().all(|t| t.is_empty()) {
+            let cache = cache.lanes();
+            return Err(Error::CacheLanes { lanes, cache });
         }
-        if let Some(stack) = adapters.filter(|s| !tokens.len().is_multiple_of(s.experts().max(1))) {
-            return fail(format!(
-                "{} lanes for {} experts",
-                tokens.len(),
-                stack.experts()
-            ));
+        if let Some(stack) = adapters.filter(|s| !lanes.is_multiple_of(s.experts().max(1))) {
+            let experts = stack.experts();
+            return Err(Error::ExpertLanes { lanes, experts });
         }
         for (tokens, read) in tokens.iter().zip(cache.lengths()) {
             let needed = read + tokens.len();
@@ -238,12 +229,9 @@ impl Decoder {
                     what: "the model's context",
                 });
             }
-            if let Some(id) = tokens
-                .iter()
-                .find(|&&id| id as usize >= self.config.vocab_size)
-            {
-                let size = self.config.vocab_size;
-                return fail(format!("token {id} is outside of the vocabulary of {size}"));
+            let vocab_size = self.config.vocab_size;
+            if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
+                return Err(Error::Token { id, vocab_size });
             }
         }
         Ok(())

@@ -1,18 +1,28 @@
 //! The devices of a build, by the names that configs and the command line use.
 
 pub use burn::tensor::Device;
-use burn::tensor::FloatDType;
+use burn::tensor::{FloatDType, Tensor};
+use serde::de::{Deserializer, EnumAccess, Error as _, VariantAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::packed::Weights;
-use crate::{Error, Result};
+use crate::{Error, Format, Result};
 
 /// A compute device.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// ```
+/// use lm::DeviceSpec;
+///
+/// assert_eq!(DeviceSpec::parse("Cpu")?, DeviceSpec::default());
+/// assert!(DeviceSpec::parse("Flex").is_err());
+/// # Ok::<(), lm::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub enum DeviceSpec {
-    /// The processor, in pure Rust; always there.
+    /// The processor, through packed kernels of our own; always there.
     #[default]
-    Flex,
+    Cpu,
+    /// The processor, through burn's Flex; always there. For comparisons: it is slower than `Cpu`.
+    BurnFlex,
     /// The processor through libtorch (feature `tch`).
     Libtorch,
     /// An NVIDIA GPU through libtorch (feature `tch`).
@@ -35,22 +45,29 @@ pub enum WgpuKind {
 }
 
 impl DeviceSpec {
-    /// Reads the notation of configs, `Flex`, `Libtorch`, `Wgpu(Cpu)`, …
+    /// Reads the notation of configs, `Cpu`, `Libtorch`, `Wgpu(Cpu)`, …
     ///
     /// # Errors
-    /// An unknown device, with the known ones.
+    /// An unknown device, with the known ones; `Flex`, with the two that it may have meant.
     pub fn parse(text: &str) -> Result<Self> {
-        ron::from_str(text).map_err(|_| {
-            Error::Argument(format!(
-                "unknown device '{text}'; known: Flex, Libtorch, LibtorchCuda(0), Wgpu(Cpu), \
-                 Wgpu(Integrated(0)), Wgpu(Discrete(0)), Cuda(0)"
-            ))
-        })
+        match text.trim() {
+            "Flex" => Err(Error::AmbiguousDevice),
+            text => ron::from_str(text).map_err(|_| Error::UnknownDevice(text.into())),
+        }
+    }
+
+    /// What stands for the device in keys of content. `Cpu` keeps the name that it had when keys were first made,
+    /// so that rows of earlier runs are found again.
+    pub fn content_key(&self) -> serde_json::Value {
+        match self {
+            Self::Cpu => serde_json::json!("Flex"),
+            other => serde_json::json!(other),
+        }
     }
 
     /// The devices that this build can open, as far as that is known before trying.
     pub fn built() -> Vec<Self> {
-        let mut devices = vec![Self::Flex];
+        let mut devices = vec![Self::Cpu, Self::BurnFlex];
         if cfg!(feature = "tch") {
             devices.push(Self::Libtorch);
         }
@@ -63,25 +80,25 @@ impl DeviceSpec {
         devices
     }
 
-    /// Checks that the device is there and computes with such weights.
+    /// Checks that the device is there and computes in such a number format.
     ///
     /// # Errors
     /// Those of [`Self::open`]; a number format that the device lacks, and which it has.
-    pub fn offers(&self, weights: Weights) -> Result<()> {
+    pub fn offers(&self, format: Format) -> Result<()> {
         let device = self.open()?;
         match self {
-            Self::Flex => Ok(()),
-            _ => float_format(&device, weights).map(|_| ()),
+            Self::Cpu => Ok(()),
+            _ => float_format(&device, format).map(|_| ()),
         }
     }
 
-    /// Opens the device.
+    /// Opens the device for burn's operations; on `Cpu` those run through Flex.
     ///
     /// # Errors
     /// When the program was built without the device's feature.
     pub fn open(&self) -> Result<Device> {
         match *self {
-            Self::Flex => Ok(Device::flex()),
+            Self::Cpu | Self::BurnFlex => Ok(Device::flex()),
             #[cfg(feature = "tch")]
             #[allow(
                 deprecated,
@@ -112,10 +129,10 @@ impl DeviceSpec {
                     Self::Cuda(_) => "cuda",
                     _ => "tch",
                 };
-                Err(Error::Argument(format!(
-                    "device {self}: built without feature '{feature}'; build with \
-                     `cargo build --release --features {feature}`"
-                )))
+                Err(Error::MissingFeature {
+                    what: format!("device {self}"),
+                    feature,
+                })
             }
         }
     }
@@ -124,26 +141,162 @@ impl DeviceSpec {
 /// Number format of the matrices that burn's operations multiply on `device`.
 ///
 /// # Errors
-/// A format that only packed weights have, or that the device does not compute in.
-pub(crate) fn float_format(device: &Device, weights: Weights) -> Result<FloatDType> {
-    let format = match weights {
-        Weights::F32 => FloatDType::F32,
-        Weights::Bf16 => FloatDType::BF16,
-        Weights::Q8 | Weights::Q4 => {
-            let message = format!("weights {weights:?} need device Flex; others have F32 and Bf16");
-            return Err(Error::Argument(message));
+/// A format that only packed matrices have, or that the device does not compute in.
+pub(crate) fn float_format(device: &Device, format: Format) -> Result<FloatDType> {
+    let float = match format {
+        Format::F32 => FloatDType::F32,
+        Format::Bf16 => FloatDType::BF16,
+        Format::Q8 | Format::Q4 => {
+            let reason = "needs device Cpu; others have F32 and Bf16";
+            return Err(Error::NumberFormat { format, reason });
         }
     };
-    if !device.supports_dtype(format) {
-        let message =
-            format!("weights {weights:?}: the device does not compute in them, but in F32");
-        return Err(Error::Argument(message));
+    if !device.supports_dtype(float) {
+        let reason = "the device does not compute in it, but in F32";
+        return Err(Error::NumberFormat { format, reason });
     }
-    Ok(format)
+    Ok(float)
+}
+
+const VARIANTS: &[&str] = &[
+    "Cpu",
+    "BurnFlex",
+    "Libtorch",
+    "LibtorchCuda",
+    "Wgpu",
+    "Cuda",
+];
+
+/// As derived, but for `Flex`, which gets an error of its own.
+impl<'de> Deserialize<'de> for DeviceSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_enum("DeviceSpec", VARIANTS, SpecVisitor)
+    }
+}
+
+struct SpecVisitor;
+
+impl<'de> Visitor<'de> for SpecVisitor {
+    type Value = DeviceSpec;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a device")
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<DeviceSpec, A::Error> {
+        let (Name(name), content) = data.variant()?;
+        let unit = |spec| move |()| spec;
+        match name.as_str() {
+            "Cpu" => content.unit_variant().map(unit(DeviceSpec::Cpu)),
+            "BurnFlex" => content.unit_variant().map(unit(DeviceSpec::BurnFlex)),
+            "Libtorch" => content.unit_variant().map(unit(DeviceSpec::Libtorch)),
+            "LibtorchCuda" => content.newtype_variant().map(DeviceSpec::LibtorchCuda),
+            "Wgpu" => content.newtype_variant().map(DeviceSpec::Wgpu),
+            "Cuda" => content.newtype_variant().map(DeviceSpec::Cuda),
+            other => Err(A::Error::unknown_variant(other, VARIANTS)),
+        }
+    }
+}
+
+/// Name of a device.
+struct Name(String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_identifier(NameVisitor)
+    }
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the name of a device")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Name, E> {
+        match name {
+            "Flex" => Err(E::custom(Error::AmbiguousDevice)),
+            name if VARIANTS.contains(&name) => Ok(Name(name.into())),
+            other => Err(E::unknown_variant(other, VARIANTS)),
+        }
+    }
 }
 
 impl std::fmt::Display for DeviceSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{self:?}")
+    }
+}
+
+/// Brings a tensor's values to the host, row-major.
+///
+/// # Errors
+/// What the device reports.
+pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    let failed = |e: &dyn std::fmt::Debug| Error::Device(format!("{e:?}"));
+    let data = tensor.try_into_data().map_err(|e| failed(&e))?;
+    data.convert::<f32>().try_into_vec().map_err(|e| failed(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_device_is_read_as_it_is_written() {
+        for spec in [
+            DeviceSpec::Cpu,
+            DeviceSpec::BurnFlex,
+            DeviceSpec::Libtorch,
+            DeviceSpec::LibtorchCuda(1),
+            DeviceSpec::Wgpu(WgpuKind::Cpu),
+            DeviceSpec::Wgpu(WgpuKind::Discrete(2)),
+            DeviceSpec::Cuda(3),
+        ] {
+            assert_eq!(
+                DeviceSpec::parse(&spec.to_string()).ok(),
+                Some(spec.clone())
+            );
+            let json = serde_json::to_string(&spec).unwrap_or_default();
+            assert_eq!(
+                serde_json::from_str(&json).ok(),
+                Some(spec.clone()),
+                "{json}"
+            );
+            assert!(VARIANTS.iter().any(|name| json.contains(name)), "{json}");
+        }
+    }
+
+    #[test]
+    fn flex_alone_is_refused_with_both_names() {
+        for error in [
+            DeviceSpec::parse("Flex").map_err(|e| e.to_string()),
+            ron::from_str("Flex").map_err(|e| e.to_string()),
+            serde_json::from_str("\"Flex\"").map_err(|e| e.to_string()),
+        ] {
+            let error = error.err().unwrap_or_default();
+            assert!(
+                error.contains("Cpu") && error.contains("BurnFlex"),
+                "{error}"
+            );
+            assert!(error.contains("which Flex was"), "{error}");
+        }
+        let error = ron::from_str::<DeviceSpec>("Flax").map_err(|e| e.to_string());
+        let error = error.err().unwrap_or_default();
+        assert!(
+            error.contains("`BurnFlex`") && !error.contains("`Flex`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn keys_of_content_are_those_of_earlier_runs() {
+        let key = |spec: DeviceSpec| spec.content_key().to_string();
+        assert_eq!(key(DeviceSpec::Cpu), "\"Flex\"");
+        assert_eq!(key(DeviceSpec::BurnFlex), "\"BurnFlex\"");
+        assert_eq!(key(DeviceSpec::Wgpu(WgpuKind::Cpu)), "{\"Wgpu\":\"Cpu\"}");
     }
 }

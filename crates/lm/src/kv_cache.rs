@@ -77,9 +77,9 @@ impl KvCache {
     /// # Errors
     /// A lane that is not there.
     pub fn fork(&self, lanes: &[usize]) -> Result<Self> {
-        if let Some(lane) = lanes.iter().find(|&&lane| lane >= self.lanes()) {
-            let message = format!("fork of lane {lane} of a cache with {} lanes", self.lanes());
-            return Err(Error::Argument(message));
+        if let Some(&lane) = lanes.iter().find(|&&lane| lane >= self.lanes()) {
+            let lanes = self.lanes();
+            return Err(Error::NoLane { lane, lanes });
         }
         let Some((keys, _)) = self.layers.first() else {
             return Ok(self.clone());

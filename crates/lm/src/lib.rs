@@ -1,5 +1,7 @@
 //! Language models: loading, running over lanes, tokenising, sampling, saving.
 
+#![warn(clippy::undocumented_unsafe_blocks)]
+
 pub mod adapter;
 pub mod chat;
 pub mod config;
@@ -7,6 +9,7 @@ mod decoder;
 pub mod device;
 pub mod engine;
 mod error;
+mod format;
 mod kv_cache;
 pub mod load;
 mod model;
@@ -21,10 +24,10 @@ pub mod tuning;
 pub use adapter::{Adapter, AdapterStack};
 pub use config::DecoderConfig;
 pub use decoder::Decoder;
-pub use device::DeviceSpec;
+pub use device::{DeviceSpec, to_host};
 pub use engine::Engine;
 pub use error::{Error, Result};
+pub use format::Format;
 pub use kv_cache::KvCache;
-pub use model::{LanguageModel, prompt_tokens, to_host};
-pub use packed::Weights;
+pub use model::{LanguageModel, prompt_tokens};
 pub use tokenizer::Tokenizer;

@@ -2,15 +2,12 @@
 
 use std::path::Path;
 
-use burn::tensor::Tensor;
-
 use crate::chat::{ChatTemplate, Prompt};
 use crate::device::DeviceSpec;
 use crate::engine::{Adapters, Engine};
 use crate::load::Checkpoint;
-use crate::packed::Weights;
 use crate::sampling::log_softmax;
-use crate::{DecoderConfig, Error, Result, Tokenizer};
+use crate::{DecoderConfig, Error, Format, Result, Tokenizer};
 
 /// A loaded language model.
 #[derive(Debug)]
@@ -31,15 +28,15 @@ impl LanguageModel {
     /// # Errors
     /// Those of [`Checkpoint::open`], [`Tokenizer::load`], [`ChatTemplate::load`] and
     /// [`Engine::load`]; the cheap checks come first.
-    pub fn open(path: &Path, device: &DeviceSpec, weights: Weights) -> Result<Self> {
-        Self::load(&Checkpoint::open(path)?, device, weights)
+    pub fn open(path: &Path, device: &DeviceSpec, format: Format) -> Result<Self> {
+        Self::load(&Checkpoint::open(path)?, device, format)
     }
 
     /// Loads an opened checkpoint.
     ///
     /// # Errors
     /// Those of [`Self::open`].
-    pub fn load(checkpoint: &Checkpoint, device: &DeviceSpec, weights: Weights) -> Result<Self> {
+    pub fn load(checkpoint: &Checkpoint, device: &DeviceSpec, format: Format) -> Result<Self> {
         let path = checkpoint.path();
         let tokenizer = Tokenizer::load(checkpoint)?;
         let chat = ChatTemplate::load(checkpoint)?;
@@ -59,7 +56,7 @@ impl LanguageModel {
                 format!("end token {id} is outside of the vocabulary"),
             ));
         }
-        let engine = Engine::load(checkpoint, device, weights)?;
+        let engine = Engine::load(checkpoint, device, format)?;
         Ok(Self {
             engine,
             tokenizer,
@@ -94,18 +91,16 @@ impl LanguageModel {
         adapters: Option<&Adapters>,
     ) -> Result<Vec<Vec<f32>>> {
         if prompts.len() != responses.len() || prompts.iter().any(|p| p.is_empty()) {
-            let message = "each response needs a prompt of at least one token";
-            return Err(Error::Argument(message.into()));
+            return Err(Error::NoPrompt);
         }
-        let vocab = self.config().vocab_size;
-        if let Some(id) = responses
+        let vocab_size = self.config().vocab_size;
+        if let Some(&id) = responses
             .iter()
             .copied()
             .flatten()
-            .find(|&&id| id as usize >= vocab)
+            .find(|&&id| id as usize >= vocab_size)
         {
-            let message = format!("token {id} is outside of the vocabulary");
-            return Err(Error::Argument(message));
+            return Err(Error::Token { id, vocab_size });
         }
         let joined: Vec<Vec<u32>> = prompts
             .iter()
@@ -118,12 +113,12 @@ impl LanguageModel {
         let mut without = None;
         self.engine
             .all_logits(&lanes, adapters, |lane, t, logits| {
-                let place = (t + 1).checked_sub(prompts[lane].len());
-                if let Some(place) = place.filter(|p| *p < responses[lane].len()) {
+                let next = (t + 1).checked_sub(prompts[lane].len());
+                if let Some(next) = next.filter(|t| *t < responses[lane].len()) {
                     if !log_softmax(logits).is_finite() {
                         without.get_or_insert(lane);
                     }
-                    out[lane][place] = logits[responses[lane][place] as usize];
+                    out[lane][next] = logits[responses[lane][next] as usize];
                 }
             })?;
         match without {
@@ -154,17 +149,7 @@ pub fn prompt_tokens(
         }
     };
     if ids.is_empty() {
-        return Err(Error::Argument("the prompt is empty".into()));
+        return Err(Error::EmptyPrompt);
     }
     Ok(ids)
-}
-
-/// Brings a tensor's values to the host, row-major.
-///
-/// # Errors
-/// What the device reports.
-pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    let failed = |e: &dyn std::fmt::Debug| Error::Argument(format!("the device failed: {e:?}"));
-    let data = tensor.try_into_data().map_err(|e| failed(&e))?;
-    data.convert::<f32>().try_into_vec().map_err(|e| failed(&e))
 }

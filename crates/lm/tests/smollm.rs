@@ -10,7 +10,7 @@ use common::{close, expected, fixture};
 use lm::load::Checkpoint;
 use lm::sampling::{argmax, log_softmax};
 use lm::source::Registry;
-use lm::{DeviceSpec, Engine, LanguageModel, Weights};
+use lm::{DeviceSpec, Engine, Format, LanguageModel};
 use serde::Deserialize;
 
 fn path() -> PathBuf {
@@ -22,13 +22,13 @@ fn path() -> PathBuf {
 
 fn model() -> &'static LanguageModel {
     static MODEL: OnceLock<LanguageModel> = OnceLock::new();
-    MODEL.get_or_init(|| LanguageModel::open(&path(), &DeviceSpec::Flex, Weights::F32).unwrap())
+    MODEL.get_or_init(|| LanguageModel::open(&path(), &DeviceSpec::Cpu, Format::F32).unwrap())
 }
 
 /// The same decoder through burn.
 fn burn() -> Engine {
     let checkpoint = Checkpoint::open(&path()).unwrap();
-    Engine::burn(&checkpoint, &DeviceSpec::Flex.open().unwrap(), Weights::F32).unwrap()
+    Engine::burn(&checkpoint, &DeviceSpec::Cpu.open().unwrap(), Format::F32).unwrap()
 }
 
 /// Logits `[time · vocab]` of one sequence.
@@ -173,11 +173,11 @@ fn formats_stay_near_f32() {
     let exact = logits(&model().engine, &ids);
     let checkpoint = Checkpoint::open(&path()).unwrap();
     for (weights, most_kl, most) in [
-        (Weights::Bf16, 1e-3, 1.0),
-        (Weights::Q8, 8e-3, 3.0),
-        (Weights::Q4, 2e-2, 4.0),
+        (Format::Bf16, 1e-3, 1.0),
+        (Format::Q8, 8e-3, 3.0),
+        (Format::Q4, 2e-2, 4.0),
     ] {
-        let engine = Engine::load(&checkpoint, &DeviceSpec::Flex, weights).unwrap();
+        let engine = Engine::load(&checkpoint, &DeviceSpec::Cpu, weights).unwrap();
         let got = logits(&engine, &ids);
         let (mut kl, mut largest) = (0.0, 0f32);
         for (exact, got) in exact.chunks(vocab).zip(got.chunks(vocab)) {

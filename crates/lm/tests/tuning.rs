@@ -11,7 +11,7 @@ use lm::objectives::{self, Pair};
 use lm::tuning::{
     AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters, Loss, Sequence, TuningDecoder,
 };
-use lm::{Adapter, Weights};
+use lm::{Adapter, Format};
 
 const SHAPES: [&str; 6] = [
     "llama",
@@ -45,7 +45,7 @@ fn pairs() -> Vec<Item> {
         .collect()
 }
 
-fn decoder(shape: &str, weights: Weights) -> TuningDecoder {
+fn decoder(shape: &str, weights: Format) -> TuningDecoder {
     let checkpoint = Checkpoint::open(&fixture("pico").join(shape)).unwrap();
     TuningDecoder::load(&checkpoint, weights).unwrap()
 }
@@ -94,7 +94,7 @@ fn reference(decoder: &TuningDecoder) -> Vec<Pair> {
 fn losses_and_gradients_equal_pytorch() {
     for shape in SHAPES {
         let file = format!("tuning/{shape}.safetensors");
-        let decoder = decoder(shape, Weights::F32);
+        let decoder = decoder(shape, Format::F32);
         let lora = parameters(&decoder, &file);
         let items = pairs();
         let flat: Vec<Sequence> = items.iter().flatten().cloned().collect();
@@ -140,7 +140,7 @@ fn losses_and_gradients_equal_pytorch() {
 
 #[test]
 fn fifty_steps_follow_pytorch() {
-    let decoder = decoder("llama", Weights::F32);
+    let decoder = decoder("llama", Format::F32);
     let mut lora = parameters(&decoder, "tuning/curve.safetensors");
     let items: Vec<Item> = (0..3).map(|p| vec![sequence(p, 0)]).collect();
     let config = AdamWConfig {
@@ -164,13 +164,13 @@ fn fifty_steps_follow_pytorch() {
 
 #[test]
 fn an_adapter_decodes_as_it_was_trained() {
-    let decoder = decoder("llama", Weights::F32);
+    let decoder = decoder("llama", Format::F32);
     let lora = parameters(&decoder, "tuning/llama.safetensors");
     let adapter = lora.adapter();
     let again = LoraParameters::from_adapter(&adapter, &lora.config, decoder.config()).unwrap();
     close("there and back", &again.values, &lora.values, 1e-6);
     let checkpoint = Checkpoint::open(&fixture("pico/llama")).unwrap();
-    let packed = lm::packed::PackedDecoder::load(&checkpoint, Weights::F32).unwrap();
+    let packed = lm::packed::PackedDecoder::load(&checkpoint, Format::F32).unwrap();
     let stack = packed.adapters(&[Some(&adapter)]);
     let sequence = sequence(0, 0);
     let mut cache = packed.cache(1, 64);
@@ -194,8 +194,8 @@ fn an_adapter_decodes_as_it_was_trained() {
 #[test]
 fn sixteen_bits_are_near_and_batches_do_not_matter() {
     let (exact, near) = (
-        decoder("qwen3", Weights::F32),
-        decoder("qwen3", Weights::Bf16),
+        decoder("qwen3", Format::F32),
+        decoder("qwen3", Format::Bf16),
     );
     let lora = parameters(&exact, "tuning/qwen3.safetensors");
     let flat: Vec<Sequence> = pairs().into_iter().flatten().collect();
@@ -222,7 +222,7 @@ fn sixteen_bits_are_near_and_batches_do_not_matter() {
 
 #[test]
 fn hidden_states_have_gradients_too() {
-    let decoder = decoder("llama", Weights::F32);
+    let decoder = decoder("llama", Format::F32);
     let mut lora = parameters(&decoder, "tuning/llama.safetensors");
     let item = vec![sequence(0, 0), sequence(1, 1)];
     let weights: Vec<f32> = (0..decoder.config().hidden_size)
@@ -265,7 +265,7 @@ fn hidden_states_have_gradients_too() {
 
 #[test]
 fn wrong_sequences_and_adapters_are_refused() {
-    let llama = decoder("llama", Weights::F32);
+    let llama = decoder("llama", Format::F32);
     let refused = |tokens: Vec<u32>, from: usize| {
         let sequence = Sequence { tokens, from };
         llama.log_probs(None, &[sequence]).unwrap_err().to_string()
@@ -275,7 +275,7 @@ fn wrong_sequences_and_adapters_are_refused() {
     assert!(refused(vec![1, 96], 1).contains("vocabulary"));
     assert!(refused(vec![1; 10_000], 1).contains("context"));
     let checkpoint = Checkpoint::open(&fixture("pico/llama")).unwrap();
-    assert!(TuningDecoder::load(&checkpoint, Weights::Q8).is_err());
+    assert!(TuningDecoder::load(&checkpoint, Format::Q8).is_err());
     let empty = Adapter::default();
     let config = LoraConfig::default();
     assert!(LoraParameters::from_adapter(&empty, &config, llama.config()).is_err());

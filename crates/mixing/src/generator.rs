@@ -1,7 +1,7 @@
 //! The decode loop: prompts in, responses with per-token weights out.
 
 use experts::{ExpertPool, NextTokens, PoolState};
-use kernels::{Isa, Shared, Team, math};
+use kernels::{Isa, Team, math};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use serde::{Deserialize, Serialize};
@@ -204,7 +204,9 @@ impl<'a> Generator<'a> {
             let rated = utility(i / attempts, &response)?;
             match best.get_mut(i / attempts) {
                 None => best.push((rated, response)),
-                Some(leader) if rated > leader.0 || leader.0.is_nan() => *leader = (rated, response),
+                Some(leader) if rated > leader.0 || leader.0.is_nan() => {
+                    *leader = (rated, response)
+                }
                 Some(_) => {}
             }
         }
@@ -257,7 +259,7 @@ impl<'a> Generator<'a> {
             .iter()
             .map(|p| self.plan.prompt(p))
             .collect::<Result<_>>()?;
-        let independent = self.pool.independent();
+        let independent = self.pool.supports_continuous_batching();
         let mut mixed = Mixed::default();
         let mut next = NextTokens {
             temperature: work.temperature,
@@ -355,17 +357,15 @@ impl<'a> Generator<'a> {
         let experts = self.plan.experts.len();
         // Token and divergence.
         let mut chosen = vec![(None, 0.0); running.requests.len()];
-        let shared = Shared::new(&mut chosen);
         let (log_probs, done) = (&mixed.log_probs, &*responses);
-        Team::global().for_each(running.requests.len(), |row| {
+        Team::global().for_each_row(&mut chosen, 1, |row, chosen| {
             let request = running.requests[row];
             let log_probs = &log_probs[row * next.vocab..(row + 1) * next.vocab];
             let token = choose(request, done[request].tokens.len(), log_probs);
             let kl = next
                 .reference
                 .map_or(0.0, |r| math::kl(Isa::best(), log_probs, next.row(r, row)));
-            // SAFETY: each number is handed out once.
-            unsafe { shared.write(row..row + 1)[0] = (token, kl) };
+            chosen[0] = (token, kl);
         });
         for (row, (&request, (token, kl))) in running.requests.iter().zip(chosen).enumerate() {
             let response = &mut responses[request];

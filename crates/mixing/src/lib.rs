@@ -3,6 +3,8 @@
 //!
 //! One strategy is one file in `strategies/` and one variant of [`Strategy`].
 
+#![forbid(unsafe_code)]
+
 mod error;
 mod generator;
 pub mod merging;

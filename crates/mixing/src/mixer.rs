@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use experts::NextTokens;
-use kernels::{Isa, Shared, Team, math};
+use kernels::{Isa, Team, math};
 use lm::LanguageModel;
 use lm::sampling::log_softmax;
 
@@ -59,18 +59,8 @@ impl Mixed {
         let (vocab, experts) = (next.vocab, next.experts);
         self.log_probs.resize(next.sequences * vocab, 0.0);
         self.weights.resize(next.sequences * experts, 0.0);
-        let (log_probs, weights) = (
-            Shared::new(&mut self.log_probs),
-            Shared::new(&mut self.weights),
-        );
-        Team::global().for_each(next.sequences, |i| {
-            // SAFETY: each number is handed out once.
-            let (log_probs, weights) = unsafe {
-                let log_probs = log_probs.write(i * vocab..(i + 1) * vocab);
-                (log_probs, weights.write(i * experts..(i + 1) * experts))
-            };
-            row(i, log_probs, weights);
-        });
+        let (log_probs, weights) = (&mut self.log_probs, &mut self.weights);
+        Team::global().for_each_row_of_two(next.sequences, log_probs, weights, row);
     }
 
     /// Makes room for a step, lets `weigh` set every sequence's weights and mixes probabilities with them, parts
@@ -85,13 +75,9 @@ impl Mixed {
         for (i, weights) in self.weights.chunks_mut(experts.max(1)).enumerate() {
             weigh(i, weights);
         }
-        let (log_probs, weights) = (Shared::new(&mut self.log_probs), &self.weights);
-        let parts = vocab.div_ceil(PART);
-        Team::global().for_each(next.sequences * parts, |task| {
-            let (i, first) = (task / parts, task % parts * PART);
-            let part = first..vocab.min(first + PART);
-            // SAFETY: each number is handed out once.
-            let out = unsafe { log_probs.write(i * vocab + part.start..i * vocab + part.end) };
+        let (log_probs, weights) = (&mut self.log_probs, &self.weights);
+        Team::global().for_each_part(log_probs, vocab, PART, |i, first, out| {
+            let part = first..first + out.len();
             let row = |e: usize| &next.row(e, i)[part.clone()];
             let rows: Vec<&[f32]> = (0..experts).map(row).collect();
             mix_probabilities(&rows, &weights[i * experts..(i + 1) * experts], out);

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use experts::{Expert, ExpertPool};
-use lm::Weights;
+use lm::Format;
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use mixing::strategies::Uniform;
@@ -40,7 +40,7 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn memory_stays_flat_over_10_000_tokens() {
-    for format in [Weights::F32, Weights::Q8] {
+    for format in [Format::F32, Format::Q8] {
         let base = pico::open_in(&pico::path("llama"), format).unwrap();
         let experts: Vec<Expert> = ["patterns", "plain"]
             .iter()

@@ -10,7 +10,7 @@ use experts::{Expert, ExpertPool};
 use lm::adapter::{LowRank, Target};
 use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
-use lm::{Adapter, DeviceSpec, LanguageModel, Weights};
+use lm::{Adapter, DeviceSpec, Format, LanguageModel};
 use mixing::strategies::{Choice, Fixed, Space, Uniform};
 use mixing::{
     Error, Generation, Generator, Mixed, Mixer, Plan, Preference, Request, Response, Step, Strategy,
@@ -25,8 +25,8 @@ fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn open(weights: Weights) -> Arc<LanguageModel> {
-    let model = LanguageModel::open(&fixture("llama"), &DeviceSpec::Flex, weights);
+fn open(weights: Format) -> Arc<LanguageModel> {
+    let model = LanguageModel::open(&fixture("llama"), &DeviceSpec::Cpu, weights);
     Arc::new(model.unwrap())
 }
 
@@ -114,7 +114,7 @@ fn an_expert_without_numbers_is_named_with_token_and_prompt() {
         return;
     }
     let mut saturated = Vec::new();
-    for weights in [Weights::F32, Weights::Bf16, Weights::Q8, Weights::Q4] {
+    for weights in [Format::F32, Format::Bf16, Format::Q8, Format::Q4] {
         let model = open(weights);
         for target in Target::ALL {
             let experts = vec![
@@ -195,7 +195,7 @@ impl Mixer for Broken {
 
 #[test]
 fn a_mixture_without_numbers_is_refused_at_its_token_and_ruled_out_tokens_are_not() {
-    let model = open(Weights::F32);
+    let model = open(Format::F32);
     let pool = ExpertPool::new(vec![expert("calm", &model, None)]).unwrap();
     let one: fn(usize) -> bool = |v| v == 77;
     let all: fn(usize) -> bool = |_| true;
@@ -239,7 +239,7 @@ fn a_mixture_without_numbers_is_refused_at_its_token_and_ruled_out_tokens_are_no
 
 #[test]
 fn of_several_responses_one_that_is_worth_no_number_is_not_kept() {
-    let model = open(Weights::F32);
+    let model = open(Format::F32);
     let pool = ExpertPool::new(vec![expert("calm", &model, None)]).unwrap();
     let preference = Preference {
         text: "be good".into(),
@@ -309,7 +309,7 @@ fn with_pcm(pool: &ExpertPool, pcm: Pcm, choice: Choice) -> mixing::Result<Vec<R
 }
 
 fn pcm_pool(base: bool) -> ExpertPool {
-    let model = open(Weights::F32);
+    let model = open(Format::F32);
     let plain = |name: &str| Adapter::load(&fixture(name), model.config()).unwrap();
     let mut experts = vec![
         expert("one", &model, Some(plain("adapter_plain"))),
@@ -334,7 +334,7 @@ fn a_pcm_with_numbers_that_are_none_or_large_mixes_nothing_by_them() {
     {
         return;
     }
-    let width = open(Weights::F32).config().hidden_size;
+    let width = open(Format::F32).config().hidden_size;
     for output in OUTPUTS {
         let pool = pcm_pool(output.reads_base());
         for choice in [Choice::Soft, Choice::Hard] {

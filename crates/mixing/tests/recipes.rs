@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lm::load::Checkpoint;
 use lm::save::Precision;
-use lm::{DeviceSpec, Engine, Weights};
+use lm::{DeviceSpec, Engine, Format};
 use mixing::merging::{
     Average, Dare, Merged, Method, ModelStock, Recipe, Soup, Source, TaskArithmetic, Ties,
 };
@@ -49,7 +49,7 @@ fn logits(merged: &Merged) -> Vec<f32> {
         Merged::Adapter(adapter) => (&base, Some(adapter)),
         Merged::Model(model) => (&**model, None),
     };
-    let engine = Engine::load(checkpoint, &DeviceSpec::Flex, Weights::F32).unwrap();
+    let engine = Engine::load(checkpoint, &DeviceSpec::Cpu, Format::F32).unwrap();
     let stack = adapter.map(|a| engine.adapters(&[Some(a)]));
     let ids: Vec<u32> = (0..24).map(|i| (7 * i * i + 3 * i + 1) % 96).collect();
     let mut out = Vec::new();

@@ -96,7 +96,7 @@ impl Pcm {
         let blocks = Blocks::random(&config.decoder(), seed).map_err(Error::Settings)?;
         let mut pcm = Self::over(config, blocks);
         let (places, values) = (&pcm.places, &mut pcm.values);
-        values[places.blocks.clone()].copy_from_slice(&pcm.blocks.weights());
+        values[places.blocks.clone()].copy_from_slice(&pcm.blocks.parameters());
         let mut fill = |range: &Range<usize>, sd: f64, name: &str| {
             let parts = [&seed.to_le_bytes()[..], name.as_bytes()];
             values[range.clone()].copy_from_slice(&normal(range.len(), sd, &parts));
@@ -140,7 +140,8 @@ impl Pcm {
     /// When there are more or fewer.
     pub fn set_values(&mut self, values: &[f32]) {
         self.values.copy_from_slice(values);
-        self.blocks.set_weights(&values[self.places.blocks.clone()]);
+        self.blocks
+            .set_parameters(&values[self.places.blocks.clone()]);
     }
 
     /// The blocks, for decoding.
@@ -305,7 +306,7 @@ impl Pcm {
             d_hidden
         });
         let mut values = vec![0.0; self.values.len()];
-        values[self.places.blocks.clone()].copy_from_slice(&blocks.weights);
+        values[self.places.blocks.clone()].copy_from_slice(&blocks.values);
         let heads = heads.into_inner().unwrap_or_else(|e| e.into_inner());
         for ((d_head, sums), (context, _)) in heads.into_iter().zip(items) {
             let head = values[self.places.head.clone()].iter_mut().zip(d_head);

@@ -40,7 +40,7 @@ impl Runner {
     /// A runner that has read nothing.
     pub fn new(pcm: Pcm) -> Self {
         Self {
-            decoder: PackedDecoder::from_blocks(pcm.blocks(), pcm.head()),
+            decoder: pcm.blocks().packed(pcm.head()),
             pcm,
             cache: None,
             lanes: Vec::new(),

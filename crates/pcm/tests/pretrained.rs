@@ -1,15 +1,14 @@
 //! A PCM that begins as a decoder.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use lm::{DeviceSpec, LanguageModel, Weights};
+use lm::{DeviceSpec, Format, LanguageModel};
 use pcm::{Context, Pcm, PcmConfig, PreferenceInput};
 
 #[test]
 fn a_pretrained_pcm_reads_as_its_checkpoint_does_and_only_its_tokens() {
     let path = pico::path("llama");
-    let open = |path: &std::path::Path| {
-        LanguageModel::open(path, &DeviceSpec::Flex, Weights::F32).unwrap()
-    };
+    let open =
+        |path: &std::path::Path| LanguageModel::open(path, &DeviceSpec::Cpu, Format::F32).unwrap();
     let model = open(&path);
     let config = PcmConfig {
         preference: PreferenceInput::Text,

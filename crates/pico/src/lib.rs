@@ -11,7 +11,7 @@ use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
 use experts::{Expert, ExpertPool, ExpertSpec};
 use lm::load::Checkpoint;
 use lm::sampling::Draws;
-use lm::{Adapter, DeviceSpec, LanguageModel, Weights};
+use lm::{Adapter, DeviceSpec, Format, LanguageModel};
 use tempfile::TempDir;
 
 /// The model that adapters and instructions change.
@@ -37,15 +37,15 @@ pub fn model(name: &str) -> Arc<LanguageModel> {
 /// # Errors
 /// Those of [`LanguageModel::open`].
 pub fn open(path: &Path) -> lm::Result<Arc<LanguageModel>> {
-    open_in(path, Weights::F32)
+    open_in(path, Format::F32)
 }
 
 /// A model at any path, on the processor.
 ///
 /// # Errors
 /// Those of [`LanguageModel::open`].
-pub fn open_in(path: &Path, format: Weights) -> lm::Result<Arc<LanguageModel>> {
-    LanguageModel::open(path, &DeviceSpec::Flex, format).map(Arc::new)
+pub fn open_in(path: &Path, format: Format) -> lm::Result<Arc<LanguageModel>> {
+    LanguageModel::open(path, &DeviceSpec::Cpu, format).map(Arc::new)
 }
 
 /// A model's files.

@@ -18,7 +18,7 @@ use std::path::Path;
 use anyhow::Result;
 use lm::load::Checkpoint;
 use lm::source::Registry;
-use lm::{DeviceSpec, Tokenizer, Weights};
+use lm::{DeviceSpec, Format, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::cli::{Cli, Command};
@@ -30,7 +30,7 @@ pub struct Global {
     pub json: bool,
     pub device: Option<DeviceSpec>,
     pub seed: Option<u64>,
-    pub format: Option<Weights>,
+    pub format: Option<Format>,
 }
 
 impl Global {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use eval::dimension::{Dimension, Dimensions, locate};
 use eval::utility::Utility;
 use experts::ExpertSpec;
-use lm::{DeviceSpec, Weights};
+use lm::{DeviceSpec, Format};
 use mixing::{BASE, Generation, Named, Plan, Preference, Strategy};
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ pub struct Experiment {
     pub seed: u64,
     /// Base model, by registered name or path (relative to the experiment file).
     pub model: String,
-    /// Where it runs. Default `Flex`.
+    /// Where it runs. Default `Cpu`.
     #[serde(default)]
     pub device: DeviceSpec,
     /// Number format of the models' matrices. Default `F32` (what the files say).

@@ -111,7 +111,7 @@ impl RunPlan<'_> {
         }
         Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "device": self.experiment.device,
+            "device": self.experiment.device.content_key(),
             "weights": self.experiment.format,
             "model": self.inputs.model()?,
             "experts": experts,

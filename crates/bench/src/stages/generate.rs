@@ -16,7 +16,6 @@ use lm::sampling::Draws;
 use mixing::{Generator, Request, Response};
 
 use super::score::utility;
-use crate::memory;
 use crate::models::Pools;
 use crate::plan::{Batch, Entry, RunPlan, Stage};
 use crate::progress::{Progress, say};
@@ -200,7 +199,7 @@ impl<'a, 'b> Batches<'a, 'b> {
                 }
                 None => {
                     if pool.is_none() {
-                        memory::forget();
+                        kernels::memory::reset_peak();
                         let reference = self.plan.experiment.kl;
                         pool = Some(self.pools.pool(&entry.plan, reference)?);
                     }
@@ -235,7 +234,7 @@ impl<'a, 'b> Batches<'a, 'b> {
         *self.session.tokens.entry(strategy.clone()).or_default() += tokens as u64;
         *self.spent.entry(strategy.clone()).or_default() += start.elapsed().as_secs_f64();
         let peak = self.session.peak_bytes.entry(strategy.clone()).or_default();
-        *peak = memory::peak_bytes().max(*peak);
+        *peak = kernels::memory::peak_bytes().max(*peak);
         let path = self.folder.path(entry.stage.folder()).join(&batch.file);
         let mut frame = generations_frame(&rows)?;
         eval::write_atomic(&path, &parquet(&path, &mut frame)?)?;

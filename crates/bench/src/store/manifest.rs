@@ -117,7 +117,8 @@ impl Manifest {
         let path = root.join("manifest.json");
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("{} (is this a run folder?)", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{}: damaged", path.display()))
+        serde_json::from_str(&upgraded(text))
+            .with_context(|| format!("{}: damaged", path.display()))
     }
 
     /// Writes it.
@@ -131,6 +132,19 @@ impl Manifest {
             text.as_bytes(),
         )?)
     }
+}
+
+/// The text of a manifest in today's words: where earlier ones say `Flex`, the device is called `Cpu` now. (A text,
+/// because a parsed value would lose the order of preferences and strategies.)
+fn upgraded(text: String) -> String {
+    // The first key of this name is the experiment's; quotes inside of strings are escaped.
+    let key = "\"device\"";
+    let flex = text.match_indices(key).find_map(|(at, _)| {
+        let value = text[at + key.len()..].trim_start().strip_prefix(':')?;
+        let rest = value.trim_start().strip_prefix("\"Flex\"")?;
+        Some(format!("{}{key}: \"Cpu\"{rest}", &text[..at]))
+    });
+    flex.unwrap_or(text)
 }
 
 impl Session {
@@ -202,4 +216,25 @@ fn crates() -> BTreeMap<String, String> {
             .and_then(|()| Some((name, field("version = ")?)))
     });
     packages.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flex_of_an_earlier_manifest_is_the_processor_and_nothing_else_changes() {
+        let text = |device: &str| {
+            format!(
+                "{{\"source\": \"// \\\"device\\\": \\\"Flex\\\"\", \"experiment\": \
+                 {{\"name\": \"device\", {device}, \"z\": 1, \"a\": 2}}}}"
+            )
+        };
+        for spaced in ["\"device\": \"Flex\"", "\"device\":\"Flex\""] {
+            assert_eq!(upgraded(text(spaced)), text("\"device\": \"Cpu\""));
+        }
+        for other in ["\"device\": \"BurnFlex\"", "\"device\": {\"Cuda\": 0}"] {
+            assert_eq!(upgraded(text(other)), text(other));
+        }
+    }
 }

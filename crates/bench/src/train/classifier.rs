@@ -44,7 +44,7 @@ struct Answer {
 pub(super) fn train(job: &Job<'_>, recipe: &ClassifierTraining) -> Result<Outcome> {
     let training = job.training;
     let prompts = prompts::load(&recipe.prompts)?;
-    let mut models = Models::on(&DeviceSpec::Flex, training.sampling_format)?;
+    let mut models = Models::on(&DeviceSpec::Cpu, training.sampling_format)?;
     let base = models.open(&training.model)?;
     let mut experts = vec![models.expert(BASE, &ExpertSpec::Base, &base)?];
     for (name, spec) in recipe.experts.iter() {

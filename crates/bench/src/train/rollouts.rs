@@ -63,7 +63,7 @@ impl Rollouts {
     ) -> Result<Self> {
         let format = training.sampling_format;
         Ok(Self {
-            model: Arc::new(LanguageModel::open(model, &DeviceSpec::Flex, format)?),
+            model: Arc::new(LanguageModel::open(model, &DeviceSpec::Cpu, format)?),
             prompts,
             rewards,
             max_new_tokens,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use lm::chat::{ChatTemplate, Prompt};
 use lm::load::Checkpoint;
 use lm::tuning::{LoraParameters, Sequence, TuningDecoder};
-use lm::{Tokenizer, Weights};
+use lm::{Format, Tokenizer};
 
 use crate::{Error, Result};
 
@@ -52,7 +52,7 @@ impl Reader {
             model: model.into(),
         })?;
         Ok(Self {
-            decoder: TuningDecoder::load(&checkpoint, Weights::Bf16)?,
+            decoder: TuningDecoder::load(&checkpoint, Format::Bf16)?,
             tokenizer: Tokenizer::load(&checkpoint)?,
             chat: ChatTemplate::load(&checkpoint)?,
             end,

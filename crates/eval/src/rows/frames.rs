@@ -196,7 +196,6 @@ pub fn generations(path: &Path, frame: &DataFrame) -> Result<Vec<GenerationRow>>
         .collect())
 }
 
-
 /// Scores as a data frame: identity, `utility`, `tokens`, `ended`, `repetition`, `kl`, `base_nll`, and for each dimension
 /// `raw_…`, `reward_…`, `reference_…`, `stated_…`.
 ///

@@ -4,11 +4,14 @@
 use std::arch::x86_64::*;
 
 use super::Tile;
+use crate::format::GROUP;
 use crate::input::Lane;
-use crate::matrix::{Data, GROUP, Matrix};
+use crate::matrix::{Data, Matrix};
 
 type Pair = [__m256; 2];
 
+/// The products of a group, for every format; long because each has an inner loop of its own over the same
+/// accumulators, which have to stay in registers.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'_>; M]) -> Tile<M> {

@@ -4,8 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::{Ahead, Output, write};
-use crate::input::{BLOCK, Lanes, Rounded};
-use crate::matrix::{Data, GROUP, Matrix};
+use crate::format::{BLOCK, GROUP};
+use crate::input::{Lanes, Rounded};
+use crate::matrix::{Data, Matrix};
 
 /// Multiplies `G` groups from `group` on with `M` lanes and writes the results of lanes `lane..lane + M`.
 ///
@@ -61,9 +62,9 @@ pub(super) unsafe fn tile<const G: usize, const M: usize>(
     };
     for (g, acc) in acc.into_iter().enumerate() {
         let group = group + g;
-        let whole = (group + 1) * GROUP <= matrix.rows();
+        let is_full = (group + 1) * GROUP <= matrix.rows();
         for (i, acc) in acc.into_iter().enumerate() {
-            if !whole {
+            if !is_full {
                 let mut values = [0.0; GROUP];
                 // SAFETY: 16 floats; the outputs are the caller's.
                 unsafe {

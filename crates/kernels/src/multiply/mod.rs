@@ -15,9 +15,10 @@ mod portable;
 
 use std::ops::Range;
 
+use crate::format::GROUP;
 use crate::input::{InputView, Lanes};
-use crate::isa::Isa;
-use crate::matrix::{GROUP, Matrix};
+use crate::isa::{Isa, Set};
+use crate::matrix::Matrix;
 use crate::shared::Shared;
 
 /// Lanes of one pass over the weights: what the registers hold of two groups.
@@ -107,7 +108,7 @@ pub(crate) type Tile<const M: usize> = [[f32; GROUP]; M];
 /// Nobody writes these inputs meanwhile, and nobody else uses the outputs of these rows.
 ///
 /// # Panics
-/// When the inputs have another width than the matrix, or the output is too small.
+/// When the inputs have another width than the matrix, or the output is too small or too narrow.
 pub unsafe fn multiply(
     isa: Isa,
     matrix: &Matrix,
@@ -118,6 +119,14 @@ pub unsafe fn multiply(
 ) {
     assert_eq!(input.columns, matrix.columns(), "inputs of another width");
     assert!(groups.end <= matrix.groups(), "no such group");
+    // Else a row's last columns would be another lane's first.
+    assert!(
+        output.offset + matrix.rows() <= output.width,
+        "an output of {} columns for {} rows from column {} on",
+        output.width,
+        matrix.rows(),
+        output.offset
+    );
     let passes = lanes.div_ceil(LANES);
     for first in groups.clone().step_by(STRIP) {
         let strip = first..groups.end.min(first + STRIP);
@@ -157,11 +166,11 @@ unsafe fn tile<const M: usize>(
 ) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (pass, passes);
-    match isa {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has these instructions, or the Isa would not have been made; the outputs
         // are the caller's.
-        Isa::Avx512 => unsafe {
+        Set::Avx512 => unsafe {
             let ahead = Ahead::new(pass, passes, matrix.bytes() / matrix.groups() * strip.len());
             match strip.len() {
                 2 => avx512::tile::<2, M>(matrix, strip.start, x, lane, output, ahead),
@@ -170,13 +179,13 @@ unsafe fn tile<const M: usize>(
         },
         _ => {
             for group in strip {
-                let tile = match isa {
+                let tile = match isa.set() {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: as above.
-                    Isa::Avx2 => unsafe { avx2::product(matrix, group, &x.each()) },
+                    Set::Avx2 => unsafe { avx2::product(matrix, group, &x.each()) },
                     #[cfg(target_arch = "aarch64")]
                     // SAFETY: as above.
-                    Isa::Neon => unsafe { neon::product(matrix, group, &x.each()) },
+                    Set::Neon => unsafe { neon::product(matrix, group, &x.each()) },
                     _ => portable::product(matrix, group, &x.each()),
                 };
                 for (i, values) in tile.iter().enumerate() {
@@ -299,6 +308,22 @@ mod tests {
         }
     }
 
+    #[test]
+    #[should_panic(expected = "an output of 18 columns for 17 rows from column 2 on")]
+    fn a_narrow_output_is_refused() {
+        let (rows, columns) = (17, 32);
+        let matrix = Matrix::pack(Format::F32, rows, columns, &numbers(rows * columns, 5, 1.0));
+        let mut input = Input::default();
+        input.resize(1, columns);
+        let mut out = vec![0.0; 4 * rows];
+        let output = Output {
+            offset: 2,
+            ..Output::new(Shared::new(&mut out), rows + 1)
+        };
+        // SAFETY: one thread.
+        unsafe { multiply(Isa::best(), &matrix, &input.share(), 1, 0..1, &output) };
+    }
+
     proptest! {
         #[test]
         fn every_kernel_equals_its_scalar_twin(
@@ -319,7 +344,7 @@ mod tests {
             for format in FORMATS {
                 let matrix = Matrix::pack(format, rows, columns, &weights);
                 let groups = 0..matrix.groups();
-                let expected = run(Isa::Portable, &matrix, &inputs, groups.clone(), false);
+                let expected = run(Isa::PORTABLE, &matrix, &inputs, groups.clone(), false);
                 for isa in Isa::available() {
                     let got = run(isa, &matrix, &inputs, groups.clone(), false);
                     let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();

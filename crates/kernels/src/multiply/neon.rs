@@ -8,8 +8,9 @@ use half::f16;
 
 use super::Tile;
 use crate::element::{Element, store};
+use crate::format::GROUP;
 use crate::input::{Lane, Rounded};
-use crate::matrix::{Data, GROUP, Matrix};
+use crate::matrix::{Data, Matrix};
 
 /// Four numbers of each of 16 rows, or one.
 type Rows<T> = [T; 4];
@@ -19,7 +20,7 @@ type Rows<T> = [T; 4];
 pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'_>; M]) -> Tile<M> {
     let (columns, blocks) = (matrix.columns(), matrix.blocks());
     let flat = group * columns * GROUP..(group + 1) * columns * GROUP;
-    let own = group * blocks..(group + 1) * blocks;
+    let span = group * blocks..(group + 1) * blocks;
     let acc = match &matrix.data {
         // SAFETY: 16 numbers.
         Data::F32(w) => floats(&w[flat], x, |w| unsafe { f32::load(w.as_ptr()) }),
@@ -31,8 +32,8 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
             })
         }),
         Data::Q8 { weights, scales } => {
-            let w = &weights.as_chunks::<512>().0[own.clone()];
-            let d = &scales.as_chunks::<GROUP>().0[own];
+            let w = &weights.as_chunks::<512>().0[span.clone()];
+            let d = &scales.as_chunks::<GROUP>().0[span];
             let mut acc = [[vdupq_n_f32(0.0); 4]; M];
             for (b, (w, d)) in w.iter().zip(d).enumerate() {
                 let (x, d) = (x.map(|x| &x.rounded[b]), halves(d));
@@ -47,8 +48,8 @@ pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'
             acc
         }
         Data::Q4 { weights, scales } => {
-            let w = &weights.as_chunks::<256>().0[own.clone()];
-            let scales = &scales.as_chunks::<GROUP>().0[own.start * 2..own.end * 2];
+            let w = &weights.as_chunks::<256>().0[span.clone()];
+            let scales = &scales.as_chunks::<GROUP>().0[span.start * 2..span.end * 2];
             let mut acc = [[vdupq_n_f32(0.0); 4]; M];
             for (b, (w, [d, m])) in w.iter().zip(scales.as_chunks().0).enumerate() {
                 let (x, d, m) = (x.map(|x| &x.rounded[b]), halves(d), halves(m));

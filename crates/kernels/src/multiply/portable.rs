@@ -3,8 +3,9 @@
 use half::{bf16, f16};
 
 use super::Tile;
-use crate::input::{BLOCK, Lane};
-use crate::matrix::{Data, GROUP, Matrix};
+use crate::format::{BLOCK, GROUP};
+use crate::input::Lane;
+use crate::matrix::{Data, Matrix};
 
 pub(super) fn product<const M: usize>(matrix: &Matrix, group: usize, x: &[Lane<'_>; M]) -> Tile<M> {
     let (columns, blocks) = (matrix.columns(), matrix.blocks());

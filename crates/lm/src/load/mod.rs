@@ -1,5 +1,15 @@
 //! Reading models: a GGUF file or a Hugging Face folder becomes a [`Checkpoint`], which hands out
 //! tensors by their Hugging Face names.
+//!
+//! ```
+//! use lm::load::Checkpoint;
+//!
+//! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
+//! checkpoint.check()?;
+//! assert_eq!(checkpoint.config().vocab_size, 96);
+//! assert!(Checkpoint::open("tests/fixtures/nothing".as_ref()).is_err());
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 pub mod dequant;
 pub mod gguf;

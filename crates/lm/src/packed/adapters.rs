@@ -1,3 +1,5 @@
+//! Adapters of several experts, packed for the side paths of one pass.
+
 use kernels::LowRank;
 
 use crate::adapter::{Adapter, Target};
@@ -15,15 +17,15 @@ impl PackedAdapters {
     pub(super) fn new(adapters: &[Option<&Adapter>], config: &DecoderConfig, half: bool) -> Self {
         let mut rank = 0;
         let mut expert = |adapter: &Option<&Adapter>| -> Vec<Option<LowRank>> {
-            let places = (0..config.layers).flat_map(|l| Target::ALL.map(|t| (l, t)));
-            let path = |place: (usize, Target)| {
-                let low = adapter.as_ref()?.pairs.get(&place)?;
+            let targets = (0..config.layers).flat_map(|l| Target::ALL.map(|t| (l, t)));
+            let path = |target: (usize, Target)| {
+                let low = adapter.as_ref()?.pairs.get(&target)?;
                 rank = rank.max(low.rank);
-                let (inputs, outputs) = place.1.size(config);
+                let (inputs, outputs) = target.1.size(config);
                 let size = [inputs, outputs];
                 Some(LowRank::pack(low.rank, size, &low.a, &low.b, half))
             };
-            places.map(path).collect()
+            targets.map(path).collect()
         };
         Self {
             experts: adapters.iter().map(&mut expert).collect(),

@@ -1,3 +1,5 @@
+//! Keys and values of lanes, each in memory of its own.
+
 use std::ops::Range;
 
 use half::f16;
@@ -10,7 +12,7 @@ use crate::{Error, Result};
 
 /// How a cache keeps its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
+pub(super) enum CacheFormat {
     F32,
     F16,
     /// With a scale for each head of each position.
@@ -28,7 +30,7 @@ pub struct PackedCache {
 /// Keys and values of one lane.
 #[derive(Debug)]
 struct Lane {
-    numbers: Numbers,
+    storage: LaneStorage,
     length: usize,
     /// Tokens that it can hold.
     capacity: usize,
@@ -37,14 +39,14 @@ struct Lane {
 }
 
 #[derive(Debug)]
-enum Numbers {
-    F32(Kept<f32>),
-    F16(Kept<f16>),
-    I8(Kept<i8>),
+enum LaneStorage {
+    F32(Storage<f32>),
+    F16(Storage<f16>),
+    I8(Storage<i8>),
 }
 
 #[derive(Debug)]
-struct Kept<E> {
+struct Storage<E> {
     /// `[layers, kv_heads, padded / 16, head_dim, 16]`.
     keys: Vec<E>,
     /// `[layers, kv_heads, padded, head_dim]`.
@@ -59,10 +61,10 @@ struct Shape {
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
-    keep: Keep,
+    format: CacheFormat,
 }
 
-impl<E: Element> Kept<E> {
+impl<E: Element> Storage<E> {
     /// Room for `padded` positions of `heads` heads in all. Where few of them are never used, large pages waste
     /// little.
     fn new(heads: usize, padded: usize, room: impl Fn() -> Vec<E>) -> Self {
@@ -83,19 +85,19 @@ impl<E: Element> Kept<E> {
 
     /// Copies the first `used` positions of every head from one that has another number of them.
     fn copy(&mut self, from: &Self, heads: usize, used: usize, width: usize) {
-        fn each<T: Copy>(to: &mut [T], from: &[T], heads: usize, used: usize) {
-            let (own, old) = ((to.len() / heads).max(1), (from.len() / heads).max(1));
-            let parts = to.chunks_mut(own).zip(from.chunks(old));
-            parts.for_each(|(to, from)| to[..used].copy_from_slice(&from[..used]));
+        fn heads_of<T: Copy>(to: &mut [T], from: &[T], heads: usize, used: usize) {
+            let [to_width, from_width] = [to.len(), from.len()].map(|len| (len / heads).max(1));
+            let pairs = to.chunks_mut(to_width).zip(from.chunks(from_width));
+            pairs.for_each(|(to, from)| to[..used].copy_from_slice(&from[..used]));
         }
-        each(&mut self.keys, &from.keys, heads, used * width);
-        each(&mut self.values, &from.values, heads, used * width);
-        each(&mut self.key_scales, &from.key_scales, heads, used);
-        each(&mut self.value_scales, &from.value_scales, heads, used);
+        heads_of(&mut self.keys, &from.keys, heads, used * width);
+        heads_of(&mut self.values, &from.values, heads, used * width);
+        heads_of(&mut self.key_scales, &from.key_scales, heads, used);
+        heads_of(&mut self.value_scales, &from.value_scales, heads, used);
     }
 
-    fn share(&mut self) -> SharedKept<'_, E> {
-        SharedKept {
+    fn share(&mut self) -> SharedStorage<'_, E> {
+        SharedStorage {
             keys: Shared::new(&mut self.keys),
             values: Shared::new(&mut self.values),
             key_scales: Shared::new(&mut self.key_scales),
@@ -111,13 +113,13 @@ impl Lane {
         let size = heads * padded * shape.head_dim;
         // Zeroed memory costs nothing until it is written.
         let half = || vec![0u16; size].reinterpret_into();
-        let numbers = match shape.keep {
-            Keep::F32 => Numbers::F32(Kept::new(heads, padded, || vec![0.0; size])),
-            Keep::F16 => Numbers::F16(Kept::new(heads, padded, half)),
-            Keep::I8 => Numbers::I8(Kept::new(heads, padded, || vec![0; size])),
+        let storage = match shape.format {
+            CacheFormat::F32 => LaneStorage::F32(Storage::new(heads, padded, || vec![0.0; size])),
+            CacheFormat::F16 => LaneStorage::F16(Storage::new(heads, padded, half)),
+            CacheFormat::I8 => LaneStorage::I8(Storage::new(heads, padded, || vec![0; size])),
         };
         Self {
-            numbers,
+            storage,
             length: 0,
             capacity,
             padded,
@@ -130,10 +132,10 @@ impl Lane {
         copy.length = self.length;
         let used = self.length.next_multiple_of(POSITIONS);
         let (heads, width) = (shape.layers * shape.kv_heads, shape.head_dim);
-        match (&mut copy.numbers, &self.numbers) {
-            (Numbers::F32(to), Numbers::F32(from)) => to.copy(from, heads, used, width),
-            (Numbers::F16(to), Numbers::F16(from)) => to.copy(from, heads, used, width),
-            (Numbers::I8(to), Numbers::I8(from)) => to.copy(from, heads, used, width),
+        match (&mut copy.storage, &self.storage) {
+            (LaneStorage::F32(to), LaneStorage::F32(from)) => to.copy(from, heads, used, width),
+            (LaneStorage::F16(to), LaneStorage::F16(from)) => to.copy(from, heads, used, width),
+            (LaneStorage::I8(to), LaneStorage::I8(from)) => to.copy(from, heads, used, width),
             _ => unreachable!("lanes of one shape"),
         }
         copy
@@ -141,12 +143,17 @@ impl Lane {
 }
 
 impl PackedCache {
-    pub(super) fn new(config: &DecoderConfig, keep: Keep, lanes: usize, capacity: usize) -> Self {
+    pub(super) fn new(
+        config: &DecoderConfig,
+        format: CacheFormat,
+        lanes: usize,
+        capacity: usize,
+    ) -> Self {
         let shape = Shape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            keep,
+            format,
         };
         Self {
             lanes: (0..lanes).map(|_| Lane::new(shape, capacity)).collect(),
@@ -195,11 +202,14 @@ impl PackedCache {
     /// # Errors
     /// A lane that is not there.
     pub fn fork(&self, lanes: &[usize]) -> Result<Self> {
-        let pick = |&i: &usize| self.lanes.get(i).map(|l| l.fork(self.shape, l.capacity));
-        let picked: Option<Vec<Lane>> = lanes.iter().map(pick).collect();
-        let missing = || Error::Argument(format!("no such lane among {lanes:?}"));
+        let pick = |&lane: &usize| {
+            let picked = self.lanes.get(lane);
+            let picked = picked.map(|l| l.fork(self.shape, l.capacity));
+            let lanes = self.lanes.len();
+            picked.ok_or(Error::NoLane { lane, lanes })
+        };
         Ok(Self {
-            lanes: picked.ok_or_else(missing)?,
+            lanes: lanes.iter().map(pick).collect::<Result<_>>()?,
             shape: self.shape,
         })
     }
@@ -210,10 +220,10 @@ impl PackedCache {
     /// A lane that is not there, or twice.
     pub fn retain(&mut self, keep: &[usize]) -> Result<()> {
         let mut old: Vec<Option<Lane>> = self.lanes.drain(..).map(Some).collect();
-        for &i in keep {
-            let lane = old.get_mut(i).and_then(Option::take);
-            let wrong = || Error::Argument(format!("lane {i} is not there, or is kept twice"));
-            self.lanes.push(lane.ok_or_else(wrong)?);
+        let lanes = old.len();
+        for &lane in keep {
+            let kept = old.get_mut(lane).and_then(Option::take);
+            self.lanes.push(kept.ok_or(Error::NoLane { lane, lanes })?);
         }
         Ok(())
     }
@@ -224,7 +234,7 @@ impl PackedCache {
     /// A cache of another shape.
     pub fn join(&mut self, other: Self) -> Result<()> {
         if self.shape != other.shape {
-            return Err(Error::Argument("caches of different models".into()));
+            return Err(Error::OtherModel);
         }
         self.lanes.extend(other.lanes);
         Ok(())
@@ -243,10 +253,10 @@ impl PackedCache {
         let shape = self.shape;
         let lanes = self.lanes.iter_mut();
         let shared = lanes.map(|lane| SharedLane {
-            numbers: match &mut lane.numbers {
-                Numbers::F32(own) => SharedNumbers::F32(own.share()),
-                Numbers::F16(own) => SharedNumbers::F16(own.share()),
-                Numbers::I8(own) => SharedNumbers::I8(own.share()),
+            storage: match &mut lane.storage {
+                LaneStorage::F32(storage) => SharedLaneStorage::F32(storage.share()),
+                LaneStorage::F16(storage) => SharedLaneStorage::F16(storage.share()),
+                LaneStorage::I8(storage) => SharedLaneStorage::I8(storage.share()),
             },
             padded: lane.padded,
             shape,
@@ -261,21 +271,21 @@ const AHEAD: usize = 4 * POSITIONS;
 /// One lane while a team works on it.
 #[derive(Clone, Copy)]
 pub(super) struct SharedLane<'a> {
-    numbers: SharedNumbers<'a>,
+    storage: SharedLaneStorage<'a>,
     padded: usize,
     shape: Shape,
 }
 
 #[derive(Clone, Copy)]
-enum SharedNumbers<'a> {
-    F32(SharedKept<'a, f32>),
-    F16(SharedKept<'a, f16>),
-    I8(SharedKept<'a, i8>),
+enum SharedLaneStorage<'a> {
+    F32(SharedStorage<'a, f32>),
+    F16(SharedStorage<'a, f16>),
+    I8(SharedStorage<'a, i8>),
 }
 
-/// [`Kept`] while a team works on it.
+/// [`Storage`] while a team works on it.
 #[derive(Clone, Copy)]
-struct SharedKept<'a, E> {
+struct SharedStorage<'a, E> {
     keys: Shared<'a, E>,
     values: Shared<'a, E>,
     key_scales: Shared<'a, f32>,
@@ -284,11 +294,11 @@ struct SharedKept<'a, E> {
 
 /// The same for numbers of each kind.
 macro_rules! each_kind {
-    ($numbers:expr, $own:ident => $body:expr) => {
-        match $numbers {
-            SharedNumbers::F32($own) => $body,
-            SharedNumbers::F16($own) => $body,
-            SharedNumbers::I8($own) => $body,
+    ($lane:expr, $storage:ident => $body:expr) => {
+        match $lane {
+            SharedLaneStorage::F32($storage) => $body,
+            SharedLaneStorage::F16($storage) => $body,
+            SharedLaneStorage::I8($storage) => $body,
         }
     };
 }
@@ -314,14 +324,14 @@ impl SharedLane<'_> {
     ) {
         let start = self.head(layer, head).start;
         // SAFETY: the caller's.
-        each_kind!(&self.numbers, own => unsafe { own.store(isa, start, at, key, value) });
+        each_kind!(&self.storage, storage => unsafe { storage.store(isa, start, at, key, value) });
     }
 
     /// Asks for the first keys of a head.
     pub fn prefetch(&self, layer: usize, head: usize) {
         let width = self.shape.head_dim;
         let start = self.head(layer, head).start * width;
-        each_kind!(&self.numbers, own => own.keys.prefetch(start, AHEAD * width));
+        each_kind!(&self.storage, storage => storage.keys.prefetch(start, AHEAD * width));
     }
 
     /// Attention of the queries that share a head, `[queries, head_dim]`, over the positions `span`; see
@@ -339,15 +349,15 @@ impl SharedLane<'_> {
         out: &mut [f32],
     ) {
         let (width, part) = (self.shape.head_dim, self.head(layer, head));
-        each_kind!(&self.numbers, own => {
+        each_kind!(&self.storage, storage => {
             // SAFETY: the caller's.
-            let cached = unsafe { own.read(part, width) };
+            let cached = unsafe { storage.read(part, width) };
             attend(isa, width, queries, cached, span, scores, out);
         });
     }
 }
 
-impl<'a, E: Element> SharedKept<'a, E> {
+impl<'a, E: Element> SharedStorage<'a, E> {
     /// # Safety
     /// Nobody writes to these positions meanwhile.
     unsafe fn read(&self, positions: Range<usize>, width: usize) -> Cached<'a, E> {
@@ -369,11 +379,11 @@ impl<'a, E: Element> SharedKept<'a, E> {
     unsafe fn store(&self, isa: Isa, start: usize, at: usize, key: &[f32], value: &[f32]) {
         let width = key.len();
         let block = (start + at / POSITIONS * POSITIONS) * width + at % POSITIONS;
-        let place = (start + at) * width;
+        let first = (start + at) * width;
         // SAFETY: the caller's.
         unsafe {
             // The value's place serves the key first.
-            let to = self.values.write(place..place + width);
+            let to = self.values.write(first..first + width);
             let key_scale = E::round(isa, key, to);
             for (d, key) in to.iter().enumerate() {
                 self.keys.set(block + d * POSITIONS, *key);

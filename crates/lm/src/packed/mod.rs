@@ -3,40 +3,50 @@
 //! It computes what [`crate::Decoder`] computes (see there for the formulas), in [`kernels`]' formats,
 //! with a team of threads in step. Where it differs:
 //!
-//! 1. weights may be 16-, 8- or 4-bit ([`Weights`]); 8- and 4-bit ones are multiplied with inputs that are
+//! 1. matrices may be 16-, 8- or 4-bit ([`Format`]); 8- and 4-bit ones are multiplied with inputs that are
 //!    rounded to 8 bits in blocks of 32
 //! 2. a lane's results never depend on the other lanes, bit for bit: it may leave or join at any time
 //! 3. keys lie in blocks of 16 positions, so that scores need no sums across a vector
-//! 4. beside weights that are not in 32 bits, adapters are kept in 16-bit floats; so are keys and values beside
+//! 4. beside matrices that are not in 32 bits, adapters are kept in 16-bit floats; so are keys and values beside
 //!    `Bf16`, while beside `Q8` and `Q4` those are 8-bit integers with a scale for each head of each position
+//!
+//! ```
+//! use lm::Format;
+//! use lm::load::Checkpoint;
+//! use lm::packed::PackedDecoder;
+//!
+//! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
+//! let exact = PackedDecoder::load(&checkpoint, Format::F32)?;
+//! let small = PackedDecoder::load(&checkpoint, Format::Q8)?;
+//! assert!(small.bytes() < exact.bytes() / 3);
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 mod adapters;
 mod cache;
+mod load;
 mod pass;
-mod weights;
 
 use std::ops::Range;
 
-use kernels::{Format, Isa, Matrix, Output, Shared, Team, multiply};
+use kernels::{Isa, Matrix, Output, Shared, Team, multiply};
 
 pub use adapters::PackedAdapters;
-use cache::Keep;
+use cache::CacheFormat;
 pub use cache::PackedCache;
+use load::Block;
 use pass::Row;
 pub use pass::Scratch;
-use weights::Block;
-pub use weights::Weights;
 
 use crate::adapter::Adapter;
 use crate::config::DecoderConfig;
-use crate::tuning::Blocks;
-use crate::{Error, Result};
+use crate::{Error, Format, Result};
 
 /// A decoder with packed weights.
 #[derive(Debug)]
 pub struct PackedDecoder {
     config: DecoderConfig,
-    weights: Weights,
+    format: Format,
     isa: Isa,
     embedding: Matrix,
     /// `None`: the embedding is the head, too.
@@ -64,9 +74,9 @@ impl PackedDecoder {
         &self.config
     }
 
-    /// Number format of the weights.
-    pub fn weights(&self) -> Weights {
-        self.weights
+    /// Number format of the matrices.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// The embedding of a token, `[hidden]`.
@@ -88,17 +98,17 @@ impl PackedDecoder {
 
     /// An empty cache for this model.
     pub fn cache(&self, lanes: usize, capacity: usize) -> PackedCache {
-        let keep = match self.weights {
-            Weights::F32 => Keep::F32,
-            Weights::Bf16 => Keep::F16,
-            Weights::Q8 | Weights::Q4 => Keep::I8,
+        let format = match self.format {
+            Format::F32 => CacheFormat::F32,
+            Format::Bf16 => CacheFormat::F16,
+            Format::Q8 | Format::Q4 => CacheFormat::I8,
         };
-        PackedCache::new(&self.config, keep, lanes, capacity)
+        PackedCache::new(&self.config, format, lanes, capacity)
     }
 
     /// Adapters for this model, one per expert; `None` is the base itself.
     pub fn adapters(&self, adapters: &[Option<&Adapter>]) -> PackedAdapters {
-        PackedAdapters::new(adapters, &self.config, self.weights != Weights::F32)
+        PackedAdapters::new(adapters, &self.config, self.format != Format::F32)
     }
 
     /// Reads the next tokens of every lane and writes the logits after each lane's last one to
@@ -117,8 +127,7 @@ impl PackedDecoder {
         logits: &mut [f32],
     ) -> Result<()> {
         if tokens.iter().any(|t| t.is_empty()) {
-            let message = "a lane has no token to continue from";
-            return Err(Error::Argument(message.into()));
+            return Err(Error::EmptyLane);
         }
         self.read(tokens, cache, adapters, scratch, Wanted::Last)?;
         self.head(scratch, 0..tokens.len(), logits);
@@ -154,20 +163,19 @@ impl PackedDecoder {
         Ok(())
     }
 
-    /// Packs blocks that bring their own inputs, in 32 bits, with a head of `[outputs, hidden]`; read by
+    /// Blocks in 32 bits that get their inputs from outside, with a head of `[outputs, hidden]`; read by
     /// [`Self::next_outputs`].
-    ///
-    /// # Panics
-    /// When the head's rows are not as wide as the blocks.
-    pub fn from_blocks(blocks: &Blocks, head: &[f32]) -> Self {
-        let mut config = blocks.config().clone();
+    pub(crate) fn from_blocks(
+        mut config: DecoderConfig,
+        blocks: Vec<Block>,
+        norm: Vec<f32>,
+        head: &[f32],
+    ) -> Self {
         (config.vocab_size, config.tied_head) = (1, false);
         let width = config.hidden_size;
-        assert!(head.len().is_multiple_of(width), "rows of a head");
-        let pack = |rows, data: &[f32]| Matrix::pack(Format::F32, rows, width, data);
-        let (blocks, norm) = blocks.packed();
+        let pack = |rows, data: &[f32]| Matrix::pack(kernels::Format::F32, rows, width, data);
         Self {
-            weights: Weights::F32,
+            format: Format::F32,
             isa: Isa::best(),
             embedding: pack(1, &vec![0.0; width]),
             head: Some(pack(head.len() / width, head)),
@@ -205,14 +213,14 @@ impl PackedDecoder {
         cache: &PackedCache,
         adapters: Option<&PackedAdapters>,
     ) -> Result<()> {
-        let fail = |message: String| Err(Error::Argument(message));
         let lanes = tokens.len();
         if lanes != cache.lanes() || tokens.iter().all(|t| t.is_empty()) {
-            let expected = cache.lanes();
-            return fail(format!("{lanes} lanes of tokens for a cache of {expected}"));
+            let cache = cache.lanes();
+            return Err(Error::CacheLanes { lanes, cache });
         }
         if let Some(a) = adapters.filter(|a| !lanes.is_multiple_of(a.experts().max(1))) {
-            return fail(format!("{lanes} lanes for {} experts", a.experts()));
+            let experts = a.experts();
+            return Err(Error::ExpertLanes { lanes, experts });
         }
         for (lane, tokens) in tokens.iter().enumerate() {
             let needed = cache.length(lane) + tokens.len();
@@ -227,9 +235,9 @@ impl PackedDecoder {
                     what,
                 });
             }
-            let size = self.config.vocab_size;
-            if let Some(id) = tokens.iter().find(|&&id| id as usize >= size) {
-                return fail(format!("token {id} is outside of the vocabulary of {size}"));
+            let vocab_size = self.config.vocab_size;
+            if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
+                return Err(Error::Token { id, vocab_size });
             }
         }
         Ok(())
@@ -255,11 +263,11 @@ impl PackedDecoder {
         while lane < tokens.len() {
             scratch.rows.clear();
             while lane < tokens.len() && scratch.rows.len() < ROWS {
-                let (own, before, start) = (tokens[lane], cache.length(lane), at);
-                at = own.len().min(at + ROWS - scratch.rows.len());
-                for (t, &token) in own.iter().enumerate().take(at).skip(start) {
+                let (own_tokens, before, start) = (tokens[lane], cache.length(lane), at);
+                at = own_tokens.len().min(at + ROWS - scratch.rows.len());
+                for (t, &token) in own_tokens.iter().enumerate().take(at).skip(start) {
                     let result = match wanted {
-                        Wanted::Last => (t + 1 == own.len()).then_some(lane),
+                        Wanted::Last => (t + 1 == own_tokens.len()).then_some(lane),
                         Wanted::All => Some(done),
                     };
                     (done, number) = (done + 1, number + 1);
@@ -271,7 +279,7 @@ impl PackedDecoder {
                         result,
                     });
                 }
-                if at == own.len() {
+                if at == own_tokens.len() {
                     (lane, at) = (lane + 1, 0);
                 }
             }
@@ -297,9 +305,9 @@ impl PackedDecoder {
         let values = Shared::new(logits);
         let output = Output::new(values, vocab);
         Team::global().run(&|member| {
-            let own = member.share(matrix.groups());
+            let groups = member.share(matrix.groups());
             // SAFETY: the input is not written now, and these columns are this member's.
-            unsafe { multiply(self.isa, matrix, &input, results.len(), own, &output) };
+            unsafe { multiply(self.isa, matrix, &input, results.len(), groups, &output) };
         });
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kernels::{Input, InputView, Member, Output, Shared, Team, math, multiply};
 
 use super::cache::{PackedCache, SharedLane};
-use super::weights::{Block, Linear};
+use super::load::{Block, Linear};
 use super::{PackedAdapters, PackedDecoder};
 use crate::adapter::Target;
 
@@ -130,14 +130,15 @@ impl PackedDecoder {
     }
 
     /// One member's part of a pass. Between two barriers a member writes only its own rows or its own
-    /// columns, and reads only what was written before the last barrier; every `unsafe` below rests on that.
+    /// columns, and reads only what was written before the last barrier; every `unsafe` below rests on that. In one
+    /// piece, so that all barriers stand in one place.
     fn work(&self, pass: &Pass<'_>, member: &Member<'_>) {
         let c = &self.config;
         let (isa, width) = (self.isa, c.hidden_size);
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let own = || (member.index..pass.rows.len()).step_by(member.size);
-        let format = self.weights.matrix();
-        for row in own() {
+        let own_rows = || (member.index..pass.rows.len()).step_by(member.size);
+        let format = self.format.projection();
+        for row in own_rows() {
             // SAFETY: own row.
             let stream = unsafe { pass.stream.write(row * width..(row + 1) * width) };
             match pass.inputs {
@@ -152,7 +153,7 @@ impl PackedDecoder {
         for (layer, block) in self.blocks.iter().enumerate() {
             // The first blocks follow the embedding of the same rows, later ones a barrier.
             let norm = |weight: &[f32], targets: &[Target]| {
-                for row in own() {
+                for row in own_rows() {
                     // SAFETY: own row of the input; the stream is not written in this phase.
                     let (stream, mut input) = unsafe {
                         let stream = pass.stream.read(row * width..(row + 1) * width);
@@ -195,7 +196,7 @@ impl PackedDecoder {
             member.sync();
             self.feed(pass, member, layer, block);
             member.sync();
-            for row in own() {
+            for row in own_rows() {
                 // SAFETY: own row; its columns were written before the barrier.
                 let mut input = unsafe { pass.wide.row(row) };
                 input.quantise(isa, format);
@@ -214,7 +215,7 @@ impl PackedDecoder {
             );
             member.sync();
         }
-        for row in own() {
+        for row in own_rows() {
             let Some(result) = pass.rows[row].result else {
                 continue;
             };
@@ -224,7 +225,7 @@ impl PackedDecoder {
                 (stream, pass.results.row(result))
             };
             math::rms_norm(isa, stream, &self.norm, c.norm_eps, input.floats);
-            input.quantise(isa, self.weights.embedding());
+            input.quantise(isa, self.format.vocabulary());
         }
     }
 
@@ -281,9 +282,9 @@ impl PackedDecoder {
         for (slot, (linear, offset)) in parts.iter().enumerate() {
             let groups = linear.matrix.groups();
             let clip = |v: usize| v.clamp(before, before + groups) - before;
-            let own = clip(share.start)..clip(share.end);
+            let columns = clip(share.start)..clip(share.end);
             before += groups;
-            if own.is_empty() {
+            if columns.is_empty() {
                 continue;
             }
             let output = Output {
@@ -295,7 +296,7 @@ impl PackedDecoder {
                 layer,
                 linear,
                 (slot, targets[slot]),
-                own,
+                columns,
                 input,
                 &output,
             );
@@ -352,14 +353,14 @@ impl PackedDecoder {
             let queries = head * group..(head + 1) * group;
             self.attend(pass, member, layer, row, queries);
         };
-        let own = || (member.index..rows).step_by(member.size);
+        let own_rows = || (member.index..rows).step_by(member.size);
         if rows >= 4 * member.size || rows.is_multiple_of(member.size) {
             let of = |row: usize| (0..heads).map(move |head| (row, head));
             if !pass.alone {
-                own().flat_map(of).for_each(rotate);
+                own_rows().flat_map(of).for_each(rotate);
                 member.sync();
             }
-            for row in own() {
+            for row in own_rows() {
                 if pass.alone {
                     of(row).for_each(rotate);
                 }
@@ -398,14 +399,14 @@ impl PackedDecoder {
             }
         }
         member.sync();
-        own().for_each(|row| self.round_mixed(pass, layer, row));
+        own_rows().for_each(|row| self.round_mixed(pass, layer, row));
     }
 
     /// Rounds a row of mixed values.
     fn round_mixed(&self, pass: &Pass<'_>, layer: usize, row: usize) {
         // SAFETY: the row is this member's; its heads were written by itself or before the last barrier.
         let mut input = unsafe { pass.mixed.row(row) };
-        input.quantise(self.isa, self.weights.matrix());
+        input.quantise(self.isa, self.format.projection());
         self.side_inputs(pass, layer, &[Target::Output], row, input.floats);
     }
 
@@ -482,8 +483,8 @@ impl PackedDecoder {
     /// `silu(gate) · up` for this member's columns.
     fn feed(&self, pass: &Pass<'_>, member: &Member<'_>, layer: usize, block: &Block) {
         let n = self.config.intermediate_size;
-        let own = member.share(block.gate.matrix.groups());
-        if own.is_empty() {
+        let groups = member.share(block.gate.matrix.groups());
+        if groups.is_empty() {
             return;
         }
         let (gate, up) = ((0, Target::Gate), (1, Target::Up));
@@ -493,7 +494,7 @@ impl PackedDecoder {
             layer,
             &block.gate,
             gate,
-            own.clone(),
+            groups.clone(),
             &pass.narrow,
             &to_gate,
         );
@@ -502,13 +503,13 @@ impl PackedDecoder {
             layer,
             &block.up,
             up,
-            own.clone(),
+            groups.clone(),
             &pass.narrow,
             &to_up,
         );
         let (first, last) = (
-            own.start * kernels::GROUP,
-            (own.end * kernels::GROUP).min(n),
+            groups.start * kernels::GROUP,
+            (groups.end * kernels::GROUP).min(n),
         );
         for row in 0..pass.rows.len() {
             let part = row * n + first..row * n + last;

@@ -151,8 +151,7 @@ fn architecture(model_type: &str) -> Result<&'static str> {
         "qwen2" => "Qwen2ForCausalLM",
         "qwen3" => "Qwen3ForCausalLM",
         other => {
-            let message = format!("model_type '{other}' cannot be written");
-            return Err(Error::Argument(message));
+            return Err(Error::ModelType(other.into()));
         }
     })
 }

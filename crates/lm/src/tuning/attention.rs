@@ -1,9 +1,11 @@
+//! Attention of whole sequences, forward and back.
+
 use std::ops::Range;
 
 use kernels::dense::{View, product};
 use kernels::{Isa, math};
 
-use super::forward::{Layer, sized};
+use super::tape::{Layer, sized};
 use crate::config::DecoderConfig;
 
 /// The attention heads of one sequence.

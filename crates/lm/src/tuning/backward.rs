@@ -1,24 +1,28 @@
+//! The way back through the blocks.
+
 use std::ops::Range;
 
 use kernels::dense::{View, product};
 use kernels::{Dense, DenseScratch, Isa, math};
 
 use super::attention::{HeadGradients, Heads, rotate};
-use super::forward::{Tape, norm_rows, sized};
+use super::forward::norm_rows;
+use super::tape::{Tape, sized};
 use super::{Blocks, Layout, LoraParameters, Part};
 use crate::adapter::Target;
 
-/// Where derivatives by weights go.
+/// Where derivatives by parameters go.
 pub(super) enum Sink<'a> {
     /// By an adapter's parameters.
     Lora(&'a LoraParameters, &'a mut [f32]),
-    /// By all weights of the blocks.
+    /// By all parameters of the blocks.
     Full(&'a Layout, &'a mut [f32]),
 }
 
 impl Blocks {
     /// Walks back through what [`Self::forward`] kept: from the derivative by the last hidden states in
-    /// `tape.stream` to that by the inputs, in the same place; derivatives by weights are added to the sink.
+    /// `tape.stream` to that by the inputs, in the same place; derivatives by parameters are added to the sink. In
+    /// one piece, in the opposite order of [`Self::forward`].
     pub(super) fn backward(
         &self,
         spans: &[Range<usize>],
@@ -188,9 +192,9 @@ impl Back {
         matrix.backward(dy, rows, dx, add, dense);
         let (adapter, values) = match sink {
             Sink::Full(layout, values) => {
-                let place = layout.place(Part::Matrix(self.layer, self.target));
+                let range = layout.place(Part::Matrix(self.layer, self.target));
                 let (dy, x) = (View::rows(dy, outputs), View::rows(x, inputs));
-                let d = &mut values[place];
+                let d = &mut values[range];
                 let shape = [outputs, rows, inputs];
                 return product(shape, dy.transposed(), x, d, inputs, true, 1.0);
             }

@@ -1,18 +1,20 @@
 //! The blocks of a decoder between inputs and last hidden states, for those who bring their own inputs
-//! and outputs, and perhaps train all weights.
+//! and outputs, and perhaps train all parameters.
 
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kernels::{Dense, DenseScratch, Format, Isa, Matrix, Team};
+use kernels::{Dense, DenseScratch, Isa, Matrix, Team};
 
 use super::CHUNK;
 use super::backward::{Sink, norm_rows_backward};
-use super::forward::{Tape, norm_rows};
+use super::forward::norm_rows;
+use super::tape::Tape;
 use crate::adapter::Target;
 use crate::config::DecoderConfig;
 use crate::load::tensors::{Block, Linear};
+use crate::packed::PackedDecoder;
 use crate::sampling::Draws;
 
 /// Blocks and last norm of a decoder.
@@ -24,7 +26,7 @@ pub struct Blocks {
     pub(super) frequencies: Vec<f32>,
 }
 
-/// A part of the weights.
+/// A part of the parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Of a block's attention, `[hidden]`.
@@ -37,7 +39,7 @@ pub enum Part {
     LastNorm,
 }
 
-/// Where each part lies among all weights in one row. Biases and norms of heads are not trained.
+/// Where each part lies among all parameters in one row. Biases and norms of heads are not trained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     places: Vec<Range<usize>>,
@@ -66,7 +68,7 @@ impl Layout {
         Self { places, len }
     }
 
-    /// How many weights there are.
+    /// How many parameters there are.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -94,8 +96,8 @@ impl Layout {
 /// Derivatives of a loss.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct BlockGradient {
-    /// By all weights, in the order of [`Layout`].
-    pub weights: Vec<f32>,
+    /// By all parameters, in the order of [`Layout`].
+    pub values: Vec<f32>,
     /// By every item's inputs, `[rows, hidden]` each.
     pub inputs: Vec<Vec<f32>>,
 }
@@ -111,7 +113,7 @@ impl Blocks {
         }
     }
 
-    /// Fresh weights: matrices normal with standard deviation `0.02`, those that write to the stream divided
+    /// Fresh parameters: matrices normal with standard deviation `0.02`, those that write to the stream divided
     /// by `√(2 layers)` (GPT-2's initialisation), norms 1.
     ///
     /// # Errors
@@ -180,8 +182,8 @@ impl Blocks {
         &self.config
     }
 
-    /// All weights in one row, in the order of [`Layout`].
-    pub fn weights(&self) -> Vec<f32> {
+    /// All parameters in one row, in the order of [`Layout`].
+    pub fn parameters(&self) -> Vec<f32> {
         let layout = Layout::new(&self.config);
         let mut all = vec![0.0; layout.len()];
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -190,8 +192,8 @@ impl Blocks {
                 .copy_from_slice(&block.feed_forward_norm);
             for target in Target::ALL {
                 let matrix = &block.linear(target).matrix;
-                let place = layout.place(Part::Matrix(layer, target));
-                let rows = all[place].chunks_mut(matrix.inputs());
+                let range = layout.place(Part::Matrix(layer, target));
+                let rows = all[range].chunks_mut(matrix.inputs());
                 rows.enumerate().for_each(|(i, row)| matrix.row(i, row));
             }
         }
@@ -199,13 +201,13 @@ impl Blocks {
         all
     }
 
-    /// Takes all weights from one row.
+    /// Takes all parameters from one row.
     ///
     /// # Panics
     /// When there are more or fewer.
-    pub fn set_weights(&mut self, all: &[f32]) {
+    pub fn set_parameters(&mut self, all: &[f32]) {
         let layout = Layout::new(&self.config);
-        assert_eq!(all.len(), layout.len(), "weights of the blocks");
+        assert_eq!(all.len(), layout.len(), "parameters of the blocks");
         let part = |part: Part| &all[layout.place(part)];
         for (layer, block) in self.blocks.iter_mut().enumerate() {
             block
@@ -223,20 +225,27 @@ impl Blocks {
         self.norm.copy_from_slice(part(Part::LastNorm));
     }
 
-    /// The same weights in the format of the packed decoder, and the last norm.
-    pub(crate) fn packed(&self) -> (Vec<Block<Matrix>>, Vec<f32>) {
-        let linear = |own: &Linear<Dense>| {
-            let (outputs, inputs) = (own.matrix.outputs(), own.matrix.inputs());
+    /// The same blocks packed for decoding, in 32 bits, with a head of `[outputs, hidden]`; to be read by
+    /// [`PackedDecoder::next_outputs`].
+    ///
+    /// # Panics
+    /// When the head's rows are not as wide as the blocks.
+    pub fn packed(&self, head: &[f32]) -> PackedDecoder {
+        let width = self.config.hidden_size;
+        assert!(head.len().is_multiple_of(width), "rows of a head");
+        let linear = |dense: &Linear<Dense>| {
+            let (outputs, inputs) = (dense.matrix.outputs(), dense.matrix.inputs());
             let mut data = vec![0.0; outputs * inputs];
             let rows = data.chunks_mut(inputs);
-            rows.enumerate().for_each(|(i, row)| own.matrix.row(i, row));
+            rows.enumerate()
+                .for_each(|(i, row)| dense.matrix.row(i, row));
             Linear {
-                matrix: Matrix::pack(Format::F32, outputs, inputs, &data),
-                bias: own.bias.clone(),
+                matrix: Matrix::pack(kernels::Format::F32, outputs, inputs, &data),
+                bias: dense.bias.clone(),
             }
         };
-        let block = |own: &Block<Dense>| own.map(linear);
-        (self.blocks.iter().map(block).collect(), self.norm.clone())
+        let blocks = self.blocks.iter().map(|block| block.map(linear)).collect();
+        PackedDecoder::from_blocks(self.config.clone(), blocks, self.norm.clone(), head)
     }
 
     /// Last hidden states, normed, of every item's rows: `[rows, hidden]` in, the same out. Each item is one
@@ -256,8 +265,8 @@ impl Blocks {
         out.into_inner().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Derivatives by weights and inputs. `loss` gets an item's number and its last hidden states and returns
-    /// the derivative by them; the weights' derivatives of all items are added in the items' order.
+    /// Derivatives by parameters and inputs. `loss` gets an item's number and its last hidden states and returns
+    /// the derivative by them; the parameters' derivatives of all items are added in the items' order.
     pub fn gradient(
         &self,
         items: &[&[f32]],
@@ -275,10 +284,10 @@ impl Blocks {
             for (item, span) in range.zip(&spans) {
                 d_normed.extend(loss(item, &normed[self.floats(span)]));
             }
-            let mut weights = vec![0.0; layout.len()];
+            let mut values = vec![0.0; layout.len()];
             let stream = std::mem::take(&mut memory.tape.stream);
             let mut d_stream = vec![0.0; stream.len()];
-            let mut sink = Sink::Full(&layout, &mut weights);
+            let mut sink = Sink::Full(&layout, &mut values);
             sink.norm(Part::LastNorm, &stream, eps, &d_normed);
             norm_rows_backward(
                 Isa::best(),
@@ -295,16 +304,16 @@ impl Blocks {
                 .map(|s| memory.tape.stream[self.floats(s)].to_vec());
             let inputs: Vec<Vec<f32>> = inputs.collect();
             let mut parts = parts.lock().unwrap_or_else(|e| e.into_inner());
-            parts.push((index, weights, inputs));
+            parts.push((index, values, inputs));
         });
         let mut parts = parts.into_inner().unwrap_or_else(|e| e.into_inner());
         parts.sort_by_key(|(index, ..)| *index);
         let mut out = BlockGradient {
-            weights: vec![0.0; layout.len()],
+            values: vec![0.0; layout.len()],
             inputs: Vec::new(),
         };
-        for (_, weights, inputs) in parts {
-            let sums = out.weights.iter_mut().zip(weights);
+        for (_, values, inputs) in parts {
+            let sums = out.values.iter_mut().zip(values);
             sums.for_each(|(sum, value)| *sum += value);
             out.inputs.extend(inputs);
         }
@@ -370,15 +379,15 @@ pub(super) fn each_chunk<T: Sync, M: Default>(
     let mut chunks: Vec<Range<usize>> = Vec::new();
     let mut filled = CHUNK;
     for (i, item) in items.iter().enumerate() {
-        let own = rows(item);
+        let count = rows(item);
         match chunks.last_mut() {
-            Some(last) if filled + own <= CHUNK => {
+            Some(last) if filled + count <= CHUNK => {
                 last.end = i + 1;
-                filled += own;
+                filled += count;
             }
             _ => {
                 chunks.push(i..i + 1);
-                filled = own;
+                filled = count;
             }
         }
     }

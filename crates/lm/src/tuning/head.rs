@@ -1,6 +1,9 @@
+//! What last hidden states are turned into: log-probabilities and their derivatives, or themselves.
+
 use kernels::{Dense, Isa, math};
 
-use super::forward::{norm_rows, sized};
+use super::forward::norm_rows;
+use super::tape::sized;
 use super::{Output, Sequence, TuningDecoder, Worker, spans};
 
 /// Rows whose distributions are in memory together (ours: 25 MB for 49,152 tokens).
@@ -54,12 +57,12 @@ impl TuningDecoder {
                 let tokens: Vec<u32> = results.iter().map(|(_, token)| *token).collect();
                 let all = self.score(&hidden, &tokens, worker, unit);
                 let mut rest = all.as_slice();
-                let own = |sequence: &&Sequence| {
-                    let (own, others) = rest.split_at(sequence.scored());
+                let scored = |sequence: &&Sequence| {
+                    let (values, others) = rest.split_at(sequence.scored());
                     rest = others;
-                    own.to_vec()
+                    values.to_vec()
                 };
-                chunk.iter().map(own).collect()
+                chunk.iter().map(scored).collect()
             }
         }
     }
@@ -80,9 +83,9 @@ impl TuningDecoder {
         let mut word = vec![0.0; width];
         for (part, tokens) in tokens.chunks(ROWS).enumerate() {
             let rows = part * ROWS..part * ROWS + tokens.len();
-            let place = rows.start * width..rows.end * width;
+            let part = rows.start * width..rows.end * width;
             let logits = &mut logits[..tokens.len() * vocab];
-            let (hidden, dense) = (&hidden[place.clone()], &mut worker.dense);
+            let (hidden, dense) = (&hidden[part.clone()], &mut worker.dense);
             let head = self.vocabulary();
             head.forward(hidden, tokens.len(), logits, false, dense);
             for (row, token) in logits.chunks_mut(vocab).zip(tokens) {
@@ -96,7 +99,7 @@ impl TuningDecoder {
                 }
             }
             if unit {
-                let unit = &mut worker.unit[place];
+                let unit = &mut worker.unit[part];
                 head.backward(logits, tokens.len(), unit, false, dense);
                 for (unit, token) in unit.chunks_mut(width).zip(tokens) {
                     head.row(*token as usize, &mut word);
@@ -136,9 +139,9 @@ impl TuningDecoder {
         }
         let mut d_stream = vec![0.0; worker.tape.stream.len()];
         for ((row, _), d) in results.iter().zip(worker.d_results.chunks(width)) {
-            let place = row * width..(row + 1) * width;
-            let (stream, eps) = (&worker.tape.stream[place.clone()], self.config().norm_eps);
-            math::rms_norm_backward(isa, stream, &self.blocks.norm, eps, d, &mut d_stream[place]);
+            let part = row * width..(row + 1) * width;
+            let (stream, eps) = (&worker.tape.stream[part.clone()], self.config().norm_eps);
+            math::rms_norm_backward(isa, stream, &self.blocks.norm, eps, d, &mut d_stream[part]);
         }
         worker.tape.stream = d_stream;
     }

@@ -1,3 +1,5 @@
+//! Shape and trainable numbers of a LoRA adapter.
+
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
@@ -142,12 +144,12 @@ impl LoraParameters {
                 config.rank, config.targets
             ));
         }
-        for (place, pair) in &adapter.pairs {
-            let Some(own) = out.places.get(place) else {
-                return Err(format!("the adapter has a pair on {:?}", place.1));
+        for (matrix, pair) in &adapter.pairs {
+            let Some(place) = out.places.get(matrix) else {
+                return Err(format!("the adapter has a pair on {:?}", matrix.1));
             };
-            out.values[own.a.clone()].copy_from_slice(&pair.a);
-            for (to, from) in out.values[own.b.clone()].iter_mut().zip(&pair.b) {
+            out.values[place.a.clone()].copy_from_slice(&pair.a);
+            for (to, from) in out.values[place.b.clone()].iter_mut().zip(&pair.b) {
                 *to = from / scale;
             }
         }
@@ -174,15 +176,18 @@ impl LoraParameters {
     /// The adapter as experts use it.
     pub fn adapter(&self) -> Adapter {
         let scale = self.config.scale();
-        let pair = |own: &Place| LowRank {
+        let pair = |place: &Place| LowRank {
             rank: self.config.rank,
-            a: self.values[own.a.clone()].to_vec(),
-            b: self.values[own.b.clone()]
+            a: self.values[place.a.clone()].to_vec(),
+            b: self.values[place.b.clone()]
                 .iter()
                 .map(|v| v * scale)
                 .collect(),
         };
-        let pairs = self.places.iter().map(|(place, own)| (*place, pair(own)));
+        let pairs = self
+            .places
+            .iter()
+            .map(|(matrix, place)| (*matrix, pair(place)));
         Adapter {
             pairs: pairs.collect(),
         }

@@ -1,6 +1,6 @@
 //! Training an adapter: log-probabilities of responses and their derivatives.
 //!
-//! The decoder's weights are frozen, so its backward pass needs no gradient of a weight matrix, only of
+//! The decoder's parameters are frozen, so its backward pass needs no gradient of a weight matrix, only of
 //! what flows through it: one product forward and one backward per matrix, both over all rows of a batch
 //! without padding. Written out by hand (formulas in [`crate::Decoder`]), checked against PyTorch.
 //!
@@ -10,6 +10,22 @@
 //! - A chunk keeps what its blocks read; norms, activations and attention are computed again backwards.
 //! - The head makes `∂ log p(y) / ∂ hidden = W_y − Σ_v p_v W_v` while it has the distribution at hand, so
 //!   logits are never kept.
+//!
+//! ```
+//! use lm::Format;
+//! use lm::load::Checkpoint;
+//! use lm::tuning::{LoraConfig, LoraParameters, Sequence, TuningDecoder};
+//!
+//! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
+//! let decoder = TuningDecoder::load(&checkpoint, Format::F32)?;
+//! let sequences = [Sequence::new(&[1, 2], &[3, 4, 5])];
+//! let before = decoder.log_probs(None, &sequences)?;
+//! assert_eq!(before[0].len(), 3);
+//! // A fresh adapter changes nothing.
+//! let fresh = LoraParameters::new(&LoraConfig::default(), decoder.config(), 7);
+//! assert_eq!(decoder.log_probs(fresh.ok().as_ref(), &sequences)?, before);
+//! # Ok::<(), lm::Error>(())
+//! ```
 
 mod attention;
 mod backward;
@@ -18,6 +34,7 @@ mod forward;
 mod head;
 mod lora;
 mod optimiser;
+mod tape;
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -26,7 +43,7 @@ use kernels::{Dense, DenseScratch};
 
 use crate::load::Checkpoint;
 use crate::load::tensors::Tensors;
-use crate::{DecoderConfig, Error, Result, Weights};
+use crate::{DecoderConfig, Error, Format, Result};
 
 pub use lora::{LoraConfig, LoraParameters};
 pub use optimiser::{AdamW, AdamWConfig, AdamWState, Optimisation, Schedule};
@@ -34,7 +51,7 @@ pub use optimiser::{AdamW, AdamWConfig, AdamWState, Optimisation, Schedule};
 use backward::Sink;
 use blocks::each_chunk;
 pub use blocks::{BlockGradient, Blocks, Layout, Part, normal};
-use forward::{Tape, sized};
+use tape::{Tape, sized};
 
 /// Most tokens of a chunk (ours: bounds what a thread holds of activations).
 pub const CHUNK: usize = 384;
@@ -114,18 +131,18 @@ enum Output {
 }
 
 impl TuningDecoder {
-    /// Reads a checkpoint in 32 bits or, with [`Weights::Bf16`], in 16.
+    /// Reads a checkpoint in 32 bits or, with [`Format::Bf16`], in 16.
     ///
     /// # Errors
     /// Another format; a missing, misshapen or unknown tensor.
-    pub fn load(checkpoint: &Checkpoint, weights: Weights) -> Result<Self> {
-        if !matches!(weights, Weights::F32 | Weights::Bf16) {
-            let message = format!("training computes in F32 or Bf16, not in {weights:?}");
-            return Err(Error::Argument(message));
+    pub fn load(checkpoint: &Checkpoint, format: Format) -> Result<Self> {
+        if !matches!(format, Format::F32 | Format::Bf16) {
+            let reason = "training computes in F32 or Bf16";
+            return Err(Error::NumberFormat { format, reason });
         }
         let config = checkpoint.config().clone();
-        let pack = |_, [outputs, inputs]: [usize; 2], data: Vec<f32>| match weights {
-            Weights::Bf16 => Dense::bf16(outputs, inputs, &data),
+        let pack = |_, [outputs, inputs]: [usize; 2], data: Vec<f32>| match format {
+            Format::Bf16 => Dense::bf16(outputs, inputs, &data),
             _ => Dense::f32(outputs, inputs, data),
         };
         let read = Tensors::read(checkpoint, pack, |vector| vector)?;
@@ -240,9 +257,9 @@ impl TuningDecoder {
                 let outputs = self.read_out(&chunk, worker, output, true);
                 let (mut losses, mut wanted, mut before) = (Vec::new(), Vec::new(), 0);
                 for item in range {
-                    let own = before..before + items[item].len();
-                    before = own.end;
-                    let loss = loss(item, &outputs[own]);
+                    let sequences = before..before + items[item].len();
+                    before = sequences.end;
+                    let loss = loss(item, &outputs[sequences]);
                     losses.push(loss.value);
                     wanted.extend(loss.gradient);
                 }
@@ -292,19 +309,15 @@ impl TuningDecoder {
 
     fn check(&self, adapter: Option<&LoraParameters>, sequences: &[Sequence]) -> Result<()> {
         let c = self.config();
-        let fail = |message: String| Err(Error::Argument(message));
         if let Some(adapter) = adapter.filter(|a| !a.fits(c)) {
             let rank = adapter.config.rank;
-            return fail(format!("an adapter of rank {rank} made for another model"));
+            return Err(Error::AdapterModel { rank });
         }
         for sequence in sequences {
             let length = sequence.tokens.len();
             if sequence.from == 0 || sequence.from > length || length < 2 {
                 let from = sequence.from;
-                return fail(format!(
-                    "a sequence of {length} tokens, scored from token {from} on: it needs a prompt \
-                     of at least one token and a token to predict"
-                ));
+                return Err(Error::Sequence { length, from });
             }
             if sequence.read() > c.context_length {
                 return Err(Error::TooLong {
@@ -314,9 +327,9 @@ impl TuningDecoder {
                 });
             }
             let outside = |id: &&u32| **id as usize >= c.vocab_size;
-            if let Some(id) = sequence.tokens.iter().find(outside) {
-                let size = c.vocab_size;
-                return fail(format!("token {id} is outside of the vocabulary of {size}"));
+            if let Some(&id) = sequence.tokens.iter().find(outside) {
+                let vocab_size = c.vocab_size;
+                return Err(Error::Token { id, vocab_size });
             }
         }
         Ok(())

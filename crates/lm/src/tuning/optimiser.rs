@@ -1,3 +1,5 @@
+//! AdamW, learning-rate schedules and clipping.
+
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`AdamW`] (arXiv 1711.05101), which is PyTorch's `torch.optim.AdamW`.

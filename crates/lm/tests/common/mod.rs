@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use lm::load::Checkpoint;
-use lm::{AdapterStack, Decoder, DeviceSpec, Weights, to_host};
+use lm::{AdapterStack, Decoder, DeviceSpec, Format, to_host};
 use safetensors::SafeTensors;
 
 /// Path of a committed fixture.
@@ -15,10 +15,11 @@ pub fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// The devices of this build, opened.
+/// The devices of this build that burn's operations run on, opened.
 pub fn devices() -> Vec<(DeviceSpec, Device)> {
     DeviceSpec::built()
         .into_iter()
+        .filter(|spec| *spec != DeviceSpec::Cpu)
         .map(|spec| (spec.clone(), spec.open().unwrap()))
         .collect()
 }
@@ -45,13 +46,13 @@ pub fn expected(file: &str, tensor: &str) -> Vec<f32> {
 
 /// A tiny random model.
 pub fn pico(name: &str, device: &Device) -> Decoder {
-    pico_in(name, device, Weights::F32)
+    pico_in(name, device, Format::F32)
 }
 
 /// The same in a number format.
-pub fn pico_in(name: &str, device: &Device, weights: Weights) -> Decoder {
+pub fn pico_in(name: &str, device: &Device, format: Format) -> Decoder {
     let checkpoint = Checkpoint::open(&fixture("pico").join(name)).unwrap();
-    Decoder::load(&checkpoint, device, weights).unwrap()
+    Decoder::load(&checkpoint, device, format).unwrap()
 }
 
 /// The token sequence that the pico fixtures were made with.
@@ -72,8 +73,8 @@ pub fn full_logits(
     let logits: Tensor<2> = decoder.logits(hidden.reshape([count * time, width]));
     let vocab = logits.dims()[1];
     let all = to_host(logits).unwrap();
-    let own = |(i, lane): (usize, &&[u32])| all[i * time * vocab..][..lane.len() * vocab].to_vec();
-    lanes.iter().enumerate().map(own).collect()
+    let of = |(i, lane): (usize, &&[u32])| all[i * time * vocab..][..lane.len() * vocab].to_vec();
+    lanes.iter().enumerate().map(of).collect()
 }
 
 /// Fails with the largest difference when it is above `tolerance`.

@@ -121,9 +121,12 @@ impl Recipe {
                 Source::Full(model) => Part::Whole(model.reader().get(name, shape)?),
                 Source::Adapter(adapter) => match adapter.delta(name) {
                     Some(delta) if delta.len() == base.len() => Part::Delta(delta),
-                    Some(_) => {
-                        let message = format!("an adapter's pair for '{name}' has another shape");
-                        return Err(lm::Error::Argument(message));
+                    Some(delta) => {
+                        return Err(lm::Error::AdapterShape {
+                            weight: name.into(),
+                            expected: base.len(),
+                            got: delta.len(),
+                        });
                     }
                     None => Part::Same,
                 },

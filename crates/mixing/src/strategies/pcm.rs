@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use experts::NextTokens;
-use kernels::{Isa, Shared, Team, math};
+use kernels::{Isa, Team, math};
 use lm::LanguageModel;
 use pcm::{Output, PcmConfig, Runner, Sequence, Support};
 use serde::{Deserialize, Serialize};
@@ -256,12 +256,9 @@ fn expert_statistics(
     }
     let width = config.statistics_width();
     let mut out = vec![0.0; next.sequences * width];
-    let shared = Shared::new(&mut out);
-    Team::global().for_each(next.sequences, |sequence| {
+    Team::global().for_each_row(&mut out, width, |sequence, row| {
         let rows = experts.iter().map(|&e| next.row(e, sequence));
         let rows: Vec<&[f32]> = rows.collect();
-        // SAFETY: each number is handed out once.
-        let row = unsafe { shared.write(sequence * width..(sequence + 1) * width) };
         let (by_expert, divergence) = statistics(&rows);
         for (index, (entropy, top)) in indices.iter().zip(by_expert) {
             (row[2 * index], row[2 * index + 1]) = (entropy, top);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use experts::NextTokens;
-use kernels::{Shared, Team};
+use kernels::Team;
 use lm::LanguageModel;
 use lm::sampling::keep_likeliest;
 use serde::{Deserialize, Serialize};
@@ -79,11 +79,9 @@ impl Mixer for Truncated {
     fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> Result<()> {
         self.next.clone_from(step.next);
         let vocab = self.next.vocab;
-        let rows = Shared::new(&mut self.next.log_probs);
-        Team::global().for_each(step.next.experts * step.next.sequences, |i| {
-            // SAFETY: each number is handed out once.
-            keep_likeliest(unsafe { rows.write(i * vocab..(i + 1) * vocab) }, self.k);
-        });
+        let (rows, k) = (step.next.experts * step.next.sequences, self.k);
+        let log_probs = &mut self.next.log_probs[..rows * vocab];
+        Team::global().for_each_row(log_probs, vocab, |_, row| keep_likeliest(row, k));
         let step = Step {
             next: &self.next,
             history: step.history,

@@ -11,7 +11,7 @@ use experts::{ExpertPool, NextTokens};
 use kernels::{Isa, math};
 use lm::chat::Prompt;
 use lm::sampling::{argmax, log_softmax};
-use lm::{DeviceSpec, LanguageModel, Weights};
+use lm::{DeviceSpec, Format, LanguageModel};
 use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 
@@ -96,7 +96,7 @@ pub(super) struct Accuracy {
 
 /// A number format, and what has been measured of it so far.
 struct Candidate {
-    format: Weights,
+    format: Format,
     model: Arc<LanguageModel>,
     loss: f64,
     kl: f64,
@@ -109,13 +109,9 @@ struct Candidate {
 ///
 /// # Errors
 /// A text that is too short; what a model or an adapter reports.
-pub(super) fn measure(
-    args: &AccuracyArgs,
-    formats: &[Weights],
-    seed: u64,
-) -> Result<Vec<Accuracy>> {
-    let device = DeviceSpec::Flex;
-    let exact = Models::on(&device, Weights::F32)?.open(&args.model)?;
+pub(super) fn measure(args: &AccuracyArgs, formats: &[Format], seed: u64) -> Result<Vec<Accuracy>> {
+    let device = DeviceSpec::Cpu;
+    let exact = Models::on(&device, Format::F32)?.open(&args.model)?;
     let text = &args.text;
     let content = std::fs::read_to_string(text).with_context(|| text.display().to_string())?;
     let ids = exact.tokenizer.encode(&content, false)?;
@@ -130,7 +126,7 @@ pub(super) fn measure(
         .iter()
         .map(|&format| {
             let model = match format {
-                Weights::F32 => exact.clone(),
+                Format::F32 => exact.clone(),
                 _ => Models::on(&device, format)?.open(&args.model)?,
             };
             Ok(Candidate {

@@ -9,7 +9,7 @@ use eval::plots::{Curve, CurvePlot, save};
 use experts::ExpertPool;
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
-use lm::{DeviceSpec, LanguageModel, Weights};
+use lm::{DeviceSpec, Format, LanguageModel};
 use mixing::strategies::{self, DeRa, Divergence, Fixed, Mato, Mod, Pack, Space};
 use mixing::{BASE, Generation, Generator, Plan, Preference, Request, Strategy};
 use pcm::{Output, Pcm, PcmConfig};
@@ -52,7 +52,7 @@ pub(super) struct Measured {
     prefill_tokens_per_s: f64,
     /// Largest resident memory of the process so far.
     peak_bytes: u64,
-    /// Weights that the steps read; 0 where the device does not say.
+    /// Format that the steps read; 0 where the device does not say.
     weight_bytes_per_s: f64,
     /// What all threads read from memory without computing, in the same run.
     read_bytes_per_s: f64,
@@ -65,7 +65,7 @@ pub(super) struct Measured {
 pub(super) fn measure(
     args: &DecodeArgs,
     device: &DeviceSpec,
-    formats: &[Weights],
+    formats: &[Format],
     seed: u64,
 ) -> Result<Vec<Measured>> {
     let read_bytes_per_s = read_bytes_per_s();
@@ -100,7 +100,7 @@ pub(super) fn measure(
 /// One combination of what the arguments list.
 struct Setting<'a> {
     device: &'a DeviceSpec,
-    format: Weights,
+    format: Format,
     strategy: &'a str,
     experts: usize,
     sequences: usize,
@@ -226,7 +226,7 @@ impl Setting<'_> {
             prompt_tokens: prompt_tokens / self.sequences,
             decode_steps_per_s,
             prefill_tokens_per_s: median(prefill),
-            peak_bytes: crate::memory::peak_bytes(),
+            peak_bytes: kernels::memory::peak_bytes(),
             weight_bytes_per_s: decode_steps_per_s * model.engine.bytes().unwrap_or(0) as f64,
             read_bytes_per_s: self.read_bytes_per_s,
         })

@@ -14,7 +14,7 @@ use eval::table::{markdown, write_all};
 use experts::Expert;
 use lm::adapter::{Adapter, LowRank, Target};
 use lm::sampling::Draws;
-use lm::{DecoderConfig, LanguageModel, Weights};
+use lm::{DecoderConfig, Format, LanguageModel};
 use polars::prelude::DataFrame;
 use serde::Serialize;
 use serde_json::json;
@@ -29,7 +29,7 @@ const PASSAGE: &str = include_str!("../../../../../scripts/fixtures/passage.txt"
 ///
 /// # Errors
 /// What a model or an adapter reports.
-pub fn bench(global: &Global, command: BenchCommand, formats: &[Weights]) -> Result<()> {
+pub fn bench(global: &Global, command: BenchCommand, formats: &[Format]) -> Result<()> {
     let device = global.device.clone().unwrap_or_default();
     let seed = global.seed.unwrap_or(0);
     let formats = match formats {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use lm::sampling::Draws;
 use lm::tuning::AdamWState;
-use lm::{Adapter, DeviceSpec, LanguageModel, Weights};
+use lm::{Adapter, DeviceSpec, Format, LanguageModel};
 use pcm::{Context, Pcm, PcmConfig, PcmTrainer, Rollout, TrainerConfig};
 use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
@@ -40,7 +40,7 @@ pub(super) fn measure(
     device: &DeviceSpec,
     seed: u64,
 ) -> Result<Vec<MeasuredEpoch>> {
-    let mut models = Models::on(device, Weights::F32)?;
+    let mut models = Models::on(device, Format::F32)?;
     let model = models.open(&args.workload.model)?;
     let passage = model.tokenizer.encode(PASSAGE, false)?;
     let mut rows = Vec::new();

@@ -7,14 +7,15 @@ use lm::load::Checkpoint;
 use lm::objectives;
 use lm::tuning::{AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters};
 use lm::tuning::{Sequence, TuningDecoder};
-use lm::{Tokenizer, Weights};
+use lm::{Format, Tokenizer};
 use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 
 use super::{PASSAGE, excerpt, median};
 use crate::cli::Workload;
-use crate::memory::peak_bytes;
 use crate::models::resolve;
+use kernels::memory::peak_bytes;
+use kernels::memory::peak_bytes;
 
 /// One measurement; the median of the repetitions.
 #[derive(Debug, Clone, Serialize)]
@@ -37,14 +38,14 @@ pub(super) struct MeasuredTraining {
 /// What the model reports.
 pub(super) fn measure(
     args: &Workload,
-    formats: &[Weights],
+    formats: &[Format],
     seed: u64,
 ) -> Result<Vec<MeasuredTraining>> {
     let path = resolve(&args.model)?;
     let checkpoint = Checkpoint::open(&path)?;
     let ids = Tokenizer::load(&checkpoint)?.encode(PASSAGE, false)?;
     let mut rows = Vec::new();
-    let trained = |format: &&Weights| matches!(format, Weights::F32 | Weights::Bf16);
+    let trained = |format: &&Format| matches!(format, Format::F32 | Format::Bf16);
     for &format in formats.iter().filter(trained) {
         let decoder = TuningDecoder::load(&checkpoint, format)?;
         let config = LoraConfig {

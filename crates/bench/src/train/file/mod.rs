@@ -11,7 +11,7 @@ use eval::rewards::{RewardModelConfig, Scorer, ShapedReward};
 use experts::ExpertSpec;
 use experts::training::offline::OfflineConfig;
 use experts::training::rebel::RebelConfig;
-use lm::Weights;
+use lm::Format;
 use lm::save::Precision;
 use lm::tuning::LoraConfig;
 use serde::{Deserialize, Serialize};
@@ -36,11 +36,11 @@ pub struct Training {
     pub model: String,
     /// Number format of gradients' products, `F32` or `Bf16`. Default `F32`. (`weights` before.)
     #[serde(default, alias = "weights")]
-    pub format: Weights,
+    pub format: Format,
     /// Number format of the model that samples. Default `Bf16` (near the policy that is trained). (`sampling_weights`
     /// before.)
     #[serde(default = "default_sampling_format", alias = "sampling_weights")]
-    pub sampling_format: Weights,
+    pub sampling_format: Format,
     /// Shape of the adapter.
     #[serde(default)]
     pub lora: LoraConfig,
@@ -58,8 +58,8 @@ pub struct Training {
     pub recipe: Recipe,
 }
 
-fn default_sampling_format() -> Weights {
-    Weights::Bf16
+fn default_sampling_format() -> Format {
+    Format::Bf16
 }
 
 fn default_strength() -> f32 {
@@ -279,7 +279,7 @@ impl Training {
     /// What is wrong, in words.
     pub fn validate(&self) -> Result<(), String> {
         validate_name("name", &self.name).map_err(|e| e.to_string())?;
-        if !matches!(self.format, Weights::F32 | Weights::Bf16) {
+        if !matches!(self.format, Format::F32 | Format::Bf16) {
             return Err(format!(
                 "format: {:?}: F32 or Bf16 in training",
                 self.format

@@ -69,7 +69,7 @@ impl<'a> Sampler<'a> {
     /// # Errors
     /// What is missing or wrong.
     pub fn open(training: &'a Training, recipe: &'a PcmTraining) -> Result<Self> {
-        let mut models = Models::on(&DeviceSpec::Flex, training.sampling_format)?;
+        let mut models = Models::on(&DeviceSpec::Cpu, training.sampling_format)?;
         let base = models.open(&training.model)?;
         let mut experts = HashMap::new();
         for (name, spec) in recipe.experts.iter() {

@@ -1,6 +1,18 @@
 //! How much memory this process took, as Linux reports it.
+//!
+//! ```
+//! use kernels::memory::{peak_bytes, reset_peak};
+//!
+//! let before = peak_bytes();
+//! let buffer = vec![1u8; 64 << 20];
+//! assert!(before == 0 || peak_bytes() > buffer.len() as u64);
+//! drop(buffer);
+//! if reset_peak() {
+//!     assert!(peak_bytes() < before + (64 << 20));
+//! }
+//! ```
 
-/// Largest resident memory in bytes since the process began or since [`forget`]; 0 where nobody tells.
+/// Largest resident memory in bytes since the process began or since [`reset_peak`]; 0 if the platform does not report it.
 pub fn peak_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
@@ -8,16 +20,16 @@ pub fn peak_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// Lets the peak begin again from what is in use now, where the system allows it; elsewhere the peak is that of the
-/// whole process, which is no smaller. Memory that was freed and is only kept for later goes back first, so that what
-/// ran before does not count.
-pub fn forget() -> bool {
-    give_back();
+/// Resets the peak to what is in use now, after [`trim_heap`], so that what ran before does not count. Says whether
+/// the system allowed it; if not, the peak stays that of the whole process, which is no smaller.
+pub fn reset_peak() -> bool {
+    trim_heap();
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
+/// Returns memory that was freed, and is only kept for later, to the system, where the allocator can (glibc).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn give_back() {
+pub fn trim_heap() {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> i32;
     }
@@ -27,8 +39,9 @@ fn give_back() {
     }
 }
 
+/// Returns memory that was freed, and is only kept for later, to the system, where the allocator can (glibc).
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn give_back() {}
+pub fn trim_heap() {}
 
 #[cfg(all(test, target_os = "linux", target_env = "gnu"))]
 mod tests {
@@ -42,7 +55,7 @@ mod tests {
         let before = peak_bytes();
         assert!(before > 300_000_000, "{before}");
         drop(pieces);
-        if forget() {
+        if reset_peak() {
             let after = peak_bytes();
             assert!(after + 200_000_000 < before, "{after} {before}");
         }

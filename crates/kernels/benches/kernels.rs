@@ -1,4 +1,4 @@
-//! The parts of a decode step over SmolLM2-135M's shapes: `cargo bench -p bench --bench kernels`.
+//! The parts of a decode step over SmolLM2-135M's shapes: `cargo bench -p kernels --bench kernels`.
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
 use divan::counter::ItemsCount;
