@@ -318,9 +318,15 @@ fn large_numbers_in_any_tensor_end_in_an_error_or_in_numbers() {
     if !on_one_thread_and_on_two("large_numbers_in_any_tensor_end_in_an_error_or_in_numbers") {
         return;
     }
+    // Every third tensor is enough to see that two threads end as one does.
+    let step = if std::env::var("MOPE_THREADS").is_ok_and(|n| n == "2") {
+        3
+    } else {
+        1
+    };
     for shape in ["llama_untied_biases", "qwen3"] {
         let (folder, path, clean) = copy(shape, "model.safetensors");
-        for (i, (name, _, numbers)) in clean.iter().enumerate() {
+        for (i, (name, _, numbers)) in clean.iter().enumerate().step_by(step) {
             for (whole, value) in [(false, 1e30), (true, 1e30), (false, -3e38), (true, 3e38)] {
                 let mut large = clean.clone();
                 match whole {
