@@ -9,6 +9,25 @@ pub enum Error {
     /// From a language model behind a reward or a judge.
     #[error(transparent)]
     Lm(#[from] lm::Error),
+    /// A reward model whose fit diverged.
+    #[error(
+        "the fit ends in scores that are no numbers (NaN or infinity); lower learning_rate, or look for very large \
+         parameters of the base"
+    )]
+    FitNotFinite,
+    /// A reward model that gives a response no score.
+    #[error(
+        "the reward model over '{base}' scores {response:?} with {score}, which is no number; look for damaged or very \
+         large parameters"
+    )]
+    ScoreNotFinite {
+        /// Its base model.
+        base: String,
+        /// The beginning of the response.
+        response: String,
+        /// The score.
+        score: f64,
+    },
     /// Settings of an adapter or an optimiser that [`lm`] refuses.
     #[error("{0}")]
     Tuning(String),

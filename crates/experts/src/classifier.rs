@@ -151,10 +151,7 @@ impl Classifier {
             });
         }
         if token.iter().chain(&context).any(|v| !v.is_finite()) {
-            return Err(Error::Argument(
-                "a classifier holds NaN or infinity: its fit diverged; look for extreme embeddings, or raise `ridge`"
-                    .into(),
-            ));
+            return Err(Error::ClassifierNotFinite);
         }
         Ok(Self {
             vocab: token.len() / dimensions,

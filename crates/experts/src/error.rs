@@ -93,6 +93,11 @@ pub enum Error {
         /// Tokens that are read.
         window: usize,
     },
+    /// A classifier whose numbers are none.
+    #[error(
+        "a classifier holds NaN or infinity: its fit diverged; look for extreme embeddings, or raise `ridge`"
+    )]
+    ClassifierNotFinite,
     /// Settings of a training that make no sense, in words.
     #[error("{0}")]
     Settings(String),

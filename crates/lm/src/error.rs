@@ -79,6 +79,9 @@ pub enum Error {
         /// The sequence, by its place among those that were asked for.
         lane: usize,
     },
+    /// A distribution from which nothing can be drawn.
+    #[error("no token can be drawn: the distribution holds NaN or infinity, or nothing else")]
+    NoToken,
     /// A device that no build has.
     #[error(
         "unknown device '{0}'; known: Cpu, BurnFlex, Libtorch, LibtorchCuda(0), Wgpu(Cpu), \

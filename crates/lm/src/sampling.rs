@@ -84,9 +84,7 @@ impl Sampling {
     pub fn pick(&self, log_probs: &[f32], uniform: f64) -> Result<u32> {
         let best = argmax(log_probs).filter(|best| log_probs[*best].is_finite());
         let Some(best) = best else {
-            let message =
-                "no token can be drawn: the distribution holds NaN or infinity, or nothing else";
-            return Err(Error::Argument(message.into()));
+            return Err(Error::NoToken);
         };
         if self.temperature == 0.0 {
             return Ok(best as u32);

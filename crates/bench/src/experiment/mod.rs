@@ -33,7 +33,7 @@ pub struct Experiment {
     pub device: DeviceSpec,
     /// Number format of the models' matrices. Default `F32` (what the files say).
     #[serde(default, alias = "weights")]
-    pub format: Weights,
+    pub format: Format,
     /// What is measured, and what the two directions of each dimension are called.
     pub dimensions: Named<Dimension>,
     /// Experts by name; `base` is always there. An expert that serves a direction has its name.

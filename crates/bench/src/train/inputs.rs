@@ -34,7 +34,7 @@ pub(super) fn inputs(training: &Training, model: &Path) -> Result<Value> {
     let scorers = training.recipe.scorers().into_iter();
     let rewards: Vec<Value> = scorers
         .flat_map(Scorer::models)
-        .map(|m| Ok(json!(hashes(m)?)))
+        .map(|m| Ok(json!(hashes(&m)?)))
         .collect::<Result<_>>()?;
     Ok(json!({
         "model": hashes(model)?,

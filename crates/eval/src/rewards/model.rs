@@ -216,11 +216,7 @@ impl RewardModel {
         let longer = |item: &Item| f64::from(u8::from(item[0].scored() > item[1].scored()));
         let mut held_out = measure(&scores(&test)?);
         if !(mean.is_finite() && variance.is_finite() && held_out.loss.is_finite()) {
-            return Err(Error::Argument(
-                "the fit ends in scores that are no numbers (NaN or infinity); lower learning_rate, or look for very \
-                 large weights in the base"
-                    .into(),
-            ));
+            return Err(Error::FitNotFinite);
         }
         held_out.longer = test.iter().map(longer).sum::<f64>() / test.len().max(1) as f64;
         let card = Card {
@@ -332,14 +328,11 @@ impl Reward for RewardModel {
         let scores: Vec<f64> = hidden.iter().map(|h| dot(h, &self.head)).collect();
         match scores.iter().position(|s| !s.is_finite()) {
             None => Ok(scores),
-            Some(i) => {
-                let (base, score) = (&self.card.base, scores[i]);
-                let response: String = items[i].1.chars().take(80).collect();
-                Err(Error::Argument(format!(
-                    "the reward model over '{base}' scores {response:?} with {score}, which is no number; look for \
-                     damaged or very large weights"
-                )))
-            }
+            Some(i) => Err(Error::ScoreNotFinite {
+                base: self.card.base.clone(),
+                response: items[i].1.chars().take(80).collect(),
+                score: scores[i],
+            }),
         }
     }
 

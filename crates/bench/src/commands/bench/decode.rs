@@ -10,7 +10,7 @@ use experts::ExpertPool;
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use lm::{DeviceSpec, Format, LanguageModel};
-use mixing::strategies::{self, DeRa, Divergence, Fixed, Mato, Mod, Pack, Space};
+use mixing::strategies::{self, DeRa, Divergence, Fixed, Mato, Mod, PackLlm, Space};
 use mixing::{BASE, Generation, Generator, Plan, Preference, Request, Strategy};
 use pcm::{Output, Pcm, PcmConfig};
 use polars::prelude::{Column, DataFrame};
@@ -112,7 +112,7 @@ impl Setting<'_> {
     fn plan(&self, model: &LanguageModel, names: &[String], seed: u64) -> Result<Plan> {
         let preference = Preference {
             text: "all of it".into(),
-            weights: names.iter().map(|n| (n.clone(), 1.0)).collect(),
+            importances: names.iter().map(|n| (n.clone(), 1.0)).collect(),
         };
         let known: Vec<&str> = names.iter().map(String::as_str).chain([BASE]).collect();
         let pcm = |output| -> Result<Plan> {
@@ -144,10 +144,10 @@ impl Setting<'_> {
             }),
             ("dera", _) => Strategy::DeRa(DeRa::default()),
             ("mato", _) => Strategy::Mato(Mato::default()),
-            ("pack_llm", _) => Strategy::Pack(Pack::default()),
+            ("pack_llm", _) => Strategy::PackLlm(PackLlm::default()),
             ("pack", _) => {
                 renamed("--strategy ", "pack", "pack_llm");
-                Strategy::Pack(Pack::default())
+                Strategy::PackLlm(PackLlm::default())
             }
             ("pcm" | "pcm_statistics", _) => return pcm(Output::Probabilities),
             ("gates" | "gates_statistics", _) => return pcm(Output::Gates { limit: 2.0 }),

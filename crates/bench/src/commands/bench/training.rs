@@ -15,7 +15,6 @@ use super::{PASSAGE, excerpt, median};
 use crate::cli::Workload;
 use crate::models::resolve;
 use kernels::memory::peak_bytes;
-use kernels::memory::peak_bytes;
 
 /// One measurement; the median of the repetitions.
 #[derive(Debug, Clone, Serialize)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use eval::dimension::Dimensions;
-use eval::rewards::Reward;
+use eval::scoring::ResponseScorer;
 use experts::{Expert, ExpertPool};
 use lm::sampling::{Draws, Sampling};
 use lm::{DeviceSpec, LanguageModel};
@@ -41,7 +41,7 @@ pub(super) struct Sampler<'a> {
     experts: HashMap<String, Expert>,
     pub prompts: Vec<NamedPrompt>,
     pub dimensions: Dimensions,
-    pub rewards: BTreeMap<String, Box<dyn Reward>>,
+    pub scorer: ResponseScorer,
     pub wordings: BTreeMap<String, Wordings>,
     /// The base's responses by prompt.
     pub references: Mutex<HashMap<usize, Reference>>,
@@ -78,17 +78,14 @@ impl<'a> Sampler<'a> {
         let named = recipe.dimensions.iter();
         let dimensions: Dimensions = named.map(|(n, d)| (n.to_string(), d.clone())).collect();
         let wordings = wordings(&recipe.texts, &dimensions)?;
-        let mut rewards = BTreeMap::new();
-        for (name, dimension) in &dimensions {
-            rewards.insert(name.clone(), dimension.scorer.open()?);
-        }
+        let scorer = ResponseScorer::open(&dimensions, recipe.utility)?;
         Ok(Self {
             training,
             recipe,
             base,
             experts,
             prompts: prompts::load(&recipe.prompts)?,
-            rewards,
+            scorer,
             dimensions,
             wordings,
             references: Mutex::default(),
