@@ -342,7 +342,7 @@ mod tests {
             let bits = |b: &Rounded| (b.q.to_vec(), b.scale.to_bits(), b.offset, b.sum.to_bits());
             row.rounded.iter().map(bits).collect::<Vec<_>>()
         };
-        let first = of(Isa::Portable);
+        let first = of(Isa::PORTABLE);
         for isa in Isa::available() {
             assert_eq!(of(isa), first, "{isa:?}");
         }

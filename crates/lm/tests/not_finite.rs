@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::{fixture, pico_ids};
 use lm::load::Checkpoint;
-use lm::load::dequant::Format;
+use lm::load::dequant::Format as Stored;
 use lm::load::gguf::Header;
 use lm::load::mapped::{Mapped, StoredTensor};
 use lm::packed::PackedDecoder;
@@ -204,12 +204,12 @@ fn every_tensor_of_an_adapter_is_refused_by_name() {
 }
 
 /// Where a block's 16-bit scales and minima stand.
-fn scales(format: Format) -> &'static [usize] {
+fn scales(format: Stored) -> &'static [usize] {
     match format {
-        Format::F32 | Format::F16 | Format::BF16 => &[],
-        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
-        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-        Format::Q6_K => &[208],
+        Stored::F32 | Stored::F16 | Stored::BF16 => &[],
+        Stored::Q4_0 | Stored::Q5_0 | Stored::Q8_0 => &[0],
+        Stored::Q4_1 | Stored::Q5_1 | Stored::Q4_K | Stored::Q5_K => &[0, 2],
+        Stored::Q6_K => &[208],
     }
 }
 
@@ -220,7 +220,7 @@ fn scales_of_every_block_format_are_refused() {
     let path = folder.path().join("formats.gguf");
     std::fs::write(&path, &bytes).unwrap();
     let header = Header::parse(&Mapped::open(&path).unwrap()).unwrap();
-    for format in Format::ALL {
+    for format in Stored::ALL {
         let name = format!("{format:?}");
         let tensor = &header.tensors[&name];
         let (weights, size) = format.block();
@@ -410,7 +410,7 @@ proptest! {
         std::fs::write(&path, &bytes).unwrap();
         let tensor = StoredTensor {
             shape: vec![rows, columns],
-            format: Format::F32,
+            format: Stored::F32,
             range: 0..bytes.len(),
         };
         let error = Mapped::open(&path).unwrap().read("a", &tensor).unwrap_err();

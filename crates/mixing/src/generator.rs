@@ -74,6 +74,10 @@ pub struct Response {
     pub ended: bool,
 }
 
+/// Picks a token: the request's number, the token's place in the response, log-probabilities `[vocab]` in nats. `None`
+/// where none can be picked.
+type Choose<'a> = dyn Fn(usize, usize, &[f32]) -> Option<u32> + Sync + 'a;
+
 /// Decodes with a pool of experts under a plan.
 #[derive(Debug)]
 pub struct Generator<'a> {
@@ -250,7 +254,7 @@ impl<'a> Generator<'a> {
     fn decode(
         &mut self,
         work: &Work<'_>,
-        choose: &(dyn Fn(usize, usize, &[f32]) -> Option<u32> + Sync),
+        choose: &Choose<'_>,
         mut on_token: impl FnMut(usize, &Response),
     ) -> Result<Vec<Response>> {
         let mut responses = vec![Response::default(); work.prompts.len()];
@@ -341,7 +345,7 @@ impl<'a> Generator<'a> {
     fn choose(
         &mut self,
         running: &mut Running,
-        choose: &(dyn Fn(usize, usize, &[f32]) -> Option<u32> + Sync),
+        choose: &Choose<'_>,
         next: &NextTokens,
         mixed: &mut Mixed,
         responses: &mut [Response],

@@ -124,7 +124,7 @@ fn an_expert_without_numbers_is_named_with_token_and_prompt() {
             let pool = ExpertPool::new(experts).unwrap();
             let preference = Preference {
                 text: "be good".into(),
-                weights: [("calm".to_string(), 1.0), ("wild".to_string(), 1.0)].into(),
+                importances: [("calm".to_string(), 1.0), ("wild".to_string(), 1.0)].into(),
             };
             let strategy = Strategy::Uniform(Uniform {
                 space: Space::Probability,
@@ -214,7 +214,7 @@ fn a_mixture_without_numbers_is_refused_at_its_token_and_ruled_out_tokens_are_no
                 value,
                 places,
             };
-            Plan::new(vec!["calm".into()], broken)
+            Plan::new(vec!["calm".into()], mixing::Requirements::LIKELIEST, broken)
         };
         // No end token: every response reaches the place.
         let mut generator = Generator::new(&pool, plan(), &[]).unwrap();
@@ -243,7 +243,7 @@ fn of_several_responses_one_that_is_worth_no_number_is_not_kept() {
     let pool = ExpertPool::new(vec![expert("calm", &model, None)]).unwrap();
     let preference = Preference {
         text: "be good".into(),
-        weights: [("calm".to_string(), 1.0)].into(),
+        importances: [("calm".to_string(), 1.0)].into(),
     };
     let strategy = Strategy::Fixed(Fixed {
         weights: None,
@@ -294,7 +294,7 @@ fn control(output: Output, width: usize) -> Pcm {
 fn with_pcm(pool: &ExpertPool, pcm: Pcm, choice: Choice) -> mixing::Result<Vec<Response>> {
     let preference = Preference {
         text: "be good".into(),
-        weights: [("one".to_string(), 1.0), ("two".to_string(), 2.0)].into(),
+        importances: [("one".to_string(), 1.0), ("two".to_string(), 2.0)].into(),
     };
     let strategy = mixing::strategies::Pcm {
         model: Default::default(),
