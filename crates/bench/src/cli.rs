@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use lm::Format;
 use lm::save::Precision;
 
-use crate::config::renamed;
-use crate::store::shard::Shard;
-use crate::sweep::Setting;
+use harness::config::renamed;
+use harness::store::shard::Shard;
+use harness::sweep::Setting;
 
 /// Compares ways to personalise a language model without retraining it for each person.
 #[derive(Debug, Parser)]

@@ -1,8 +1,8 @@
 //! Dimensions of preference and their two directions.
 //!
 //! ```
-//! use eval::dimension::{Dimension, Dimensions, locate};
-//! use eval::rewards::Scorer;
+//! use mope_eval::dimension::{Dimension, Dimensions, locate};
+//! use mope_eval::rewards::Scorer;
 //! let style = Dimension {
 //!     scorer: Scorer::Style,
 //!     high: "friendly".into(),
@@ -11,7 +11,7 @@
 //! };
 //! let dimensions: Dimensions = [("style".to_string(), style)].into();
 //! assert_eq!(locate(&dimensions, "reserved")?, ("style", -1.0));
-//! # Ok::<(), eval::Error>(())
+//! # Ok::<(), mope_eval::Error>(())
 //! ```
 
 use std::collections::BTreeMap;

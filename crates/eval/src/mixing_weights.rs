@@ -1,8 +1,8 @@
 //! Where the weights of the experts go: by preference, by position, and how much they tell.
 //!
 //! ```
-//! use eval::mixing_weights::MixingWeights;
-//! use eval::rows::{GenerationRow, Identity};
+//! use mope_eval::mixing_weights::MixingWeights;
+//! use mope_eval::rows::{GenerationRow, Identity};
 //! let response = |preference: &str, weights: [f32; 2]| GenerationRow {
 //!     identity: Identity {
 //!         strategy: "uniform".into(),

@@ -1,8 +1,8 @@
 //! Tables to print: few columns, `mean ± half the interval`, the best in bold, a mark for what differs.
 //!
 //! ```
-//! use eval::paper::{Better, Paper};
-//! use eval::statistics::Estimate;
+//! use mope_eval::paper::{Better, Paper};
+//! use mope_eval::statistics::Estimate;
 //! let utility = |mean| Some(Estimate { mean, low: mean - 0.01, high: mean + 0.01, count: 64 });
 //! let table = Paper {
 //!     columns: vec![("utility".into(), 3, Better::Higher)],

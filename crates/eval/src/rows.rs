@@ -2,7 +2,7 @@
 //! the same bytes. With the feature `tables` they become data frames and come back.
 //!
 //! ```
-//! use eval::rows::{DimensionScore, Identity, ScoreRow};
+//! use mope_eval::rows::{DimensionScore, Identity, ScoreRow};
 //! let warmth = DimensionScore { raw: 0.6, reward: 1.8, reference: 0.3, stated: 1.0 };
 //! let row = ScoreRow {
 //!     identity: Identity {

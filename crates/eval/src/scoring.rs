@@ -14,10 +14,10 @@
 //! ```
 //!
 //! ```
-//! use eval::dimension::Dimension;
-//! use eval::rewards::Scorer;
-//! use eval::scoring::ResponseScorer;
-//! use eval::utility::Utility;
+//! use mope_eval::dimension::Dimension;
+//! use mope_eval::rewards::Scorer;
+//! use mope_eval::scoring::ResponseScorer;
+//! use mope_eval::utility::Utility;
 //! use lm::chat::Prompt;
 //!
 //! let style = Dimension {
@@ -33,7 +33,7 @@
 //! let reference = &scorer.reference("sky")?.normalised;
 //! let utility = scorer.utility([("friendly", 1.0)], &rewards.normalised, reference)?;
 //! assert!(utility > 0.5);
-//! # Ok::<(), eval::Error>(())
+//! # Ok::<(), mope_eval::Error>(())
 //! ```
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,7 +1,7 @@
 //! Tables: data frames and their four files.
 //!
 //! ```
-//! use eval::table::markdown;
+//! use mope_eval::table::markdown;
 //! use polars::prelude::df;
 //! let frame = df!("strategy" => ["pcm"], "utility" => [0.686_2])?;
 //! assert_eq!(markdown(&frame)?, "| strategy | utility |\n| --- | --: |\n| pcm | 0.686 |\n");

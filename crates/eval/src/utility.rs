@@ -34,7 +34,7 @@ impl Utility {
     /// Combines the stated directions.
     ///
     /// ```
-    /// use eval::utility::{Stated, Utility};
+    /// use mope_eval::utility::{Stated, Utility};
     /// let stated = [Stated { share: 1.0, reward: 2.0, reference: 2.0 }];
     /// assert_eq!(Utility::BradleyTerry.of(&stated), 0.5);
     /// assert_eq!(Utility::Mean.of(&stated), 2.0);

@@ -1,11 +1,11 @@
 //! Metrics and statistics against other libraries' (`scripts/fixtures/evaluation.py`).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use eval::metrics::bleu;
-use eval::statistics::front::hypervolume;
-use eval::statistics::permutation::holm;
-use eval::statistics::power::{DIFFERENCE, prompts_needed};
-use eval::study::{binomial, krippendorff};
+use mope_eval::metrics::bleu;
+use mope_eval::statistics::front::hypervolume;
+use mope_eval::statistics::permutation::holm;
+use mope_eval::statistics::power::{DIFFERENCE, prompts_needed};
+use mope_eval::study::{binomial, krippendorff};
 use serde_json::Value;
 
 fn fixture() -> Value {

@@ -12,7 +12,7 @@
 //! A folder holds `classifier.json` (dimensions, window, held-out figures) and `classifier.safetensors`.
 //!
 //! ```
-//! use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
+//! use mope_experts::classifier::{Classifier, ClassifierCard, Telling, Told};
 //! let tone = Told {
 //!     name: "tone".into(),
 //!     low: "rude".into(),
@@ -25,7 +25,7 @@
 //! let classifier = Classifier::new(card, vec![0.0, 1.0, -1.0], vec![0.5, 0.0, -0.5])?;
 //! assert_eq!(classifier.token(0), [0.0, 1.0, -1.0]);
 //! assert_eq!(classifier.context(0, &[1, 0]), 0.25);
-//! # Ok::<(), experts::Error>(())
+//! # Ok::<(), mope_experts::Error>(())
 //! ```
 
 use std::path::Path;

@@ -53,6 +53,19 @@ impl Expert {
         Ok(expert)
     }
 
+    /// The base with an adapter, in a folder as PEFT saves it.
+    ///
+    /// # Errors
+    /// [`Error::Expert`] for an adapter that is missing, damaged or made for another base.
+    pub fn adapter(
+        name: &str,
+        folder: impl Into<std::path::PathBuf>,
+        base: &Arc<LanguageModel>,
+    ) -> Result<Self> {
+        let no_model = |_: &str| Ok(base.clone());
+        Self::open(name, &ExpertSpec::Adapter(folder.into()), base, no_model)
+    }
+
     /// Token ids that this expert reads for a prompt.
     ///
     /// # Errors

@@ -15,5 +15,5 @@ pub mod training;
 
 pub use error::{Error, Result};
 pub use expert::Expert;
-pub use kinds::{Capabilities, ExpertSpec};
+pub use kinds::{Capabilities, ExpertSpec, Files};
 pub use pool::{ExpertPool, NextTokens, PoolState};

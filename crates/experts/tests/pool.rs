@@ -1,8 +1,8 @@
 //! The pool over tiny models: lanes against separate runs, order, common beginnings, what is refused.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use experts::{Expert, ExpertPool, ExpertSpec};
 use lm::chat::{Message, Prompt, Role};
+use mope_experts::{Expert, ExpertPool, ExpertSpec};
 use pico::experts;
 
 fn prompts() -> Vec<Prompt> {

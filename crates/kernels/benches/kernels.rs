@@ -3,8 +3,8 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use kernels::attention::{Cached, attend};
-use kernels::{Format, Input, Isa, LowRank, Matrix, Output, Shared, Team, multiply};
+use mope_kernels::attention::{Cached, attend};
+use mope_kernels::{Format, Input, Isa, LowRank, Matrix, Output, Shared, Team, multiply};
 
 fn main() {
     divan::main();

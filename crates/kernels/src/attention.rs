@@ -5,8 +5,8 @@
 //! loaded once for up to four of them; every score and every output stays one chain of operations.
 //!
 //! ```
-//! use kernels::Isa;
-//! use kernels::attention::{Cached, POSITIONS, attend};
+//! use mope_kernels::Isa;
+//! use mope_kernels::attention::{Cached, POSITIONS, attend};
 //!
 //! // One position: its value is the result, whatever the scores.
 //! let (keys, values) = ([0.5; 2 * POSITIONS], [3.0, 4.0]);

@@ -6,7 +6,7 @@
 //! the rounded numbers.
 //!
 //! ```
-//! use kernels::{Dense, DenseScratch};
+//! use mope_kernels::{Dense, DenseScratch};
 //!
 //! let matrix = Dense::f32(2, 3, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
 //! let (mut y, mut scratch) = ([0.0; 2], DenseScratch::default());

@@ -6,7 +6,7 @@
 /// [`Isa::available`]. Plain Rust ([`Isa::PORTABLE`]) is always there.
 ///
 /// ```
-/// use kernels::{Isa, math};
+/// use mope_kernels::{Isa, math};
 ///
 /// let row = |isa| {
 ///     let mut row = [1.0, 2.0, 4.0];

@@ -3,7 +3,7 @@
 //! overflow in a loop keeps the compiler from vectorising it.
 //!
 //! ```
-//! use kernels::{Isa, math};
+//! use mope_kernels::{Isa, math};
 //!
 //! let mut row = [0.0, 0.0];
 //! math::log_softmax(Isa::best(), &mut row);

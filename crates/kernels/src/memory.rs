@@ -1,7 +1,7 @@
 //! How much memory this process took, as Linux reports it.
 //!
 //! ```
-//! use kernels::memory::{peak_bytes, reset_peak};
+//! use mope_kernels::memory::{peak_bytes, reset_peak};
 //!
 //! let before = peak_bytes();
 //! let buffer = vec![1u8; 64 << 20];

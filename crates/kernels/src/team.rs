@@ -37,7 +37,7 @@ unsafe impl Send for State {}
 /// A fixed number of threads, the caller's among them.
 ///
 /// ```
-/// use kernels::Team;
+/// use mope_kernels::Team;
 ///
 /// let team = Team::new(2);
 /// let mut squares = vec![0; 6];

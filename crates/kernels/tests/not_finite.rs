@@ -1,7 +1,7 @@
 //! What is no number stays none: through rounding, products and caches, on every instruction set and in every format.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use kernels::{Element, Format, Input, Isa, Matrix, Output, Shared, multiply};
+use mope_kernels::{Element, Format, Input, Isa, Matrix, Output, Shared, multiply};
 use proptest::prelude::*;
 
 const FORMATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Q8, Format::Q4];

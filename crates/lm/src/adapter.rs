@@ -2,7 +2,7 @@
 //! `y = x Wᵀ + x A B`, with `A [in, r]`, `B [r, out]` and the scale `α / r` folded into `B`.
 //!
 //! ```
-//! use lm::adapter::{Adapter, LowRank, Target};
+//! use mope_lm::adapter::{Adapter, LowRank, Target};
 //!
 //! // Rank 1: A is [2, 1], B is [1, 2]; what is added to the weight is their product, [out, in].
 //! let pair = LowRank { rank: 1, a: vec![1.0, 2.0], b: vec![10.0, 20.0] };
@@ -10,7 +10,7 @@
 //! let mut weight = vec![0.0; 4];
 //! adapter.add_to("model.layers.0.self_attn.q_proj.weight", &mut weight)?;
 //! assert_eq!(weight, [10.0, 20.0, 20.0, 40.0]);
-//! # Ok::<(), lm::Error>(())
+//! # Ok::<(), mope_lm::Error>(())
 //! ```
 
 use std::collections::HashMap;

@@ -62,10 +62,10 @@ impl Prompt {
     /// [`Error::RawPrompt`] for a raw prompt, which has no place for one.
     ///
     /// ```
-    /// use lm::chat::{Message, Prompt};
+    /// use mope_lm::chat::{Message, Prompt};
     /// let prompt = Prompt::Chat(vec![Message::user("Why?")]).instructed("Be brief.")?;
     /// assert_eq!(prompt, Prompt::Chat(vec![Message::system("Be brief."), Message::user("Why?")]));
-    /// # Ok::<(), lm::Error>(())
+    /// # Ok::<(), mope_lm::Error>(())
     /// ```
     pub fn instructed(&self, instruction: &str) -> Result<Self> {
         let Self::Chat(messages) = self else {
@@ -181,11 +181,11 @@ impl ChatTemplate {
     /// [`Error::ChatTemplate`] when it does not parse.
     ///
     /// ```
-    /// use lm::chat::{ChatTemplate, Message};
+    /// use mope_lm::chat::{ChatTemplate, Message};
     /// let source = "{% for m in messages %}<{{ m.role }}>{{ m['content'].strip() }}{% endfor %}";
     /// let template = ChatTemplate::new(source, String::new(), String::new())?;
     /// assert_eq!(template.render(&[Message::user(" hi ")], true)?, "<user>hi");
-    /// # Ok::<(), lm::Error>(())
+    /// # Ok::<(), mope_lm::Error>(())
     /// ```
     pub fn new(source: &str, bos_token: String, eos_token: String) -> Result<Self> {
         let mut environment = Environment::new();

@@ -122,7 +122,7 @@ impl Rope {
     /// Angle per position of each rotated pair, `[head_dim / 2]`, in radians per token.
     ///
     /// ```
-    /// use lm::config::{Rope, RopeScaling};
+    /// use mope_lm::config::{Rope, RopeScaling};
     /// let rope = Rope { theta: 10_000.0, scaling: RopeScaling::Plain };
     /// assert_eq!(rope.frequencies(4), vec![1.0, 0.01]);
     /// ```

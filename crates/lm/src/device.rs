@@ -10,11 +10,11 @@ use crate::{Error, Format, Result};
 /// A compute device.
 ///
 /// ```
-/// use lm::DeviceSpec;
+/// use mope_lm::DeviceSpec;
 ///
 /// assert_eq!(DeviceSpec::parse("Cpu")?, DeviceSpec::default());
 /// assert!(DeviceSpec::parse("Flex").is_err());
-/// # Ok::<(), lm::Error>(())
+/// # Ok::<(), mope_lm::Error>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub enum DeviceSpec {

@@ -1,8 +1,8 @@
 //! One decoder, two ways to run it: packed weights on the processor, burn's operations elsewhere.
 //!
 //! ```
-//! use lm::load::Checkpoint;
-//! use lm::{DeviceSpec, Engine, Format};
+//! use mope_lm::load::Checkpoint;
+//! use mope_lm::{DeviceSpec, Engine, Format};
 //!
 //! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
 //! let engine = Engine::load(&checkpoint, &DeviceSpec::Cpu, Format::F32)?;
@@ -13,7 +13,7 @@
 //! let mut alone = vec![0.0; vocab];
 //! engine.next_logits(&[&[4]], &mut engine.cache(1, 8), None, &mut alone)?;
 //! assert_eq!(logits[vocab..], alone);
-//! # Ok::<(), lm::Error>(())
+//! # Ok::<(), mope_lm::Error>(())
 //! ```
 
 use burn::tensor::{Device, Tensor};

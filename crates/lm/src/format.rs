@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Number format of a model's matrices. The book's chapter on speed says what each costs in accuracy.
 ///
 /// ```
-/// use lm::Format;
+/// use mope_lm::Format;
 ///
 /// let format: Format = ron::from_str("Q8")?;
 /// assert_eq!(format, Format::Q8);

@@ -23,7 +23,7 @@ fn log_sigmoid(x: f64) -> f64 {
 /// Supervised fine-tuning: minus the mean log-probability of a response's tokens, in nats per token.
 ///
 /// ```
-/// let loss = lm::objectives::nll(&[-1.0, -3.0]);
+/// let loss = mope_lm::objectives::nll(&[-1.0, -3.0]);
 /// assert_eq!((loss.value, loss.gradient[0][0]), (2.0, -0.5));
 /// ```
 pub fn nll(log_probs: &[f32]) -> Loss {

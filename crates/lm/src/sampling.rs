@@ -72,14 +72,14 @@ impl Sampling {
     /// Nothing to draw from: a number that is NaN or +∞, only −∞, or no numbers at all.
     ///
     /// ```
-    /// use lm::sampling::Sampling;
+    /// use mope_lm::sampling::Sampling;
     /// let log_probs = [0.1f32, 0.6, 0.3].map(f32::ln);
     /// assert_eq!(Sampling::GREEDY.pick(&log_probs, 0.9)?, 1);
     /// let plain = Sampling { temperature: 1.0, ..Sampling::default() };
     /// assert_eq!(plain.pick(&log_probs, 0.05)?, 0);
     /// assert_eq!(plain.pick(&log_probs, 0.95)?, 2);
     /// assert!(plain.pick(&[-1.0, f32::NAN], 0.5).is_err());
-    /// # Ok::<(), lm::Error>(())
+    /// # Ok::<(), mope_lm::Error>(())
     /// ```
     pub fn pick(&self, log_probs: &[f32], uniform: f64) -> Result<u32> {
         let best = argmax(log_probs).filter(|best| log_probs[*best].is_finite());
@@ -193,7 +193,7 @@ fn draw(weights: impl Iterator<Item = (usize, f64)> + Clone, least: f64, uniform
 ///
 /// ```
 /// let mut row = [0.5f32, 0.3, 0.2].map(f32::ln);
-/// lm::sampling::keep_likeliest(&mut row, 2);
+/// mope_lm::sampling::keep_likeliest(&mut row, 2);
 /// assert!((row[0].exp() - 0.625).abs() < 1e-6 && row[2] == f32::NEG_INFINITY);
 /// ```
 pub fn keep_likeliest(row: &mut [f32], k: usize) {
@@ -224,7 +224,7 @@ pub fn keep_likeliest(row: &mut [f32], k: usize) {
 ///
 /// ```
 /// let mut row = [0.0, 3f32.ln()];
-/// lm::sampling::log_softmax(&mut row);
+/// mope_lm::sampling::log_softmax(&mut row);
 /// assert!((row[0] - 0.25f32.ln()).abs() < 1e-6);
 /// ```
 pub fn log_softmax(row: &mut [f32]) -> f32 {
@@ -234,8 +234,8 @@ pub fn log_softmax(row: &mut [f32]) -> f32 {
 /// The numbers below `n` in an order that `parts` name (Fisher-Yates).
 ///
 /// ```
-/// let order = lm::sampling::permutation(5, &[b"a"]);
-/// assert_eq!(order, lm::sampling::permutation(5, &[b"a"]));
+/// let order = mope_lm::sampling::permutation(5, &[b"a"]);
+/// assert_eq!(order, mope_lm::sampling::permutation(5, &[b"a"]));
 /// assert_eq!(order.iter().sum::<usize>(), 10);
 /// ```
 pub fn permutation(n: usize, parts: &[&[u8]]) -> Vec<usize> {
@@ -281,7 +281,7 @@ impl Draws {
     /// The uniform number in [0, 1) of token `index`, 53 bits.
     ///
     /// ```
-    /// use lm::sampling::Draws;
+    /// use mope_lm::sampling::Draws;
     /// let mut draws = Draws::new(&[b"seed 1", b"prompt"]);
     /// let third = draws.uniform(2);
     /// assert_ne!(draws.uniform(0), third);

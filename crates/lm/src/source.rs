@@ -7,10 +7,10 @@
 //! Without the feature `http` nothing is fetched: a model has to be in the cache or in a folder.
 //!
 //! ```
-//! let registry = lm::source::Registry::load()?;
+//! let registry = mope_lm::source::Registry::load()?;
 //! let model = &registry.entries()["smollm2-135m-instruct"];
 //! assert!(model.description.contains("Apache-2.0"));
-//! # Ok::<(), lm::Error>(())
+//! # Ok::<(), mope_lm::Error>(())
 //! ```
 
 use std::collections::BTreeMap;

@@ -1,14 +1,14 @@
 //! Text to token ids and back, by Hugging Face's `tokenizers`.
 //!
 //! ```
-//! use lm::Tokenizer;
-//! use lm::load::Checkpoint;
+//! use mope_lm::Tokenizer;
+//! use mope_lm::load::Checkpoint;
 //!
 //! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
 //! let tokenizer = Tokenizer::load(&checkpoint)?;
 //! let ids = tokenizer.encode("the cat", false)?;
 //! assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size()));
-//! # Ok::<(), lm::Error>(())
+//! # Ok::<(), mope_lm::Error>(())
 //! ```
 
 use std::path::Path;

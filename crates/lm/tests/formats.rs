@@ -4,9 +4,9 @@
 mod common;
 
 use common::{expected, fixture};
-use lm::load::dequant::Format;
-use lm::load::gguf::Header;
-use lm::load::mapped::Mapped;
+use mope_lm::load::dequant::Format;
+use mope_lm::load::gguf::Header;
+use mope_lm::load::mapped::Mapped;
 
 #[test]
 fn every_block_format_decodes_as_the_reference_does() {

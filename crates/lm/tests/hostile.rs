@@ -6,10 +6,10 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::fixture;
-use lm::load::Checkpoint;
-use lm::load::gguf::Header;
-use lm::load::mapped::Mapped;
-use lm::{Adapter, DeviceSpec, Format, LanguageModel, Tokenizer};
+use mope_lm::load::Checkpoint;
+use mope_lm::load::gguf::Header;
+use mope_lm::load::mapped::Mapped;
+use mope_lm::{Adapter, DeviceSpec, Format, LanguageModel, Tokenizer};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -132,7 +132,7 @@ fn file(name: &str, bytes: &[u8]) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn open(path: &Path) -> lm::Result<LanguageModel> {
+fn open(path: &Path) -> mope_lm::Result<LanguageModel> {
     LanguageModel::open(path, &DeviceSpec::Cpu, Format::F32)
 }
 

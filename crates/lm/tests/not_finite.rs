@@ -7,13 +7,13 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{fixture, pico_ids};
-use lm::load::Checkpoint;
-use lm::load::dequant::Format as Stored;
-use lm::load::gguf::Header;
-use lm::load::mapped::{Mapped, StoredTensor};
-use lm::packed::PackedDecoder;
-use lm::sampling::log_softmax;
-use lm::{Adapter, Error, Format};
+use mope_lm::load::Checkpoint;
+use mope_lm::load::dequant::Format as Stored;
+use mope_lm::load::gguf::Header;
+use mope_lm::load::mapped::{Mapped, StoredTensor};
+use mope_lm::packed::PackedDecoder;
+use mope_lm::sampling::log_softmax;
+use mope_lm::{Adapter, Error, Format};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
@@ -93,13 +93,13 @@ fn on_one_thread_and_on_two(test: &str) -> bool {
     false
 }
 
-fn load(folder: &Path, weights: Format) -> lm::Result<PackedDecoder> {
+fn load(folder: &Path, weights: Format) -> mope_lm::Result<PackedDecoder> {
     PackedDecoder::load(&Checkpoint::open(folder)?, weights)
 }
 
 /// Prefill of two lanes and two steps after it, normalised as an expert's rows are. Numbers, or an error; never
 /// something between.
-fn run(decoder: &PackedDecoder, adapter: Option<&Adapter>) -> lm::Result<()> {
+fn run(decoder: &PackedDecoder, adapter: Option<&Adapter>) -> mope_lm::Result<()> {
     let ids = pico_ids();
     let adapters = adapter.map(|a| decoder.adapters(&[Some(a)]));
     let vocab = decoder.config().vocab_size;
@@ -127,7 +127,7 @@ fn run(decoder: &PackedDecoder, adapter: Option<&Adapter>) -> lm::Result<()> {
     Ok(())
 }
 
-fn is_no_numbers(outcome: &lm::Result<()>) -> bool {
+fn is_no_numbers(outcome: &mope_lm::Result<()>) -> bool {
     matches!(outcome, Err(Error::NoNumbers { .. }))
 }
 
@@ -288,7 +288,7 @@ fn rope_constants_are_checked() {
 
 #[test]
 fn factors_of_rope_are_numbers_above_zero() {
-    use lm::config::RopeScaling;
+    use mope_lm::config::RopeScaling;
     let config = Checkpoint::open(&fixture("pico/llama"))
         .unwrap()
         .config()

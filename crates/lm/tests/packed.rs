@@ -5,10 +5,10 @@
 mod common;
 
 use common::{close, expected, fixture, pico_ids};
-use lm::Adapter;
-use lm::Format;
-use lm::load::Checkpoint;
-use lm::packed::{PackedAdapters, PackedDecoder};
+use mope_lm::Adapter;
+use mope_lm::Format;
+use mope_lm::load::Checkpoint;
+use mope_lm::packed::{PackedAdapters, PackedDecoder};
 
 const SHAPES: [&str; 6] = [
     "llama",

@@ -5,8 +5,8 @@
 mod common;
 
 use common::{close, devices, expected, fixture, full_logits, pico, pico_ids, pico_in};
-use lm::load::Checkpoint;
-use lm::{Adapter, AdapterStack, DeviceSpec, Engine, Format, to_host};
+use mope_lm::load::Checkpoint;
+use mope_lm::{Adapter, AdapterStack, DeviceSpec, Engine, Format, to_host};
 
 const SHAPES: [&str; 6] = [
     "llama",

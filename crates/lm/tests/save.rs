@@ -7,11 +7,11 @@ mod common;
 use std::path::Path;
 
 use common::{close, expected, fixture, pico_ids};
-use lm::adapter::{LowRank, Target};
-use lm::chat::{Message, Prompt};
-use lm::load::Checkpoint;
-use lm::save::Precision;
-use lm::{Adapter, DeviceSpec, Format, LanguageModel};
+use mope_lm::adapter::{LowRank, Target};
+use mope_lm::chat::{Message, Prompt};
+use mope_lm::load::Checkpoint;
+use mope_lm::save::Precision;
+use mope_lm::{Adapter, DeviceSpec, Format, LanguageModel};
 use proptest::prelude::*;
 
 const SHAPES: [&str; 6] = [
@@ -30,7 +30,7 @@ fn checkpoint(name: &str) -> Checkpoint {
 /// Logits of the fixtures' sequence.
 fn logits(folder: &Path, adapter: Option<&Adapter>) -> Vec<f32> {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let engine = lm::Engine::load(&checkpoint, &DeviceSpec::Cpu, Format::F32).unwrap();
+    let engine = mope_lm::Engine::load(&checkpoint, &DeviceSpec::Cpu, Format::F32).unwrap();
     let stack = adapter.map(|a| engine.adapters(&[Some(a)]));
     let mut out = Vec::new();
     let row = |_, _, row: &mut [f32]| out.extend_from_slice(row);

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use common::{close, expected, fixture};
-use lm::load::Checkpoint;
-use lm::sampling::{argmax, log_softmax};
-use lm::source::Registry;
-use lm::{DeviceSpec, Engine, Format, LanguageModel};
+use mope_lm::load::Checkpoint;
+use mope_lm::sampling::{argmax, log_softmax};
+use mope_lm::source::Registry;
+use mope_lm::{DeviceSpec, Engine, Format, LanguageModel};
 use serde::Deserialize;
 
 fn path() -> PathBuf {

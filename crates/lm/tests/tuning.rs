@@ -5,13 +5,13 @@
 mod common;
 
 use common::{close, expected, fixture};
-use lm::adapter::Target;
-use lm::load::Checkpoint;
-use lm::objectives::{self, Pair};
-use lm::tuning::{
+use mope_lm::adapter::Target;
+use mope_lm::load::Checkpoint;
+use mope_lm::objectives::{self, Pair};
+use mope_lm::tuning::{
     AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters, Loss, Sequence, TuningDecoder,
 };
-use lm::{Adapter, Format};
+use mope_lm::{Adapter, Format};
 
 const SHAPES: [&str; 6] = [
     "llama",
@@ -170,14 +170,14 @@ fn an_adapter_decodes_as_it_was_trained() {
     let again = LoraParameters::from_adapter(&adapter, &lora.config, decoder.config()).unwrap();
     close("there and back", &again.values, &lora.values, 1e-6);
     let checkpoint = Checkpoint::open(&fixture("pico/llama")).unwrap();
-    let packed = lm::packed::PackedDecoder::load(&checkpoint, Format::F32).unwrap();
+    let packed = mope_lm::packed::PackedDecoder::load(&checkpoint, Format::F32).unwrap();
     let stack = packed.adapters(&[Some(&adapter)]);
     let sequence = sequence(0, 0);
     let mut cache = packed.cache(1, 64);
     let mut got = Vec::new();
     let read = &sequence.tokens[..sequence.tokens.len() - 1];
     let row = |t: usize, logits: &mut [f32]| {
-        lm::sampling::log_softmax(logits);
+        mope_lm::sampling::log_softmax(logits);
         if t + 1 >= sequence.from {
             got.push(logits[sequence.tokens[t + 1] as usize]);
         }

@@ -5,10 +5,10 @@
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use experts::NextTokens;
-use mixing::strategies::{
+use mope_mixing::strategies::{
     DeRa, Divergence, Fixed, Mato, Mod, ModelArithmetic, Operand, PackLlm, Space, Term, TopK,
 };
-use mixing::{History, Mixed, Preference, Step, Strategy};
+use mope_mixing::{History, Mixed, Preference, Step, Strategy};
 
 /// The vocabulary of SmolLM2.
 const VOCAB: usize = 49_152;

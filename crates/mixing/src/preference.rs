@@ -26,12 +26,12 @@ impl Preference {
     /// No direction, or an importance that is not a positive number.
     ///
     /// ```
-    /// use mixing::Preference;
+    /// use mope_mixing::Preference;
     /// let importances = [("concise".to_string(), 3.0), ("friendly".to_string(), 1.0)].into();
     /// let preference = Preference { text: String::new(), importances };
     /// let shares = preference.shares()?;
     /// assert_eq!(shares, [("concise".to_string(), 0.75), ("friendly".to_string(), 0.25)]);
-    /// # Ok::<(), mixing::Error>(())
+    /// # Ok::<(), mope_mixing::Error>(())
     /// ```
     pub fn shares(&self) -> Result<Vec<(String, f64)>> {
         if self.importances.is_empty() {

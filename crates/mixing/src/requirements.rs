@@ -47,7 +47,7 @@ impl Requirements {
     /// All that two strategies need.
     ///
     /// ```
-    /// use mixing::Requirements;
+    /// use mope_mixing::Requirements;
     /// let both = Requirements::FULL.and(Requirements::PARAMETERS);
     /// assert_eq!(both, Requirements { parameters: true, ..Requirements::FULL });
     /// ```

@@ -9,8 +9,8 @@ use experts::{Expert, ExpertPool};
 use lm::Format;
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
-use mixing::strategies::Uniform;
-use mixing::{Generation, Generator, Preference, Request, Strategy};
+use mope_mixing::strategies::Uniform;
+use mope_mixing::{Generation, Generator, Preference, Request, Strategy};
 
 struct Counting;
 
@@ -95,7 +95,7 @@ fn memory_stays_flat_over_10_000_tokens() {
             draws: Draws::new(&[b"long"]),
         };
         let mut calls = Vec::with_capacity(200);
-        let count = |_: usize, _: &mixing::Response| calls.push(CALLS.load(Relaxed));
+        let count = |_: usize, _: &mope_mixing::Response| calls.push(CALLS.load(Relaxed));
         generator.generate(vec![request], 1, &long, count).unwrap();
         let steps: Vec<usize> = calls.windows(2).map(|w| w[1] - w[0]).collect();
         let mut sorted = steps.clone();

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use mixing::merging::{
+use mope_mixing::merging::{
     Breadcrumbs, Dare, Della, Instance, Method, ModelStock, Part, Ram, Slerp, Soup, TaskArithmetic,
     Tensors, Ties,
 };

@@ -11,8 +11,8 @@ use lm::adapter::{LowRank, Target};
 use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
 use lm::{Adapter, DeviceSpec, Format, LanguageModel};
-use mixing::strategies::{Choice, Fixed, Space, Uniform};
-use mixing::{
+use mope_mixing::strategies::{Choice, Fixed, Space, Uniform};
+use mope_mixing::{
     Error, Generation, Generator, Mixed, Mixer, Plan, Preference, Request, Response, Step, Strategy,
 };
 use pcm::{Output, Pcm, PcmConfig};
@@ -72,7 +72,7 @@ fn settings(sampling: Sampling) -> Generation {
     Generation {
         max_new_tokens: 6,
         sampling,
-        temperature_of: mixing::TemperatureOf::Mixture,
+        temperature_of: mope_mixing::TemperatureOf::Mixture,
     }
 }
 
@@ -179,7 +179,7 @@ struct Broken {
 }
 
 impl Mixer for Broken {
-    fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> mixing::Result<()> {
+    fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> mope_mixing::Result<()> {
         mixed.each(step, |i, out, weights| {
             out.copy_from_slice(step.next.row(0, i));
             weights.fill(1.0);
@@ -214,7 +214,11 @@ fn a_mixture_without_numbers_is_refused_at_its_token_and_ruled_out_tokens_are_no
                 value,
                 places,
             };
-            Plan::new(vec!["calm".into()], mixing::Requirements::LIKELIEST, broken)
+            Plan::new(
+                vec!["calm".into()],
+                mope_mixing::Requirements::LIKELIEST,
+                broken,
+            )
         };
         // No end token: every response reaches the place.
         let mut generator = Generator::new(&pool, plan(), &[]).unwrap();
@@ -253,7 +257,7 @@ fn of_several_responses_one_that_is_worth_no_number_is_not_kept() {
     plan.samples = 3;
     let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
     let mut heard = Vec::new();
-    let utility = |_: usize, response: &Response| -> mixing::Result<f64> {
+    let utility = |_: usize, response: &Response| -> mope_mixing::Result<f64> {
         heard.push(response.clone());
         Ok([f64::NAN, 0.5, 0.25][(heard.len() - 1) % 3])
     };
@@ -291,12 +295,12 @@ fn control(output: Output, width: usize) -> Pcm {
     pcm
 }
 
-fn with_pcm(pool: &ExpertPool, pcm: Pcm, choice: Choice) -> mixing::Result<Vec<Response>> {
+fn with_pcm(pool: &ExpertPool, pcm: Pcm, choice: Choice) -> mope_mixing::Result<Vec<Response>> {
     let preference = Preference {
         text: "be good".into(),
         importances: [("one".to_string(), 1.0), ("two".to_string(), 2.0)].into(),
     };
-    let strategy = mixing::strategies::Pcm {
+    let strategy = mope_mixing::strategies::Pcm {
         model: Default::default(),
         choice,
         hold: 1,

@@ -8,11 +8,11 @@ use std::sync::{Arc, LazyLock};
 use experts::ExpertPool;
 use lm::chat::{Message, Prompt};
 use lm::sampling::{Draws, Sampling};
-use mixing::strategies::{
+use mope_mixing::strategies::{
     BestOfN, BestSingle, DeRa, Example, FewShot, Fixed, InstanceContext, Oracle, Single, Space,
     TopK, Uniform,
 };
-use mixing::{
+use mope_mixing::{
     Generation, Generator, History, Mixed, Mixer, Plan, Preference, Request, Response, Step,
     Strategy,
 };
@@ -51,7 +51,7 @@ const SETTINGS: Generation = Generation {
         top_p: 1.0,
         min_p: 0.0,
     },
-    temperature_of: mixing::TemperatureOf::Mixture,
+    temperature_of: mope_mixing::TemperatureOf::Mixture,
 };
 
 fn preference() -> Preference {
@@ -82,7 +82,7 @@ fn generate(strategy: &Strategy, requests: Vec<Request>) -> Vec<Response> {
 
 /// Responses; where a plan makes several of which one is kept, the first.
 fn respond(generator: &mut Generator<'_>, requests: Vec<Request>) -> Vec<Response> {
-    let alike = |_: usize, _: &Response| Ok::<f64, mixing::Error>(0.0);
+    let alike = |_: usize, _: &Response| Ok::<f64, mope_mixing::Error>(0.0);
     let made = match generator.plan().samples {
         1 => generator.generate(requests, 3, &SETTINGS, |_, _| ()),
         _ => generator.best(requests, 3, &SETTINGS, alike, |_, _| ()),
@@ -206,14 +206,14 @@ fn a_pcm_goes_from_the_base_through_its_experts_and_beyond() {
         text: "be good".into(),
         importances: [("patterns".to_string(), 1.0), ("plain".to_string(), 2.0)].into(),
     };
-    let decode = |plan: mixing::Plan| {
+    let decode = |plan: mope_mixing::Plan| {
         let pool = pico::pool(&all, &plan.experts);
         respond(&mut Generator::new(&pool, plan, &[2]).unwrap(), requests())
     };
-    let with = |space, strength| mixing::strategies::Pcm {
+    let with = |space, strength| mope_mixing::strategies::Pcm {
         space: Some(space),
         strength,
-        ..mixing::strategies::Pcm::of("")
+        ..mope_mixing::strategies::Pcm::of("")
     };
     let log = decode(
         with(Space::Log, 1.0)
@@ -263,8 +263,8 @@ fn gates_begin_as_equal_steps_and_their_records_say_what_other_gates_would_do() 
         text: "be good".into(),
         importances: [("patterns".to_string(), 2.0), ("plain".to_string(), 2.0)].into(),
     };
-    let strategy = mixing::strategies::Pcm::of("");
-    let pool = |plan: &mixing::Plan| pico::pool(&all, &plan.experts);
+    let strategy = mope_mixing::strategies::Pcm::of("");
+    let pool = |plan: &mope_mixing::Plan| pico::pool(&all, &plan.experts);
     for output in [pcm::Output::Gates { limit: 2.0 }, pcm::Output::Logs] {
         let config = pcm::PcmConfig {
             output,
@@ -464,7 +464,7 @@ fn the_best_of_several_is_the_best_of_the_same_attempts_made_apart() {
     let best = |n: usize| {
         let strategy = Strategy::BestOfN(BestOfN { n, of: inner() });
         with_generator(&strategy, |generator| {
-            let utility = |_, r: &Response| Ok::<f64, mixing::Error>(worth(r));
+            let utility = |_, r: &Response| Ok::<f64, mope_mixing::Error>(worth(r));
             let best = generator.best(requests(), 3, &SETTINGS, utility, |_, _| ());
             best.unwrap()
         })
@@ -515,7 +515,7 @@ fn the_oracle_keeps_the_best_of_all_weights() {
         let mut seen = std::collections::BTreeSet::new();
         let utility = |_: usize, r: &Response| {
             seen.insert(format!("{:?}", &r.weights[..4]));
-            Ok::<f64, mixing::Error>(f64::from(r.weights[2]))
+            Ok::<f64, mope_mixing::Error>(f64::from(r.weights[2]))
         };
         let best = generator.best(requests(), 3, &SETTINGS, utility, |_, _| ());
         for response in best.unwrap() {
@@ -530,7 +530,8 @@ fn the_oracle_keeps_the_best_of_all_weights() {
         ..oracle.clone()
     };
     with_generator(&Strategy::Oracle(far), |generator| {
-        let utility = |_: usize, r: &Response| Ok::<f64, mixing::Error>(f64::from(r.weights[1]));
+        let utility =
+            |_: usize, r: &Response| Ok::<f64, mope_mixing::Error>(f64::from(r.weights[1]));
         let best = generator.best(requests(), 3, &SETTINGS, utility, |_, _| ());
         assert_eq!(generator.experts()[0], "base");
         for response in best.unwrap() {
@@ -564,7 +565,7 @@ fn the_oracle_keeps_the_best_of_all_weights() {
 
 #[test]
 fn a_pcm_mixes_what_is_seen_of_truncated_experts() {
-    let whole = Strategy::Pcm(mixing::strategies::Pcm::of(pcm()));
+    let whole = Strategy::Pcm(mope_mixing::strategies::Pcm::of(pcm()));
     let seen = |k| {
         let of = Box::new(whole.clone());
         generate(&Strategy::TopK(TopK { k, of }), requests())
@@ -612,7 +613,7 @@ fn what_is_still_to_be_chosen_does_not_run() {
 fn histories_are_what_the_experts_said_alone() {
     struct Watch(Arc<std::sync::Mutex<Vec<History>>>);
     impl Mixer for Watch {
-        fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> mixing::Result<()> {
+        fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> mope_mixing::Result<()> {
             self.0.lock().unwrap().extend_from_slice(step.history);
             mixed.each(step, |sequence, out, weights| {
                 out.copy_from_slice(step.next.row(0, sequence));
@@ -630,7 +631,7 @@ fn histories_are_what_the_experts_said_alone() {
     let seen = Arc::default();
     let plan = Plan::new(
         vec!["patterns".into(), "plain".into()],
-        mixing::Requirements::LIKELIEST,
+        mope_mixing::Requirements::LIKELIEST,
         Watch(Arc::clone(&seen)),
     );
     let mut generator = Generator::new(&pool, plan, &[2]).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lm::load::Checkpoint;
 use lm::save::Precision;
 use lm::{DeviceSpec, Engine, Format};
-use mixing::merging::{
+use mope_mixing::merging::{
     Average, Dare, Merged, Method, ModelStock, Recipe, Soup, Source, TaskArithmetic, Ties,
 };
 use pico::checkpoint;

@@ -9,11 +9,11 @@ use std::sync::LazyLock;
 use experts::NextTokens;
 use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
 use lm::sampling::log_softmax;
-use mixing::strategies::{
+use mope_mixing::strategies::{
     Cliper, DExperts, DeRa, Divergence, Fixed, Instance, InstanceContext, Mato, Mod,
     ModelArithmetic, Operand, PackLlm, Space, Term, TopK, Uniform,
 };
-use mixing::{History, Mixed, Preference, Step, Strategy};
+use mope_mixing::{History, Mixed, Preference, Step, Strategy};
 use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
 use proptest::strategy::Strategy as _;
 use serde::Deserialize;

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use mixing::strategies::{Instance, InstanceContext};
-use mixing::{Preference, Strategy, merging};
+use mope_mixing::strategies::{Instance, InstanceContext};
+use mope_mixing::{Preference, Strategy, merging};
 use serde_json::{Value, json};
 
 /// Folders that nothing opens.

@@ -18,6 +18,8 @@ mod output;
 mod pairs;
 mod pretrained;
 mod rollout;
+#[cfg(feature = "tables")]
+mod rollout_files;
 mod runner;
 mod trainer;
 
@@ -26,6 +28,8 @@ pub use credit::Credit;
 pub use error::{Error, Result};
 pub use model::{Context, Pcm, PcmGradient};
 pub use output::{Moments, Output, Support, mixture};
-pub use rollout::{Prefixes, Rollout, read_rollouts, write_rollouts};
+pub use rollout::{Prefixes, Rollout};
+#[cfg(feature = "tables")]
+pub use rollout_files::{read_rollouts, write_rollouts};
 pub use runner::{Runner, Sequence};
 pub use trainer::{Algorithm, Fit, PcmTrainer, TrainerConfig};

@@ -45,7 +45,7 @@ impl Output {
     /// Weights of the experts for logits and importances, `[experts]` each; 0 for experts at −∞.
     ///
     /// ```
-    /// use pcm::Output;
+    /// use mope_pcm::Output;
     /// let z = [0.0, 0.0, f32::NEG_INFINITY];
     /// assert_eq!(Output::Logs.weights(&z, &[0.8, 0.2, 0.0]), [0.5, 0.5, 0.0]);
     /// let gates = Output::Gates { limit: 2.0 };
@@ -108,7 +108,7 @@ fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
 /// expert at −∞ has no part.
 ///
 /// ```
-/// let third = pcm::mixture(&[0.0, 0.0, f32::NEG_INFINITY], &[-1.0, -1.0, 0.0]);
+/// let third = mope_pcm::mixture(&[0.0, 0.0, f32::NEG_INFINITY], &[-1.0, -1.0, 0.0]);
 /// assert!((third + 1.0).abs() < 1e-12);
 /// ```
 pub fn mixture(logits: &[f32], log_probs: &[f32]) -> f64 {

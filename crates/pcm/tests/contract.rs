@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lm::tuning::AdamWState;
-use pcm::{
+use mope_pcm::{
     Context, Credit, Pcm, PcmConfig, PcmTrainer, Prefixes, Rollout, TrainerConfig, read_rollouts,
     write_rollouts,
 };

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use lm::{DeviceSpec, Format, LanguageModel};
-use pcm::{Context, Pcm, PcmConfig, PreferenceInput};
+use mope_pcm::{Context, Pcm, PcmConfig, PreferenceInput};
 
 #[test]
 fn a_pretrained_pcm_reads_as_its_checkpoint_does_and_only_its_tokens() {

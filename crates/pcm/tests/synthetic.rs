@@ -3,7 +3,7 @@
 
 use lm::sampling::Draws;
 use lm::tuning::{AdamWState, Optimisation};
-use pcm::{
+use mope_pcm::{
     Algorithm, Context, Credit, Output, Pcm, PcmConfig, PcmTrainer, PreferenceInput, Prefixes,
     Rollout, Runner, Sequence, Support, TrainerConfig, mixture, read_rollouts, write_rollouts,
 };

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::Global;
 use super::run::records;
-use crate::failure::usage;
-use crate::stages::report::read_rows;
-use crate::store::folder::read_only;
-use crate::store::manifest::Manifest;
+use harness::failure::usage;
+use harness::stages::report::read_rows;
+use harness::store::folder::read_only;
+use harness::store::manifest::Manifest;
 
 struct Run {
     name: String,

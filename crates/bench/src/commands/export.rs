@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Global;
 use crate::cli::ExportArgs;
-use crate::models::resolve;
+use harness::models::resolve;
 
 pub fn export(global: &Global, args: &ExportArgs) -> Result<()> {
     let checkpoint = Checkpoint::open(&resolve(&args.model)?)?;

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::selection::Selected;
 use super::{Global, say};
 use crate::cli::{GenerateArgs, ScoreArgs};
-use crate::failure::usage;
-use crate::stages::generate::draws;
+use harness::failure::usage;
+use harness::stages::generate::draws;
 
 fn settings(selected: &Selected, args: &GenerateArgs) -> Result<Generation> {
     // Without a config the default is greedy: the same answer twice is what a script expects.

@@ -23,15 +23,15 @@ use sha2::{Digest, Sha256};
 
 use super::Global;
 use super::run::records;
-use crate::config;
-use crate::failure::{nearest, usage};
-use crate::models::{Models, hashes};
-use crate::progress::Progress;
-use crate::prompts::{self, NamedPrompt};
-use crate::stages::report::read_rows;
-use crate::store::folder::lock;
-use crate::store::folder::read_only;
-use crate::store::manifest::Manifest;
+use harness::config;
+use harness::failure::{nearest, usage};
+use harness::models::{Models, hashes};
+use harness::progress::Progress;
+use harness::prompts::{self, NamedPrompt};
+use harness::stages::report::read_rows;
+use harness::store::folder::lock;
+use harness::store::folder::read_only;
+use harness::store::manifest::Manifest;
 
 /// A file of judges.
 #[derive(Debug, Deserialize)]

@@ -11,10 +11,10 @@ use serde_json::json;
 use super::Global;
 use super::selection::{preference, sources};
 use crate::cli::MergeArgs;
-use crate::config::parse;
-use crate::experiment::Experiment;
-use crate::failure::usage;
-use crate::models::Models;
+use harness::config::parse;
+use harness::experiment::Experiment;
+use harness::failure::usage;
+use harness::models::Models;
 
 pub fn merge(global: &Global, args: &MergeArgs) -> Result<()> {
     let mut models = Models::on(&Default::default(), Default::default())?;

@@ -22,8 +22,8 @@ use lm::{DeviceSpec, Format, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::cli::{Cli, Command};
-use crate::failure::{nearest, usage};
-use crate::models::resolve;
+use harness::failure::{nearest, usage};
+use harness::models::resolve;
 
 /// Options that every command has.
 pub struct Global {
@@ -57,7 +57,7 @@ fn say(text: &str) -> Result<()> {
 /// Does what the command line asks.
 ///
 /// # Errors
-/// A [`crate::failure::Usage`] for mistakes in it, anything else for failures.
+/// A [`harness::failure::Usage`] for mistakes in it, anything else for failures.
 pub fn run(cli: Cli) -> Result<()> {
     let device = cli.device.as_deref().map(DeviceSpec::parse).transpose();
     let global = Global {

@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::Global;
 use crate::cli::RunArgs;
-use crate::experiment::Experiment;
-use crate::run;
-use crate::splits::Splits;
-use crate::sweep::grid;
+use harness::experiment::Experiment;
+use harness::run;
+use harness::splits::Splits;
+use harness::sweep::grid;
 
 fn load(global: &Global, file: &Path) -> Result<Experiment> {
     let mut experiment = Experiment::load(file)?;

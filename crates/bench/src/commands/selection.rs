@@ -11,10 +11,10 @@ use mixing::{BASE, Generation, Plan, Preference, Strategy};
 
 use super::Global;
 use crate::cli::{Selection, Stated};
-use crate::experiment::Experiment;
-use crate::failure::usage;
-use crate::models::{Models, Pools};
-use crate::prompts::check;
+use harness::experiment::Experiment;
+use harness::failure::usage;
+use harness::models::{Models, Pools};
+use harness::prompts::check;
 
 /// Opened and ready.
 pub struct Selected {

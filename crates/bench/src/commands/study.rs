@@ -11,10 +11,10 @@ use serde_json::json;
 use super::Global;
 use super::run::records;
 use crate::cli::StudyCommand;
-use crate::failure::{nearest, usage};
-use crate::stages::report::read_rows;
-use crate::store::folder::read_only;
-use crate::store::manifest::Manifest;
+use harness::failure::{nearest, usage};
+use harness::stages::report::read_rows;
+use harness::store::folder::read_only;
+use harness::store::manifest::Manifest;
 
 /// Exports or imports.
 ///

@@ -4,21 +4,21 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use training::{Outcome, Product, TrainOptions, Training, trainings};
 
 use super::Global;
 use crate::cli::TrainArgs;
-use crate::train::{self, Outcome, Product, TrainOptions, Training};
 
 /// Trains, once or for each of the settings' combinations.
 ///
 /// # Errors
-/// Those of [`Training::load`] and [`train::train`].
+/// Those of [`Training::load`] and [`training::train`].
 pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
     let training = Training::load(&args.file)?;
     let default = || Path::new("runs/train").join(&training.name);
     let out = args.out.clone().unwrap_or_else(default);
     let (mut documents, mut texts) = (Vec::new(), Vec::new());
-    for (name, training) in train::trainings(&training, &args.set)? {
+    for (name, file) in trainings(&training, &args.set)? {
         let options = TrainOptions {
             source: args.file.clone(),
             out: match name.as_str() {
@@ -27,7 +27,7 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
             },
             stop_after: args.stop_after,
         };
-        let outcome = train::train(&training.seeded(global.seed), &options)?;
+        let outcome = training::train(&file.seeded(global.seed), &options)?;
         let (document, text) = shown(&outcome);
         documents.push(document);
         texts.push(text);

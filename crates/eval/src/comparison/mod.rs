@@ -3,8 +3,8 @@
 //! [`Comparison`] estimates; `tables` puts the estimates into data frames.
 //!
 //! ```
-//! use eval::comparison::Comparison;
-//! use eval::rows::{Identity, ScoreRow};
+//! use mope_eval::comparison::Comparison;
+//! use mope_eval::rows::{Identity, ScoreRow};
 //! let score = |strategy: &str, prompt: &str, utility| ScoreRow {
 //!     identity: Identity {
 //!         strategy: strategy.into(),
@@ -29,7 +29,7 @@
 //! let comparison = Comparison::new(&rows, &["base".into(), "pcm".into()])?;
 //! let difference = comparison.to_first("pcm").unwrap().difference;
 //! assert!((difference.mean - 0.25).abs() < 1e-12);
-//! # Ok::<(), eval::Error>(())
+//! # Ok::<(), mope_eval::Error>(())
 //! ```
 
 mod fronts;

@@ -4,7 +4,7 @@
 //! disagree, the pair counts as a tie.
 //!
 //! ```
-//! use eval::judges::Verdict;
+//! use mope_eval::judges::Verdict;
 //! let (shown, swapped) = (Verdict::read("A"), Verdict::read("B."));
 //! assert_eq!(Verdict::of_both(shown, swapped), Some(1.0));
 //! assert_eq!(Verdict::of_both(shown, shown), Some(0.5));
@@ -140,7 +140,7 @@ impl Verdict {
     /// unreadable, as is an "A" that reads like an article ("A tie").
     ///
     /// ```
-    /// use eval::judges::Verdict;
+    /// use mope_eval::judges::Verdict;
     /// assert_eq!(Verdict::read("B."), Verdict::Second);
     /// assert_eq!(Verdict::read("A is better"), Verdict::First);
     /// assert_eq!(Verdict::read("A better one is B"), Verdict::Second);

@@ -8,7 +8,7 @@ use unicode_segmentation::UnicodeSegmentation;
 /// as Unicode bounds them, in lower case. `None` where there is no n-gram.
 ///
 /// ```
-/// use eval::metrics::distinct;
+/// use mope_eval::metrics::distinct;
 /// assert_eq!(distinct(&["a b a b"], 2), Some(2.0 / 3.0));
 /// ```
 pub fn distinct(responses: &[&str], n: usize) -> Option<f64> {
@@ -30,7 +30,7 @@ pub fn distinct(responses: &[&str], n: usize) -> Option<f64> {
 /// fewer than three tokens.
 ///
 /// ```
-/// use eval::metrics::repetition;
+/// use mope_eval::metrics::repetition;
 /// assert_eq!(repetition(&[1, 2, 3, 1, 2, 3]), 0.25);
 /// ```
 pub fn repetition(tokens: &[u32]) -> f64 {

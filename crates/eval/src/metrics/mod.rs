@@ -1,7 +1,7 @@
 //! What responses are like, whatever they are worth: how diverse, how repetitive.
 //!
 //! ```
-//! use eval::metrics::bleu;
+//! use mope_eval::metrics::bleu;
 //! let [response, reference] = ["the cat sat", "the cat sat down"].map(bleu::tokens);
 //! let score = bleu::sentence(&response, &[&reference]);
 //! assert!(score > 50.0 && score < 100.0);

@@ -2,7 +2,7 @@
 //! and the PNG.
 //!
 //! ```
-//! use eval::plots::{HeatPlot, svg};
+//! use mope_eval::plots::{HeatPlot, svg};
 //! let wins = HeatPlot {
 //!     title: "wins".into(),
 //!     rows: vec!["pcm".into()],
@@ -11,7 +11,7 @@
 //!     middle: 0.5,
 //! };
 //! assert!(svg(&wins)?.contains("0.75"));
-//! # Ok::<(), eval::Error>(())
+//! # Ok::<(), mope_eval::Error>(())
 //! ```
 
 mod curves;

@@ -1,7 +1,7 @@
 //! The report: one HTML file that needs no other and no network.
 //!
 //! ```
-//! use eval::report::Report;
+//! use mope_eval::report::Report;
 //! let report = Report {
 //!     title: "quickstart",
 //!     facts: &[("model".into(), "SmolLM2-135M-Instruct".into())],
@@ -16,7 +16,7 @@
 //!     manifest: "{}",
 //! };
 //! assert!(report.html()?.starts_with("<!doctype html>"));
-//! # Ok::<(), eval::Error>(())
+//! # Ok::<(), mope_eval::Error>(())
 //! ```
 
 mod samples;

@@ -4,14 +4,14 @@
 //! documented variant of [`Scorer`], and its line in `Scorer::definition`.
 //!
 //! ```
-//! use eval::rewards::Scorer;
+//! use mope_eval::rewards::Scorer;
 //! use lm::chat::Prompt;
 //! let reward = Scorer::Readability.open()?;
 //! let prompt = Prompt::Raw("Why is the sky blue?".into());
 //! let plain = reward.score(&prompt, "Blue light is bent the most. So we see it all over.")?;
 //! let learned = reward.score(&prompt, "Atmospheric scattering preferentially redistributes shorter wavelengths.")?;
 //! assert!(learned > plain);
-//! # Ok::<(), eval::Error>(())
+//! # Ok::<(), mope_eval::Error>(())
 //! ```
 
 mod complete_sentences;

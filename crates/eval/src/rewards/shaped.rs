@@ -61,7 +61,7 @@ impl Default for Words {
 /// Share of a text's word trigrams that it had before, in 0..1.
 ///
 /// ```
-/// assert_eq!(eval::rewards::repeated_trigrams("a b c a b c"), 0.25);
+/// assert_eq!(mope_eval::rewards::repeated_trigrams("a b c a b c"), 0.25);
 /// ```
 pub fn repeated_trigrams(text: &str) -> f64 {
     let lower = text.to_lowercase();

@@ -15,7 +15,7 @@ pub fn pareto(points: &[Vec<f64>]) -> Vec<usize> {
 /// them dominates (Zitzler & Thiele 1998), by slicing along the last coordinate.
 ///
 /// ```
-/// use eval::statistics::front::hypervolume;
+/// use mope_eval::statistics::front::hypervolume;
 /// assert_eq!(hypervolume(&[vec![2.0, 1.0], vec![1.0, 3.0]], &[0.0, 0.0]), 4.0);
 /// ```
 pub fn hypervolume(points: &[Vec<f64>], reference: &[f64]) -> f64 {

@@ -38,7 +38,7 @@ impl Estimate {
 /// With one cluster the interval is the mean itself and says nothing.
 ///
 /// ```
-/// use eval::statistics::clustered;
+/// use mope_eval::statistics::clustered;
 /// let e = clustered(&[vec![1.0, 3.0], vec![2.0]]).unwrap();
 /// assert_eq!((e.mean, e.count), (2.0, 3));
 /// assert_eq!((e.low, e.high), (2.0, 2.0));

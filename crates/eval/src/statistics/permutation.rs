@@ -26,7 +26,7 @@ pub fn p_value(bootstrap: &Bootstrap, sums: &[f64]) -> f64 {
 /// Holm's correction (1979) of a family's p-values, in their order.
 ///
 /// ```
-/// use eval::statistics::permutation::holm;
+/// use mope_eval::statistics::permutation::holm;
 /// assert_eq!(holm(&[0.01, 0.04, 0.03]), [0.03, 0.06, 0.06]);
 /// ```
 pub fn holm(p: &[f64]) -> Vec<f64> {

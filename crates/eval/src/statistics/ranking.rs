@@ -15,7 +15,7 @@ const STEPS: usize = 100;
 /// When `wins` is not `[n, n]` for the length n of `start`.
 ///
 /// ```
-/// use eval::statistics::ranking::{PRIOR, strengths};
+/// use mope_eval::statistics::ranking::{PRIOR, strengths};
 /// let s = strengths(&[0.0, 29.5, 9.5, 0.0], &[0.0, 0.0]);
 /// assert!((s[0] - s[1] - ((29.5 + PRIOR) / (9.5 + PRIOR) as f64).ln()).abs() < 1e-9);
 /// ```

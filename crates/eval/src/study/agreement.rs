@@ -3,7 +3,7 @@
 /// Two-sided p-value of `wins` against `losses` if both are as likely: the sign test, ties left out.
 ///
 /// ```
-/// use eval::study::binomial;
+/// use mope_eval::study::binomial;
 /// assert_eq!(binomial(5, 0), 0.0625);
 /// assert_eq!(binomial(3, 3), 1.0);
 /// ```

@@ -1,8 +1,8 @@
 //! A study with people: blinded pairs out, answers back in.
 //!
 //! ```
-//! use eval::rows::{GenerationRow, Identity};
-//! use eval::study::Study;
+//! use mope_eval::rows::{GenerationRow, Identity};
+//! use mope_eval::study::Study;
 //! let response = |strategy: &str, text: &str| GenerationRow {
 //!     identity: Identity {
 //!         strategy: strategy.into(),
@@ -25,7 +25,7 @@
 //! let study = Study::draw(&rows, &["base".into(), "pcm".into()], &Default::default(), 10, 1)?;
 //! assert_eq!(study.shown.len(), 1);
 //! assert!(!study.page("Two answers")?.contains("pcm"));
-//! # Ok::<(), eval::Error>(())
+//! # Ok::<(), mope_eval::Error>(())
 //! ```
 
 mod agreement;

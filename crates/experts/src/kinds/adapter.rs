@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lm::Adapter;
 
-use super::{Capabilities, Kind, OpenModel};
+use super::{Capabilities, Files, Kind, OpenModel};
 use crate::Expert;
 
 /// The adapter's folder.
@@ -20,5 +20,9 @@ impl Kind for Folder<'_> {
         let adapter = Adapter::load(self.0, expert.model.config())?;
         expert.adapter = Some(Arc::new(adapter));
         Ok(())
+    }
+
+    fn files(&self) -> Option<Files> {
+        Some(Files::Adapter(self.0.into()))
     }
 }

@@ -1,6 +1,6 @@
 //! The base model as it is.
 
-use super::{Capabilities, Kind, OpenModel};
+use super::{Capabilities, Files, Kind, OpenModel};
 use crate::Expert;
 
 pub(super) struct Base;
@@ -12,5 +12,9 @@ impl Kind for Base {
 
     fn open(&self, _: &mut Expert, _: &mut OpenModel<'_>) -> lm::Result<()> {
         Ok(())
+    }
+
+    fn files(&self) -> Option<Files> {
+        None
     }
 }

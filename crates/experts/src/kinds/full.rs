@@ -1,6 +1,6 @@
 //! A model of its own.
 
-use super::{Capabilities, Kind, OpenModel};
+use super::{Capabilities, Files, Kind, OpenModel};
 use crate::Expert;
 
 /// Its registered name or its path.
@@ -14,5 +14,9 @@ impl Kind for Full<'_> {
     fn open(&self, expert: &mut Expert, model: &mut OpenModel<'_>) -> lm::Result<()> {
         expert.model = model(self.0)?;
         Ok(())
+    }
+
+    fn files(&self) -> Option<Files> {
+        Some(Files::Model(self.0.into()))
     }
 }

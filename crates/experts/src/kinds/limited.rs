@@ -1,6 +1,6 @@
 //! Another expert of which only the likeliest tokens are seen, renormalised, as a remote interface shows it.
 
-use super::{Capabilities, ExpertSpec, Kind, OpenModel};
+use super::{Capabilities, ExpertSpec, Files, Kind, OpenModel};
 use crate::Expert;
 
 pub(super) struct Limited<'a> {
@@ -23,5 +23,9 @@ impl Kind for Limited<'_> {
         self.of.kind().open(expert, model)?;
         expert.top_k = Some(self.top_k);
         Ok(())
+    }
+
+    fn files(&self) -> Option<Files> {
+        self.of.files()
     }
 }

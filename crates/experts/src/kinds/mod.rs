@@ -1,5 +1,5 @@
 //! The kinds of experts, one file each. A new kind is a new file, its `mod` line, and in this file a variant of
-//! [`ExpertSpec`] and its place in the two matches that know all of them.
+//! [`ExpertSpec`] and its place in the three matches that know all of them.
 
 mod adapter;
 mod base;
@@ -7,7 +7,7 @@ mod full;
 mod limited;
 mod prompted;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lm::LanguageModel;
@@ -68,6 +68,18 @@ pub(crate) trait Kind {
     /// # Errors
     /// Files that are missing, damaged or made for another base.
     fn open(&self, expert: &mut Expert, model: &mut OpenModel<'_>) -> lm::Result<()>;
+
+    /// The files that it reads, which count among the inputs of a run.
+    fn files(&self) -> Option<Files>;
+}
+
+/// Files that an expert reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Files {
+    /// The folder of an adapter.
+    Adapter(PathBuf),
+    /// A model, by registered name or path.
+    Model(String),
 }
 
 /// Goes on with the expert inside another one; what is none of those ends it.
@@ -94,13 +106,33 @@ impl ExpertSpec {
     /// What an expert of this kind can tell.
     ///
     /// ```
-    /// use experts::ExpertSpec;
+    /// use mope_experts::ExpertSpec;
     /// let limited = ExpertSpec::Limited { top_k: 20, of: Box::new(ExpertSpec::Base) };
     /// assert_eq!(limited.capabilities().top_k, Some(20));
     /// assert!(!limited.capabilities().prompt && ExpertSpec::Base.capabilities().prompt);
     /// ```
     pub fn capabilities(&self) -> Capabilities {
         self.kind().capabilities()
+    }
+
+    /// The files that it reads; `None` where it is made of the base alone.
+    pub fn files(&self) -> Option<Files> {
+        self.kind().files()
+    }
+
+    /// Takes the paths that it names as relative to `folder`. A model is a path where one is there, else a name.
+    pub fn resolve(&mut self, folder: &Path) {
+        match self {
+            Self::Adapter(path) => *path = folder.join(&*path),
+            Self::Full(model) => {
+                let path = folder.join(&*model);
+                if path.exists() {
+                    *model = path.to_string_lossy().into_owned();
+                }
+            }
+            Self::Limited { of, .. } => of.resolve(folder),
+            Self::Base | Self::Prompted(_) => {}
+        }
     }
 
     /// The expert itself, whatever is seen of it.

@@ -1,6 +1,6 @@
 //! The base with an instruction in its system message.
 
-use super::{Capabilities, Kind, OpenModel};
+use super::{Capabilities, Files, Kind, OpenModel};
 use crate::Expert;
 
 /// The instruction.
@@ -18,5 +18,9 @@ impl Kind for Prompted<'_> {
     fn open(&self, expert: &mut Expert, _: &mut OpenModel<'_>) -> lm::Result<()> {
         expert.instruction = Some(self.0.into());
         Ok(())
+    }
+
+    fn files(&self) -> Option<Files> {
+        None
     }
 }

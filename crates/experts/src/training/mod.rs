@@ -5,8 +5,8 @@
 //! scores them is the caller's ([`rebel::Environment`]).
 //!
 //! ```
-//! use experts::training::offline::OfflineConfig;
-//! use experts::training::rebel::RebelConfig;
+//! use mope_experts::training::offline::OfflineConfig;
+//! use mope_experts::training::rebel::RebelConfig;
 //! // 24 iterations of 16 pairs, each seen twice, 8 at a time.
 //! assert_eq!(RebelConfig::default().total_steps(), 24 * 2 * 2);
 //! let config = OfflineConfig { minibatch: 4, ..OfflineConfig::default() };

@@ -2,13 +2,13 @@
 //! tensors by their Hugging Face names.
 //!
 //! ```
-//! use lm::load::Checkpoint;
+//! use mope_lm::load::Checkpoint;
 //!
 //! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
 //! checkpoint.check()?;
 //! assert_eq!(checkpoint.config().vocab_size, 96);
 //! assert!(Checkpoint::open("tests/fixtures/nothing".as_ref()).is_err());
-//! # Ok::<(), lm::Error>(())
+//! # Ok::<(), mope_lm::Error>(())
 //! ```
 
 pub mod dequant;

@@ -11,15 +11,15 @@
 //!    `Bf16`, while beside `Q8` and `Q4` those are 8-bit integers with a scale for each head of each position
 //!
 //! ```
-//! use lm::Format;
-//! use lm::load::Checkpoint;
-//! use lm::packed::PackedDecoder;
+//! use mope_lm::Format;
+//! use mope_lm::load::Checkpoint;
+//! use mope_lm::packed::PackedDecoder;
 //!
 //! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
 //! let exact = PackedDecoder::load(&checkpoint, Format::F32)?;
 //! let small = PackedDecoder::load(&checkpoint, Format::Q8)?;
 //! assert!(small.bytes() < exact.bytes() / 3);
-//! # Ok::<(), lm::Error>(())
+//! # Ok::<(), mope_lm::Error>(())
 //! ```
 
 mod adapters;

@@ -23,8 +23,8 @@ impl Adapter {
     /// finite, and what the system says.
     ///
     /// ```
-    /// use lm::adapter::{Adapter, LowRank, Target};
-    /// # use lm::{DecoderConfig, config::{Rope, RopeScaling}, save::Precision};
+    /// use mope_lm::adapter::{Adapter, LowRank, Target};
+    /// # use mope_lm::{DecoderConfig, config::{Rope, RopeScaling}, save::Precision};
     /// # let rope = Rope { theta: 1e4, scaling: RopeScaling::Plain };
     /// # let config = DecoderConfig { vocab_size: 8, hidden_size: 2, intermediate_size: 4, layers: 1,
     /// #     heads: 1, kv_heads: 1, head_dim: 2, context_length: 8, norm_eps: 1e-5, rope, tied_head: true,
@@ -34,8 +34,8 @@ impl Adapter {
     /// let folder = std::env::temp_dir().join(format!("adapter-{}", std::process::id()));
     /// adapter.save(&folder, &config, Some("my/base"), Precision::F32)?;
     /// assert_eq!(Adapter::load(&folder, &config)?, adapter);
-    /// # std::fs::remove_dir_all(&folder).map_err(|e| lm::Error::Argument(e.to_string()))?;
-    /// # Ok::<(), lm::Error>(())
+    /// # std::fs::remove_dir_all(&folder).map_err(|e| mope_lm::Error::Argument(e.to_string()))?;
+    /// # Ok::<(), mope_lm::Error>(())
     /// ```
     pub fn save(
         &self,

@@ -12,9 +12,9 @@
 //!   logits are never kept.
 //!
 //! ```
-//! use lm::Format;
-//! use lm::load::Checkpoint;
-//! use lm::tuning::{LoraConfig, LoraParameters, Sequence, TuningDecoder};
+//! use mope_lm::Format;
+//! use mope_lm::load::Checkpoint;
+//! use mope_lm::tuning::{LoraConfig, LoraParameters, Sequence, TuningDecoder};
 //!
 //! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
 //! let decoder = TuningDecoder::load(&checkpoint, Format::F32)?;
@@ -24,7 +24,7 @@
 //! // A fresh adapter changes nothing.
 //! let fresh = LoraParameters::new(&LoraConfig::default(), decoder.config(), 7);
 //! assert_eq!(decoder.log_probs(fresh.ok().as_ref(), &sequences)?, before);
-//! # Ok::<(), lm::Error>(())
+//! # Ok::<(), mope_lm::Error>(())
 //! ```
 
 mod attention;

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use lm::load::Checkpoint;
-use lm::{AdapterStack, Decoder, DeviceSpec, Format, to_host};
+use mope_lm::load::Checkpoint;
+use mope_lm::{AdapterStack, Decoder, DeviceSpec, Format, to_host};
 use safetensors::SafeTensors;
 
 /// Path of a committed fixture.

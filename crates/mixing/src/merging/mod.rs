@@ -158,7 +158,7 @@ impl Method {
     /// Merges one tensor.
     ///
     /// ```
-    /// use mixing::merging::{Method, Part, Soup, Tensors};
+    /// use mope_mixing::merging::{Method, Part, Soup, Tensors};
     /// let merged = Method::Soup(Soup::default()).merge(&Tensors {
     ///     shape: &[1, 2],
     ///     base: &[1.0, 1.0],

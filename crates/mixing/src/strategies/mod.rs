@@ -241,14 +241,14 @@ impl Strategy {
     /// configuration cannot be read.
     ///
     /// ```
-    /// use mixing::strategies::Uniform;
-    /// use mixing::{Preference, Strategy};
+    /// use mope_mixing::strategies::Uniform;
+    /// use mope_mixing::{Preference, Strategy};
     /// let importances = [("concise".to_string(), 2.0), ("friendly".to_string(), 1.0)].into();
     /// let preference = Preference { text: "be brief".into(), importances };
     /// let uniform = Strategy::Uniform(Uniform::default());
     /// let plan = uniform.plan(&preference, &["base", "concise", "friendly", "rude"])?;
     /// assert_eq!(plan.experts, ["concise", "friendly"]);
-    /// # Ok::<(), mixing::Error>(())
+    /// # Ok::<(), mope_mixing::Error>(())
     /// ```
     pub fn plan(&self, preference: &Preference, experts: &[&str]) -> Result<Plan> {
         self.variant().plan(preference, experts)

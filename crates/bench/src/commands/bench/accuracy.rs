@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use super::experts_of;
 use crate::cli::AccuracyArgs;
-use crate::failure::usage;
-use crate::models::Models;
+use harness::failure::usage;
+use harness::models::Models;
 
 /// Tokens of a piece of text.
 const PIECE: usize = 500;

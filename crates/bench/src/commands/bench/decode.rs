@@ -19,9 +19,9 @@ use serde::Serialize;
 use super::bandwidth::read_bytes_per_s;
 use super::{PASSAGE, excerpt, experts_of, median};
 use crate::cli::DecodeArgs;
-use crate::config::renamed;
-use crate::failure::usage;
-use crate::models::Models;
+use harness::config::renamed;
+use harness::failure::usage;
+use harness::models::Models;
 
 /// What `--strategy` knows; a PCM is a fresh one of shape `tiny`, perhaps one that reads statistics of the experts.
 const STRATEGIES: [&str; 10] = [

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{PASSAGE, excerpt, median, random_adapter};
 use crate::cli::{RecordsArgs, Workload};
-use crate::models::Models;
+use harness::models::Models;
 
 /// One measurement; medians of the repetitions.
 #[derive(Debug, Clone, Serialize)]

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{PASSAGE, excerpt, median};
 use crate::cli::Workload;
-use crate::models::resolve;
+use harness::models::resolve;
 use kernels::memory::peak_bytes;
 
 /// One measurement; the median of the repetitions.

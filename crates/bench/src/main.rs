@@ -1,5 +1,0 @@
-//! The program `mope`.
-
-fn main() -> std::process::ExitCode {
-    mope_bench::main()
-}

@@ -1,0 +1,335 @@
+//! Opening models by name or path, with progress while they are fetched.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use experts::{Expert, ExpertPool, ExpertSpec, Files};
+use indicatif::{ProgressBar, ProgressStyle};
+use lm::load::Checkpoint;
+use lm::source::{Registry, sha256};
+use lm::{Adapter, DecoderConfig, DeviceSpec, Format, LanguageModel};
+use mixing::Plan;
+use mixing::merging::{Merged, Recipe, Source};
+
+use crate::experiment::Experiment;
+use crate::failure::{nearest, usage};
+
+/// The path of a model, fetched if need be.
+///
+/// # Errors
+/// An unknown name (a mistake of usage), or why it could not be fetched.
+pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
+    let registry = Registry::load()?;
+    let names = || registry.entries().keys().map(String::as_str);
+    if !registry.entries().contains_key(name_or_path) && !Path::new(name_or_path).exists() {
+        let hint = nearest(name_or_path, names());
+        let known = names().collect::<Vec<_>>().join(", ");
+        return Err(usage(format!(
+            "model '{name_or_path}' is neither a path nor a registered name{hint}; registered: {known}"
+        )));
+    }
+    let bar = ProgressBar::no_length();
+    let style = ProgressStyle::with_template(
+        "     fetch {msg} [{bar:32}] {bytes}/{total_bytes} · {bytes_per_sec} · {eta} left",
+    );
+    if let Ok(style) = style {
+        bar.set_style(style.progress_chars("━╸ "));
+    }
+    let path = registry.resolve(name_or_path, &mut |name, done, total| {
+        bar.set_message(name.to_string());
+        bar.set_position(done);
+        if let Some(total) = total {
+            bar.set_length(total);
+        }
+    })?;
+    bar.finish_and_clear();
+    Ok(path)
+}
+
+/// SHA-256 of every file that a model or an adapter consists of, by name.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn hashes(path: &Path) -> Result<BTreeMap<String, String>> {
+    let mut files = Vec::new();
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).with_context(|| path.display().to_string())? {
+            let file = entry?.path();
+            let kinds = ["gguf", "safetensors", "json", "jinja", "txt"];
+            let known = file
+                .extension()
+                .is_some_and(|e| kinds.iter().any(|k| *k == e));
+            if known && file.is_file() {
+                files.push(file);
+            }
+        }
+    } else {
+        files.push(path.to_path_buf());
+    }
+    let named = files.into_iter().map(|file| {
+        let name = file.file_name().unwrap_or_default();
+        Ok((name.to_string_lossy().into_owned(), sha256(&file)?))
+    });
+    named.collect()
+}
+
+/// The experts of an experiment, opened over its base model, and the pools that they form.
+pub struct Pools {
+    models: Models,
+    base: Arc<LanguageModel>,
+    base_path: PathBuf,
+    experts: BTreeMap<String, Expert>,
+    /// Parameters of the experts that are merged.
+    sources: BTreeMap<String, Source>,
+}
+
+impl Pools {
+    /// Opens the base model of an experiment.
+    ///
+    /// # Errors
+    /// A device that this build does not have, a model that cannot be opened.
+    pub fn open(experiment: &Experiment) -> Result<Self> {
+        let mut models = Models::on(&experiment.device, experiment.format)?;
+        let base = models.open(&experiment.model)?;
+        let base_path = models.path(&experiment.model)?;
+        let mut pools = Self {
+            models,
+            base,
+            base_path,
+            experts: BTreeMap::new(),
+            sources: BTreeMap::new(),
+        };
+        pools.open_expert(experiment, mixing::BASE)?;
+        Ok(pools)
+    }
+
+    /// Opens the experts that a plan runs or merges, each once.
+    ///
+    /// # Errors
+    /// An expert that cannot be opened, or that has no parameters to merge.
+    pub fn open_experts(&mut self, experiment: &Experiment, plan: &Plan) -> Result<()> {
+        for name in &plan.experts {
+            let Some(recipe) = plan.merged.get(name) else {
+                self.open_expert(experiment, name)?;
+                continue;
+            };
+            for source in &recipe.experts {
+                if !self.sources.contains_key(source) {
+                    let spec = experiment.expert(source);
+                    let opened = self.models.source(source, &spec, self.base.config())?;
+                    self.sources.insert(source.clone(), opened);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open_expert(&mut self, experiment: &Experiment, name: &str) -> Result<()> {
+        if !self.experts.contains_key(name) {
+            let expert = self
+                .models
+                .expert(name, &experiment.expert(name), &self.base)?;
+            self.experts.insert(name.into(), expert);
+        }
+        Ok(())
+    }
+
+    /// The base model.
+    pub fn base(&self) -> &Arc<LanguageModel> {
+        &self.base
+    }
+
+    /// Where the base model lies.
+    pub fn base_path(&self) -> &Path {
+        &self.base_path
+    }
+
+    /// Where the adapter or the model of an expert lies; `None` where it has none of its own.
+    ///
+    /// # Errors
+    /// A model that cannot be found.
+    pub fn files(&mut self, spec: &ExpertSpec) -> Result<Option<PathBuf>> {
+        Ok(match spec.files() {
+            Some(Files::Adapter(folder)) => Some(folder),
+            Some(Files::Model(model)) => Some(self.models.path(&model)?),
+            None => None,
+        })
+    }
+
+    /// An expert that was opened.
+    ///
+    /// # Errors
+    /// One that was not.
+    pub fn expert(&self, name: &str) -> Result<&Expert> {
+        let expert = self.experts.get(name);
+        expert.with_context(|| format!("expert '{name}' is not open"))
+    }
+
+    /// The pool that a plan runs, in the plan's order. With `reference`, the base runs beside it where the divergence
+    /// from it is measured.
+    ///
+    /// # Errors
+    /// An expert that is not open; a recipe that does not fit its experts.
+    pub fn pool(&self, plan: &Plan, reference: bool) -> Result<ExpertPool> {
+        let mut experts = Vec::with_capacity(plan.experts.len());
+        for name in &plan.experts {
+            experts.push(match plan.merged.get(name) {
+                None => self.expert(name)?.clone(),
+                Some(recipe) => {
+                    let merged = self.merged(name, recipe);
+                    merged.with_context(|| format!("merging '{name}'"))?
+                }
+            });
+        }
+        if !reference {
+            return Ok(ExpertPool::new(experts)?);
+        }
+        let rephrased = plan.instruction.is_some() || !plan.examples.is_empty();
+        let base = self.expert(mixing::BASE)?.clone();
+        Ok(ExpertPool::with_reference(experts, base, rephrased)?)
+    }
+
+    fn merged(&self, name: &str, recipe: &Recipe) -> Result<Expert> {
+        let mut sources = Vec::with_capacity(recipe.experts.len());
+        for source in &recipe.experts {
+            let opened = self.sources.get(source);
+            sources.push(
+                opened
+                    .with_context(|| format!("expert '{source}' is not open"))?
+                    .clone(),
+            );
+        }
+        let (path, base) = (&self.base_path, &self.base);
+        self.models.merged(name, recipe, sources, path, base)
+    }
+}
+
+/// Models of one process, each opened once.
+pub struct Models {
+    device: DeviceSpec,
+    weights: Format,
+    /// Found, fetched and checked, by name or path as given.
+    paths: BTreeMap<String, PathBuf>,
+    open: BTreeMap<PathBuf, Arc<LanguageModel>>,
+}
+
+impl Models {
+    /// Models on one device, in one number format.
+    ///
+    /// # Errors
+    /// A device that this build does not have, a format that the device does not have.
+    pub fn on(device: &DeviceSpec, weights: Format) -> Result<Self> {
+        device.offers(weights).map_err(|e| usage(e.to_string()))?;
+        Ok(Self {
+            device: device.clone(),
+            weights,
+            paths: BTreeMap::new(),
+            open: BTreeMap::new(),
+        })
+    }
+
+    /// Where a model lies; fetching and checking happen once.
+    ///
+    /// # Errors
+    /// Those of [`resolve`].
+    pub fn path(&mut self, name_or_path: &str) -> Result<PathBuf> {
+        if let Some(path) = self.paths.get(name_or_path) {
+            return Ok(path.clone());
+        }
+        let path = resolve(name_or_path)?;
+        self.paths.insert(name_or_path.into(), path.clone());
+        Ok(path)
+    }
+
+    /// Opens a model by name or path.
+    ///
+    /// # Errors
+    /// Those of [`resolve`] and [`LanguageModel::open`].
+    pub fn open(&mut self, name_or_path: &str) -> Result<Arc<LanguageModel>> {
+        let path = self.path(name_or_path)?;
+        if let Some(model) = self.open.get(&path) {
+            return Ok(model.clone());
+        }
+        let model = Arc::new(LanguageModel::open(&path, &self.device, self.weights)?);
+        self.open.insert(path, model.clone());
+        Ok(model)
+    }
+
+    /// An expert's parameters, for merging.
+    ///
+    /// # Errors
+    /// An expert that has none of its own, an adapter or model that cannot be opened.
+    pub fn source(
+        &mut self,
+        name: &str,
+        spec: &ExpertSpec,
+        base: &DecoderConfig,
+    ) -> Result<Source> {
+        if !spec.capabilities().parameters {
+            return Err(usage(format!("expert '{name}' has no parameters to merge")));
+        }
+        let opened = match spec.files() {
+            None => return Ok(Source::Base),
+            Some(Files::Adapter(folder)) => {
+                Adapter::load(&folder, base).map(|adapter| Source::Adapter(Arc::new(adapter)))
+            }
+            Some(Files::Model(model)) => {
+                let path = self
+                    .path(&model)
+                    .with_context(|| format!("expert '{name}'"))?;
+                Checkpoint::open(&path).map(|model| Source::Full(Arc::new(model)))
+            }
+        };
+        opened.with_context(|| format!("expert '{name}'"))
+    }
+
+    /// The expert `name` that a recipe makes out of `sources`, over the model at `path`.
+    ///
+    /// # Errors
+    /// Those of [`Recipe::merge`] and [`LanguageModel::load`].
+    pub fn merged(
+        &self,
+        name: &str,
+        recipe: &Recipe,
+        sources: Vec<Source>,
+        path: &Path,
+        base: &Arc<LanguageModel>,
+    ) -> Result<Expert> {
+        let (model, adapter) = match recipe.merge(Checkpoint::open(path)?, sources)? {
+            Merged::Adapter(adapter) => (base.clone(), Some(Arc::new(adapter))),
+            Merged::Model(merged) => {
+                let model = LanguageModel::load(&merged, &self.device, self.weights)?;
+                (Arc::new(model), None)
+            }
+        };
+        Ok(Expert {
+            name: name.into(),
+            model,
+            adapter,
+            instruction: None,
+            top_k: None,
+        })
+    }
+
+    /// Opens an expert over `base`.
+    ///
+    /// # Errors
+    /// With the expert's name.
+    pub fn expert(
+        &mut self,
+        name: &str,
+        spec: &ExpertSpec,
+        base: &Arc<LanguageModel>,
+    ) -> Result<Expert> {
+        let model = match spec.files() {
+            Some(Files::Model(model)) => {
+                let opened = self.open(&model);
+                opened.with_context(|| format!("expert '{name}'"))?
+            }
+            Some(Files::Adapter(_)) | None => base.clone(),
+        };
+        Ok(Expert::open(name, spec, base, |_| Ok(model))?)
+    }
+}

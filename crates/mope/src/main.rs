@@ -1,0 +1,5 @@
+//! The program `mope`.
+
+fn main() -> std::process::ExitCode {
+    bench::main()
+}
