@@ -257,7 +257,7 @@ impl<'a> Generator<'a> {
     fn decode(
         &mut self,
         work: &Work<'_>,
-        choose: &(dyn Fn(usize, usize, &[f32]) -> Option<u32> + Sync),
+        choose: &Choose<'_>,
         mut on_token: impl FnMut(usize, &Response),
     ) -> Result<Vec<Response>> {
         let mut responses = vec![Response::default(); work.prompts.len()];
@@ -348,7 +348,7 @@ impl<'a> Generator<'a> {
     fn choose(
         &mut self,
         running: &mut Running,
-        choose: &(dyn Fn(usize, usize, &[f32]) -> Option<u32> + Sync),
+        choose: &Choose<'_>,
         next: &NextTokens,
         mixed: &mut Mixed,
         responses: &mut [Response],
@@ -437,6 +437,10 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 }
+
+/// Names the next token: a request's index, the token's number, the mixture's log-probabilities; `None` where these are
+/// no numbers.
+type Choose<'a> = dyn Fn(usize, usize, &[f32]) -> Option<u32> + Sync + 'a;
 
 /// What a decode loop has to do.
 struct Work<'a> {
