@@ -435,10 +435,6 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// Names the next token: a request's index, the token's number, the mixture's log-probabilities; `None` where these are
-/// no numbers.
-type Choose<'a> = dyn Fn(usize, usize, &[f32]) -> Option<u32> + Sync + 'a;
-
 /// What a decode loop has to do.
 struct Work<'a> {
     prompts: &'a [Prompt],
