@@ -226,7 +226,7 @@ fn a_server_that_stays_down_and_wrong_files_end_in_one_clear_error() {
             "did you mean 'against'",
         ),
         (
-            "(judges: {}, criteria: {}, against: \"bse\")",
+            "(judges: {\"a\": Local(\"x\")}, criteria: {\"help\": \"which helps?\"}, against: \"bse\")",
             "did you mean 'base'",
         ),
         (

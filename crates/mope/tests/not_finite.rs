@@ -148,7 +148,7 @@ fn a_reward_model_without_numbers_is_refused() {
     std::fs::write(&card, broken.to_string()).unwrap();
     let error = RewardModel::load(&reward).err().unwrap().to_string();
     assert!(
-        error.contains("reward.json") && error.contains("sd 0"),
+        error.contains("reward.json") && error.contains("sd is 0"),
         "{error}"
     );
     restore();
