@@ -119,11 +119,7 @@ fn common_beginnings_change_no_bit() {
 
 #[test]
 fn experts_that_do_not_fit_are_refused_by_name() {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(pico::path("qwen3")).unwrap() {
-        let from = entry.unwrap().path();
-        std::fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
-    }
+    let folder = pico::copy("qwen3");
     let tokenizer = folder.path().join("tokenizer.json");
     let text = std::fs::read_to_string(&tokenizer).unwrap();
     let swapped = text

@@ -1,4 +1,13 @@
 //! What went wrong: mistakes of the user's, which another file or other arguments would mend, apart from failures.
+//!
+//! ```
+//! use mope_harness::failure::{is_usage, message, nearest, usage};
+//!
+//! let hint = nearest("bass", ["base", "uniform"]);
+//! let error = usage(format!("no strategy 'bass'{hint}")).context("kind.ron");
+//! assert!(is_usage(&error));
+//! assert_eq!(message(&error), "kind.ron: no strategy 'bass' (did you mean 'base'?)");
+//! ```
 
 /// A mistake of the user's, somewhere in the chain of an [`anyhow::Error`]. The command line ends with exit code 2 for
 /// it, and with 1 for everything else.

@@ -1,4 +1,19 @@
 //! Opening models by name or path, with progress while they are fetched.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use lm::{DeviceSpec, Format};
+//! use mope_harness::models::{Models, hashes};
+//!
+//! let path = pico::path("llama");
+//! let mut models = Models::on(&DeviceSpec::Cpu, Format::F32)?;
+//! let model = models.open(&path.to_string_lossy())?;
+//! // Asked for again, it is the same one.
+//! assert!(Arc::ptr_eq(&model, &models.open(&path.to_string_lossy())?));
+//! assert!(hashes(&path)?.contains_key("config.json"));
+//! # anyhow::Ok(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,17 @@
 //! Progress on stderr: bars in a terminal, a line now and then elsewhere. Nothing is shown until somebody asks for it
 //! with [`show`], as the command line does: a library is silent.
+//!
+//! ```
+//! use mope_harness::progress::{Progress, say};
+//!
+//! // Silent: nobody has called `show`.
+//! let mut progress = Progress::new("generate", "tokens", 96);
+//! progress.advance(32);
+//! // Found, not made: it counts for the end and not for the rate.
+//! progress.skip(64);
+//! progress.finish();
+//! say("done");
+//! ```
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};

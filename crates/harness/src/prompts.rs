@@ -1,4 +1,17 @@
 //! Prompt sets: JSON lines or plain text.
+//!
+//! ```
+//! use mope_harness::prompts::load;
+//!
+//! let folder = tempfile::tempdir()?;
+//! let file = folder.path().join("prompts.jsonl");
+//! std::fs::write(&file, "{\"id\": \"sky\", \"prompt\": \"Why is the sky blue?\"}\n{\"prompt\": \"Why?\"}\n")?;
+//! let prompts = load(&file)?;
+//! assert_eq!(prompts[0].prompt.question(), "Why is the sky blue?");
+//! // One without an id is called by its line.
+//! assert_eq!((prompts[0].id.as_str(), prompts[1].id.as_str()), ("sky", "2"));
+//! # anyhow::Ok(())
+//! ```
 
 use std::path::Path;
 

@@ -1,4 +1,20 @@
 //! A run: an experiment becomes a run folder, stage by stage.
+//!
+//! ```
+//! use mope_harness::experiment::Experiment;
+//! use mope_harness::run::{rebuild, run};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let file = pico::experiment(folder.path());
+//! let experiment = Experiment::load(&file)?;
+//! let out = folder.path().join("run");
+//! let ranking = run(&experiment, &file, &out)?;
+//! assert_eq!(ranking.height(), experiment.strategies.names().len());
+//! assert!(out.join("report.html").is_file());
+//! // Tables follow from the rows.
+//! assert!(rebuild(&out)?.equals_missing(&ranking));
+//! # anyhow::Ok(())
+//! ```
 
 use std::path::Path;
 use std::time::Instant;

@@ -1,4 +1,21 @@
 //! Prompt sets kept apart: what is compared must not be what was trained or chosen on.
+//!
+//! ```
+//! use mope_harness::experiment::Experiment;
+//! use mope_harness::splits::Splits;
+//!
+//! let folder = tempfile::tempdir()?;
+//! let mut experiment = Experiment::load(&pico::experiment(folder.path()))?;
+//! let trained = folder.path().join("trained.txt");
+//! std::fs::write(&trained, "Who are you?\n")?;
+//! experiment.training = vec![trained.clone()];
+//! assert!(Splits::load(&experiment)?.warnings.is_empty());
+//! // Case and spaces do not make a prompt another one.
+//! std::fs::write(&trained, "WHY  is the sky blue?\n")?;
+//! let error = Splits::load(&experiment).err().map(|e| e.to_string());
+//! assert!(error.is_some_and(|e| e.contains("compare on prompts that no training saw")));
+//! # anyhow::Ok(())
+//! ```
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,20 @@
 //! Sweeps: one file, many runs, with fields set from outside.
+//!
+//! ```
+//! use mope_harness::experiment::Experiment;
+//! use mope_harness::sweep::{Setting, grid};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let experiment = Experiment::load(&pico::experiment(folder.path()))?;
+//! let settings: Vec<Setting> = ["seed=1,2", "generation.max_new_tokens=8"]
+//!     .map(|text| text.parse().unwrap())
+//!     .into();
+//! let runs = grid(&experiment, &settings)?;
+//! let names: Vec<&str> = runs.iter().map(|(name, _)| name.as_str()).collect();
+//! assert_eq!(names, ["seed=1", "seed=2"]);
+//! assert_eq!((runs[1].1.seed, runs[1].1.generation.max_new_tokens), (2, 8));
+//! # anyhow::Ok(())
+//! ```
 
 use std::str::FromStr;
 

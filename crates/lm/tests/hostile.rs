@@ -1,15 +1,13 @@
 //! Damaged and hostile files: one clear error that names the file, no panic, no huge allocation.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::fixture;
 use mope_lm::load::Checkpoint;
 use mope_lm::load::gguf::Header;
 use mope_lm::load::mapped::Mapped;
 use mope_lm::{Adapter, DeviceSpec, Format, LanguageModel, Tokenizer};
+use pico::copy;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -227,16 +225,6 @@ fn a_gguf_cut_anywhere_is_refused() {
     }
 }
 
-/// A copy of a fixture folder.
-fn copy(name: &str) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(fixture("pico").join(name)).unwrap() {
-        let from = entry.unwrap().path();
-        std::fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
-    }
-    folder
-}
-
 /// Splits a safetensors file into header text and data.
 fn parts(bytes: &[u8]) -> (String, Vec<u8>) {
     let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -257,7 +245,7 @@ fn joined(header: &str, data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_safetensors_file_that_lies_is_refused() {
-    let original = std::fs::read(fixture("pico/llama/model.safetensors")).unwrap();
+    let original = std::fs::read(pico::path("llama").join("model.safetensors")).unwrap();
     let (header, data) = parts(&original);
     let mut json: serde_json::Value = serde_json::from_str(&header).unwrap();
     let norm = "model.norm.weight";
@@ -361,10 +349,7 @@ fn a_folder_with_a_wrong_part_is_refused() {
 
 #[test]
 fn an_adapter_of_another_kind_is_refused_by_its_name() {
-    let config = Checkpoint::open(&fixture("pico/llama"))
-        .unwrap()
-        .config()
-        .clone();
+    let config = pico::checkpoint("llama").config().clone();
     let change = |from: &str, to: &str| {
         let folder = copy("adapter_plain");
         let path = folder.path().join("adapter_config.json");
@@ -416,8 +401,8 @@ fn an_adapter_of_another_kind_is_refused_by_its_name() {
             .trim_end_matches(".lora_A.weight");
         assert!(error.contains(name), "{error}");
     }
-    let other = Checkpoint::open(&fixture("pico/qwen3")).unwrap();
-    let error = Adapter::load(&fixture("pico/adapter_plain"), other.config()).unwrap_err();
+    let other = pico::checkpoint("qwen3");
+    let error = Adapter::load(&pico::path("adapter_plain"), other.config()).unwrap_err();
     assert!(error.to_string().contains("expected shape"), "{error}");
 }
 

@@ -58,11 +58,7 @@ fn write(path: &Path, tensors: &Tensors, dtype: Dtype) {
 
 /// A copy of a fixture's folder, the file of its tensors, and these.
 fn copy(name: &str, file: &str) -> (TempDir, PathBuf, Tensors) {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(fixture("pico").join(name)).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
-    }
+    let folder = pico::copy(name);
     let path = folder.path().join(file);
     let tensors = tensors(&path);
     (folder, path, tensors)
@@ -160,7 +156,7 @@ fn every_tensor_of_a_model_is_refused_by_name_file_and_position() {
 
 #[test]
 fn every_tensor_of_an_adapter_is_refused_by_name() {
-    let model = Checkpoint::open(&fixture("pico/llama")).unwrap();
+    let model = pico::checkpoint("llama");
     let (folder, path, clean) = copy("adapter_plain", "adapter_model.safetensors");
     Adapter::load(folder.path(), model.config()).unwrap();
     for (i, (name, ..)) in clean.iter().enumerate() {
@@ -289,10 +285,7 @@ fn rope_constants_are_checked() {
 #[test]
 fn factors_of_rope_are_numbers_above_zero() {
     use mope_lm::config::RopeScaling;
-    let config = Checkpoint::open(&fixture("pico/llama"))
-        .unwrap()
-        .config()
-        .clone();
+    let config = pico::checkpoint("llama").config().clone();
     for (value, fine) in [
         (1.0, true),
         (8.0, true),
@@ -367,7 +360,7 @@ fn large_numbers_in_any_pair_of_an_adapter_end_in_an_error_or_in_numbers() {
     }
     let (folder, path, clean) = copy("adapter_plain", "adapter_model.safetensors");
     for weights in FORMATS {
-        let decoder = load(&fixture("pico/llama"), weights).unwrap();
+        let decoder = load(&pico::path("llama"), weights).unwrap();
         for (i, (_, _, numbers)) in clean.iter().enumerate() {
             for (whole, value) in [(false, 1e30), (true, 1e30), (true, 1.5e38)] {
                 let mut large = clean.clone();

@@ -4,10 +4,9 @@
 
 mod common;
 
-use common::{close, expected, fixture, pico_ids};
+use common::{close, expected, pico_ids};
 use mope_lm::Adapter;
 use mope_lm::Format;
-use mope_lm::load::Checkpoint;
 use mope_lm::packed::{PackedAdapters, PackedDecoder};
 
 const SHAPES: [&str; 6] = [
@@ -22,8 +21,7 @@ const VOCAB: usize = 96;
 const FORMATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Q8, Format::Q4];
 
 fn pico(name: &str, weights: Format) -> PackedDecoder {
-    let checkpoint = Checkpoint::open(&fixture("pico").join(name)).unwrap();
-    PackedDecoder::load(&checkpoint, weights).unwrap()
+    PackedDecoder::load(&pico::checkpoint(name), weights).unwrap()
 }
 
 fn all(decoder: &PackedDecoder, lanes: &[&[u32]], adapters: Option<&PackedAdapters>) -> Vec<f32> {
@@ -59,7 +57,7 @@ fn logits_equal_transformers() {
 fn adapters_equal_peft_alone_and_together() {
     let decoder = pico("llama", Format::F32);
     let load = |name: &str| {
-        let folder = fixture("pico").join(format!("adapter_{name}"));
+        let folder = pico::path(&format!("adapter_{name}"));
         Adapter::load(&folder, decoder.config()).unwrap()
     };
     let (plain, patterns) = (load("plain"), load("patterns"));

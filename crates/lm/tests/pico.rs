@@ -4,8 +4,7 @@
 
 mod common;
 
-use common::{close, devices, expected, fixture, full_logits, pico, pico_ids, pico_in};
-use mope_lm::load::Checkpoint;
+use common::{close, devices, expected, full_logits, pico, pico_ids, pico_in};
 use mope_lm::{Adapter, AdapterStack, DeviceSpec, Engine, Format, to_host};
 
 const SHAPES: [&str; 6] = [
@@ -66,7 +65,7 @@ fn packed_formats_need_the_packed_engine() {
 /// `Cpu` is the packed engine, every other device burn's; both give the same logits.
 #[test]
 fn each_device_has_its_engine() {
-    let checkpoint = Checkpoint::open(&fixture("pico/llama")).unwrap();
+    let checkpoint = pico::checkpoint("llama");
     let expected = expected("pico/llama/expected.safetensors", "logits");
     for spec in DeviceSpec::built() {
         let engine = Engine::load(&checkpoint, &spec, Format::F32).unwrap();
@@ -144,11 +143,7 @@ fn adapters_equal_peft_alone_and_stacked() {
         let decoder = pico("llama", &device);
         let ids = pico_ids();
         let load = |name: &str| {
-            Adapter::load(
-                &fixture("pico").join(format!("adapter_{name}")),
-                decoder.config(),
-            )
-            .unwrap()
+            Adapter::load(&pico::path(&format!("adapter_{name}")), decoder.config()).unwrap()
         };
         let (plain, patterns) = (load("plain"), load("patterns"));
         let file = "pico/llama/expected.safetensors";

@@ -6,12 +6,13 @@ mod common;
 
 use std::path::Path;
 
-use common::{close, expected, fixture, pico_ids};
+use common::{close, expected, pico_ids};
 use mope_lm::adapter::{LowRank, Target};
 use mope_lm::chat::{Message, Prompt};
 use mope_lm::load::Checkpoint;
 use mope_lm::save::Precision;
 use mope_lm::{Adapter, DeviceSpec, Format, LanguageModel};
+use pico::checkpoint;
 use proptest::prelude::*;
 
 const SHAPES: [&str; 6] = [
@@ -22,10 +23,6 @@ const SHAPES: [&str; 6] = [
     "qwen2",
     "qwen3",
 ];
-
-fn checkpoint(name: &str) -> Checkpoint {
-    Checkpoint::open(&fixture("pico").join(name)).unwrap()
-}
 
 /// Logits of the fixtures' sequence.
 fn logits(folder: &Path, adapter: Option<&Adapter>) -> Vec<f32> {
@@ -60,11 +57,7 @@ fn every_shape_is_exported_and_read_back_bit_for_bit() {
             .unwrap();
         let again = Checkpoint::open(&out).unwrap();
         assert_eq!(again.config(), checkpoint(shape).config());
-        assert_eq!(
-            tensors(&out),
-            tensors(&fixture("pico").join(shape)),
-            "{shape}"
-        );
+        assert_eq!(tensors(&out), tensors(&pico::path(shape)), "{shape}");
         let half = place.path().join(format!("{shape}_half"));
         checkpoint(shape)
             .export(&half, Precision::Bf16, None)
@@ -93,7 +86,7 @@ fn a_merged_model_says_what_model_and_adapter_say() {
     let place = tempfile::tempdir().unwrap();
     for name in ["plain", "patterns"] {
         let base = checkpoint("llama");
-        let folder = fixture("pico").join(format!("adapter_{name}"));
+        let folder = pico::path(&format!("adapter_{name}"));
         let adapter = Adapter::load(&folder, base.config()).unwrap();
         let out = place.path().join(name);
         base.export(&out, Precision::F32, Some(&adapter)).unwrap();
@@ -111,10 +104,10 @@ fn a_merged_model_says_what_model_and_adapter_say() {
 #[test]
 fn adapters_are_saved_with_their_own_ranks() {
     let place = tempfile::tempdir().unwrap();
-    let base = fixture("pico/llama");
+    let base = pico::path("llama");
     for name in ["plain", "patterns"] {
         let config = checkpoint("llama").config().clone();
-        let adapter = Adapter::load(&fixture(&format!("pico/adapter_{name}")), &config).unwrap();
+        let adapter = Adapter::load(&pico::path(&format!("adapter_{name}")), &config).unwrap();
         let out = place.path().join(name);
         adapter
             .save(&out, &config, Some("some/base"), Precision::F32)
@@ -135,13 +128,13 @@ fn adapters_are_saved_with_their_own_ranks() {
 fn a_gguf_model_is_exported_in_full() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("out");
-    let source = fixture("pico/llama.gguf");
+    let source = pico::path("llama.gguf");
     Checkpoint::open(&source)
         .unwrap()
         .export(&out, Precision::F32, None)
         .unwrap();
     // The layout of q and k is undone: these are the numbers that the file was made from.
-    assert_eq!(tensors(&out), tensors(&fixture("pico/llama")));
+    assert_eq!(tensors(&out), tensors(&pico::path("llama")));
     let reference = expected("pico/llama/expected.safetensors", "logits");
     close("gguf", &logits(&out, None), &reference, 1e-4);
     let open = |path: &Path| LanguageModel::open(path, &DeviceSpec::Cpu, Format::F32).unwrap();
@@ -160,7 +153,7 @@ fn a_gguf_model_is_exported_in_full() {
     );
     assert_eq!(
         tokens,
-        open(&fixture("pico/llama"))
+        open(&pico::path("llama"))
             .prompt_tokens(&Prompt::Chat(messages.to_vec()))
             .unwrap()
     );

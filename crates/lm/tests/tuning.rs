@@ -4,9 +4,8 @@
 
 mod common;
 
-use common::{close, expected, fixture};
+use common::{close, expected};
 use mope_lm::adapter::Target;
-use mope_lm::load::Checkpoint;
 use mope_lm::objectives::{self, Pair};
 use mope_lm::tuning::{
     AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters, Loss, Sequence, TuningDecoder,
@@ -46,8 +45,7 @@ fn pairs() -> Vec<Item> {
 }
 
 fn decoder(shape: &str, weights: Format) -> TuningDecoder {
-    let checkpoint = Checkpoint::open(&fixture("pico").join(shape)).unwrap();
-    TuningDecoder::load(&checkpoint, weights).unwrap()
+    TuningDecoder::load(&pico::checkpoint(shape), weights).unwrap()
 }
 
 /// Rank 4 on all matrices, with a fixture's numbers.
@@ -169,7 +167,7 @@ fn an_adapter_decodes_as_it_was_trained() {
     let adapter = lora.adapter();
     let again = LoraParameters::from_adapter(&adapter, &lora.config, decoder.config()).unwrap();
     close("there and back", &again.values, &lora.values, 1e-6);
-    let checkpoint = Checkpoint::open(&fixture("pico/llama")).unwrap();
+    let checkpoint = pico::checkpoint("llama");
     let packed = mope_lm::packed::PackedDecoder::load(&checkpoint, Format::F32).unwrap();
     let stack = packed.adapters(&[Some(&adapter)]);
     let sequence = sequence(0, 0);
@@ -274,7 +272,7 @@ fn wrong_sequences_and_adapters_are_refused() {
     assert!(refused(vec![1], 1).contains("token to predict"));
     assert!(refused(vec![1, 96], 1).contains("vocabulary"));
     assert!(refused(vec![1; 10_000], 1).contains("context"));
-    let checkpoint = Checkpoint::open(&fixture("pico/llama")).unwrap();
+    let checkpoint = pico::checkpoint("llama");
     assert!(TuningDecoder::load(&checkpoint, Format::Q8).is_err());
     let empty = Adapter::default();
     let config = LoraConfig::default();

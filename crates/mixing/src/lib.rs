@@ -18,7 +18,7 @@ pub mod strategies;
 
 pub use error::{Error, Result};
 pub use generator::{Generation, Generator, Request, Response, TemperatureOf};
-pub use mixer::{History, Mixed, Mixer, Step, mix_logs, mix_probabilities, normalise};
+pub use mixer::{CloneMixer, History, Mixed, Mixer, Step, mix_logs, mix_probabilities, normalise};
 pub use named::Named;
 pub use plan::{Candidate, Plan};
 pub use preference::Preference;

@@ -86,7 +86,11 @@ impl Mixed {
 }
 
 /// Turns the experts' distributions into one.
-pub trait Mixer: Send + Sync {
+///
+/// A mixer is [`Clone`], because a [`Plan`](crate::Plan) is: the plan keeps it as it was made, and each
+/// [`Generator`](crate::Generator) opens a clone. A clone of a mixer that was never opened starts afresh; what it
+/// gathers later, from sequences or from the model, is its own.
+pub trait Mixer: CloneMixer + Send + Sync {
     /// Mixes one step; `mixed` is overwritten whole and keeps its memory.
     ///
     /// # Errors
@@ -110,6 +114,24 @@ pub trait Mixer: Send + Sync {
     /// It wants [`History::prompt`], which costs another pass over the prompt.
     fn reads_prompt(&self) -> bool {
         false
+    }
+}
+
+/// Clones a mixer whose type is not known. Every [`Mixer`] that is [`Clone`] has it.
+pub trait CloneMixer {
+    /// The clone.
+    fn boxed_clone(&self) -> Box<dyn Mixer>;
+}
+
+impl<M: Mixer + Clone + 'static> CloneMixer for M {
+    fn boxed_clone(&self) -> Box<dyn Mixer> {
+        Box::new(self.clone())
+    }
+}
+
+impl Clone for Box<dyn Mixer> {
+    fn clone(&self) -> Self {
+        (**self).boxed_clone()
     }
 }
 

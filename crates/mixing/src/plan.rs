@@ -16,7 +16,9 @@ pub struct Candidate {
     pub strategy: Strategy,
 }
 
-/// How a strategy serves one preference.
+/// How a strategy serves one preference. A strategy is asked for it once; whoever decodes with it several times clones
+/// it.
+#[derive(Clone)]
 pub struct Plan {
     /// Experts to run, in the order of the mixer's weights. Sorted by name where there are several,
     /// so that results don't depend on the order in which a config lists them.
@@ -27,7 +29,7 @@ pub struct Plan {
     pub instruction: Option<String>,
     /// Turns shown before every prompt.
     pub examples: Vec<Message>,
-    /// Mixes them.
+    /// Mixes them. A clone of a plan that was never decoded with has one that starts afresh.
     pub mixer: Box<dyn Mixer>,
     /// Responses that are made for each one that is kept, by utility; attempt `a` of request `r` is sequence
     /// `r · samples + a` ([`History::request`](crate::History::request)).
@@ -44,7 +46,7 @@ impl Plan {
     pub fn new(
         experts: Vec<String>,
         requirements: Requirements,
-        mixer: impl Mixer + 'static,
+        mixer: impl Mixer + Clone + 'static,
     ) -> Self {
         Self {
             experts,

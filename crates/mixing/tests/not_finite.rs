@@ -171,6 +171,7 @@ fn an_expert_without_numbers_is_named_with_token_and_prompt() {
 }
 
 /// Copies the first expert and, at one token of one request, writes a number into some places.
+#[derive(Clone)]
 struct Broken {
     token: usize,
     request: usize,

@@ -197,6 +197,31 @@ fn a_reference_beside_changes_nothing_and_its_divergence_is_the_direct_sum() {
 }
 
 #[test]
+fn one_plan_serves_any_number_of_generators() {
+    for strategy in strategies() {
+        let expected = generate(&strategy, requests());
+        let plan = strategy.plan(&preference(), &NAMES).unwrap();
+        let pool = pico::pool(&experts(), &plan.experts);
+        let mut generator = Generator::new(&pool, plan.clone(), &[2]).unwrap();
+        assert_eq!(
+            respond(&mut generator, requests()),
+            expected,
+            "{strategy:?}"
+        );
+        // Neither a clone of what was decoded with nor the plan itself has anything of that.
+        for plan in [generator.plan().clone(), plan] {
+            let mut generator = Generator::new(&pool, plan, &[2]).unwrap();
+            let mut fewer = requests();
+            fewer.reverse();
+            fewer.truncate(3);
+            let mut responses = respond(&mut generator, fewer);
+            responses.reverse();
+            assert_eq!(responses, expected[1..], "{strategy:?}");
+        }
+    }
+}
+
+#[test]
 fn a_pcm_goes_from_the_base_through_its_experts_and_beyond() {
     let all = experts();
     let names: Vec<&str> = all.iter().map(|e| e.name.as_str()).collect();
@@ -611,6 +636,7 @@ fn what_is_still_to_be_chosen_does_not_run() {
 
 #[test]
 fn histories_are_what_the_experts_said_alone() {
+    #[derive(Clone)]
     struct Watch(Arc<std::sync::Mutex<Vec<History>>>);
     impl Mixer for Watch {
         fn mix(&mut self, step: &Step<'_>, mixed: &mut Mixed) -> mope_mixing::Result<()> {

@@ -13,6 +13,7 @@ use mope::mixing::{Requirements, Result, mix_probabilities};
 use mope::prelude::*;
 
 /// All weight on the expert whose likeliest token has the highest probability.
+#[derive(Clone)]
 struct Surest;
 
 impl Mixer for Surest {

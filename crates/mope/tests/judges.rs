@@ -246,12 +246,7 @@ fn local_models_judge_too() {
     let here = folder.path();
     done(here, &["run", "pico.ron", "--out", "run"]);
     // The tiny model with room for a question.
-    std::fs::create_dir(here.join("judge")).unwrap();
-    for entry in std::fs::read_dir(fixture("llama")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_os_string();
-        std::fs::copy(&path, here.join("judge").join(name)).unwrap();
-    }
+    pico::copy_to("llama", &here.join("judge"));
     let config = here.join("judge/config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     let longer = text.replace(

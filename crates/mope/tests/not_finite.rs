@@ -36,11 +36,7 @@ fn patch(path: &Path, change: impl Fn(&str, &mut Vec<f32>)) {
 /// A copy of the plain adapter.
 fn adapter(here: &Path, name: &str) -> PathBuf {
     let to = here.join(name);
-    std::fs::create_dir_all(&to).unwrap();
-    for entry in std::fs::read_dir(fixture("adapter_plain")).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-    }
+    pico::copy_to("adapter_plain", &to);
     to.join("adapter_model.safetensors")
 }
 
@@ -160,11 +156,7 @@ fn a_reward_model_without_numbers_is_refused() {
     done(here, &["run", "large.ron"]);
     // A base below it that overflows.
     let model = here.join("model");
-    std::fs::create_dir(&model).unwrap();
-    for entry in std::fs::read_dir(fixture("llama")).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
-    }
+    pico::copy_to("llama", &model);
     patch(&model.join("model.safetensors"), |name, numbers| {
         if name.contains("up_proj") || name.contains("down_proj") {
             numbers.fill(1e30);

@@ -27,6 +27,22 @@ pub fn path(name: &str) -> PathBuf {
     folder.join(name).canonicalize().unwrap()
 }
 
+/// A copy of a model's folder or an adapter's, to be changed.
+pub fn copy(name: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    copy_to(name, folder.path());
+    folder
+}
+
+/// The same at `to`, which is made if it is not there.
+pub fn copy_to(name: &str, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(path(name)).unwrap() {
+        let file = entry.unwrap().path();
+        std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
 /// A model on the processor in `F32`.
 pub fn model(name: &str) -> Arc<LanguageModel> {
     open(&path(name)).unwrap()
@@ -116,4 +132,30 @@ pub fn classifier(dimensions: &[[&str; 2]]) -> TempDir {
     let classifier = Classifier::new(card, token, context).unwrap();
     classifier.save(folder.path()).unwrap();
     folder
+}
+
+/// Writes an experiment over [`BASE`] and its two prompts into a folder: strategies "base" and "uniform" for the
+/// preference "kind". Returns its file, which the harness reads.
+pub fn experiment(folder: &Path) -> PathBuf {
+    let text = format!(
+        r#"(
+    name: "tiny",
+    model: {:?},
+    dimensions: {{
+        "informativeness": (scorer: Informativeness, low: "concise", high: "informative"),
+        "style": (scorer: Style, low: "unfriendly", high: "friendly"),
+    }},
+    experts: {{"informative": Adapter({:?}), "friendly": Prompted("be kind")}},
+    preferences: {{"kind": (text: "be kind", weights: {{"informative": 1.0, "friendly": 3.0}})}},
+    strategies: {{"base": Base(), "uniform": Uniform()}},
+    prompts: "prompts.txt",
+    generation: (max_new_tokens: 8),
+)"#,
+        path(BASE),
+        path("adapter_plain")
+    );
+    let file = folder.join("tiny.ron");
+    std::fs::write(&file, text).unwrap();
+    std::fs::write(folder.join("prompts.txt"), "Why is the sky blue?\nWhy?\n").unwrap();
+    file
 }

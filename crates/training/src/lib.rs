@@ -2,6 +2,25 @@
 //!
 //! [`Training::load`] reads the file, [`trainings`] makes several of it, [`train`] carries one out. A training that
 //! was interrupted resumes from its folder and gives the same bytes as one that was not.
+//!
+//! ```
+//! use mope_training::{Product, TrainOptions, Training, train};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let source = folder.path().join("terse.ron");
+//! let text = format!(
+//!     r#"(name: "terse", model: {:?}, recipe: Sft(data: "responses.jsonl", settings: (epochs: 5)))"#,
+//!     pico::path("llama")
+//! );
+//! std::fs::write(&source, text)?;
+//! std::fs::write(folder.path().join("responses.jsonl"), r#"{"prompt": "Why?", "response": "So."}"#)?;
+//! let training = Training::load(&source)?;
+//! let out = folder.path().join("terse");
+//! let outcome = train(&training, &TrainOptions { source, out, stop_after: None })?;
+//! assert!(outcome.finished && outcome.done == 5);
+//! assert!(matches!(outcome.product, Product::Adapter { folder, .. } if folder.join("adapter_config.json").is_file()));
+//! # anyhow::Ok(())
+//! ```
 
 #![forbid(unsafe_code)]
 

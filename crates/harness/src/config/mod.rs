@@ -1,4 +1,19 @@
 //! RON files as this project writes them: read with a place and a remedy where they are wrong.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use mixing::Strategy;
+//! use mope_harness::config::parse;
+//!
+//! let file = Path::new("strategies.ron");
+//! let strategy: Strategy = parse(file, "Fixed(space: Log)")?;
+//! assert_eq!(strategy.name(), "Fixed");
+//! // A typo is named with its place and the nearest word.
+//! let error = parse::<Strategy>(file, "Fixed(spaces: Log)").unwrap_err().to_string();
+//! assert!(error.starts_with("strategies.ron:1:") && error.contains("did you mean 'space'?"), "{error}");
+//! # anyhow::Ok(())
+//! ```
 
 mod mistakes;
 mod renamed;

@@ -1,4 +1,26 @@
 //! The experiment file: what a user writes, read from RON and checked before anything is loaded.
+//!
+//! ```
+//! use mope_harness::experiment::Experiment;
+//!
+//! let folder = tempfile::tempdir()?;
+//! let file = folder.path().join("kind.ron");
+//! std::fs::write(&file, r#"(
+//!     name: "kind",
+//!     model: "smollm2-135m-instruct",
+//!     dimensions: {"style": (scorer: Style, low: "rude", high: "friendly")},
+//!     experts: {"friendly": Prompted("Be kind.")},
+//!     preferences: {"kind": (text: "be kind", weights: {"friendly": 1.0})},
+//!     strategies: {"base": Base(), "uniform": Uniform()},
+//!     prompts: "prompts.txt",
+//! )"#)?;
+//! let experiment = Experiment::load(&file)?;
+//! assert_eq!(experiment.strategies.names(), ["base", "uniform"]);
+//! // Paths are relative to the file; what is left out has a default.
+//! assert_eq!(experiment.prompts, folder.path().join("prompts.txt"));
+//! assert_eq!(experiment.batch_size, 16);
+//! # anyhow::Ok(())
+//! ```
 
 mod retention;
 
@@ -89,6 +111,8 @@ pub struct Resolved {
     pub preference: String,
     /// How it serves.
     pub plan: Plan,
+    /// How each of the plan's candidates would serve, in their order.
+    pub candidate_plans: Vec<Plan>,
 }
 
 fn default_samples() -> u32 {
@@ -336,25 +360,36 @@ impl Experiment {
         let mut resolved = Vec::new();
         for (strategy, spec) in self.strategies.iter() {
             for (preference, stated) in self.preferences.iter() {
-                let plan = self.resolve_strategy(spec, stated).with_context(|| {
+                let plans = self.resolve_candidates(spec, stated);
+                let (plan, candidate_plans) = plans.with_context(|| {
                     format!("strategy '{strategy}' for preference '{preference}'")
                 })?;
                 resolved.push(Resolved {
                     strategy: strategy.into(),
                     preference: preference.into(),
                     plan,
+                    candidate_plans,
                 });
             }
         }
         Ok(resolved)
     }
 
-    /// How any strategy serves any preference with the experts of this file. This is the only place that asks a
-    /// strategy for its plan.
+    /// How any strategy serves any preference with the experts of this file.
     ///
     /// # Errors
     /// What the strategy says, and experts that cannot give what it needs.
     pub fn resolve_strategy(&self, strategy: &Strategy, preference: &Preference) -> Result<Plan> {
+        let (plan, _) = self.resolve_candidates(strategy, preference)?;
+        Ok(plan)
+    }
+
+    /// The same with the plans of its candidates. This is the only place that asks a strategy for its plan.
+    fn resolve_candidates(
+        &self,
+        strategy: &Strategy,
+        preference: &Preference,
+    ) -> Result<(Plan, Vec<Plan>)> {
         let plan = strategy.plan(preference, &self.expert_names())?;
         let needs = plan.requirements;
         let parameters = mixing::Requirements::PARAMETERS;
@@ -372,11 +407,12 @@ impl Experiment {
                 None => {}
             }
         }
-        for candidate in &plan.candidates {
+        let candidates = plan.candidates.iter().map(|candidate| {
             self.resolve_strategy(&candidate.strategy, preference)
-                .with_context(|| format!("'{}'", candidate.name))?;
-        }
-        Ok(plan)
+                .with_context(|| format!("'{}'", candidate.name))
+        });
+        let candidates = candidates.collect::<Result<_>>()?;
+        Ok((plan, candidates))
     }
 }
 

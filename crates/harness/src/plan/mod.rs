@@ -3,6 +3,22 @@
 //!
 //! Everything behind this file only carries a [`RunPlan`] out. The one thing that is still open when a run starts is
 //! which candidate serves a preference where a strategy chooses on the validation set; [`RunPlan::choose`] settles it.
+//!
+//! ```
+//! use mope_harness::experiment::Experiment;
+//! use mope_harness::models::Pools;
+//! use mope_harness::plan::RunPlan;
+//!
+//! let folder = tempfile::tempdir()?;
+//! let experiment = Experiment::load(&pico::experiment(folder.path()))?;
+//! let plan = RunPlan::resolve(&experiment, &mut Pools::open(&experiment)?)?;
+//! let uniform = &plan.entries[1];
+//! assert_eq!((uniform.strategy.as_str(), uniform.preference.as_str()), ("uniform", "kind"));
+//! assert_eq!(uniform.plan.experts, ["friendly", "informative"]);
+//! // One file of rows, called by what they are and by a hash of all that they follow from.
+//! assert!(uniform.batches[0].file.starts_with("uniform.kind.0000."));
+//! # anyhow::Ok(())
+//! ```
 
 mod batches;
 mod inputs;
@@ -12,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use lm::chat::Prompt;
 use mixing::strategies::Single;
-use mixing::{BASE, Plan, Preference, Strategy};
+use mixing::{BASE, Plan, Strategy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -61,26 +77,15 @@ pub struct Entry {
     pub strategy: String,
     /// The preference's name in the rows; a candidate's [`label`], and empty for the references.
     pub preference: String,
-    /// How it is served. Where a candidate is still to be chosen, the plan lists the candidates.
+    /// How it is served; every batch decodes with a clone. Where a candidate is still to be chosen, the plan lists the
+    /// candidates.
     pub plan: Plan,
     /// Responses per prompt that are kept.
     pub samples: u32,
     /// The files that its rows are in.
     pub batches: Vec<Batch>,
-    /// What runs, and for whom.
-    served: (Strategy, Preference),
     /// What the strategy and the preference say, files by content: part of each batch's key.
     definition: Value,
-}
-
-impl Entry {
-    /// A plan with a mixer of its own, which starts afresh.
-    ///
-    /// # Errors
-    /// None that resolving did not meet.
-    pub fn fresh_plan(&self, experiment: &Experiment) -> Result<Plan> {
-        experiment.resolve_strategy(&self.served.0, &self.served.1)
-    }
 }
 
 /// A candidate for a strategy and a preference of the experiment.
@@ -194,13 +199,15 @@ impl<'a> RunPlan<'a> {
             let chosen = chosen
                 .with_context(|| format!("nothing was chosen for '{}' and '{}'", key.0, key.1))?;
             let definition = self.strategy_definition(&chosen.strategy)?;
-            let served = (chosen.strategy.clone(), entry.served.1.clone());
-            let plan = self.experiment.resolve_strategy(&served.0, &served.1)?;
+            // It serves as it did on the validation set.
+            let answered = self.validation_entry(&chosen.label);
+            let answered = answered.with_context(|| format!("'{}' has not answered", chosen.label));
+            let plan = answered?.plan.clone();
             let entry = &mut self.entries[number];
             if let Value::Array(parts) = &mut entry.definition {
                 parts.insert(2, definition);
             }
-            (entry.plan, entry.served) = (plan, served);
+            entry.plan = plan;
             let batches = self.cut(&self.entries[number])?;
             self.entries[number].batches = batches;
         }
@@ -217,10 +224,7 @@ impl<'a> RunPlan<'a> {
             let first = candidates.next().map(|(_, label)| label);
             let candidate = match entry.plan.candidates.is_empty() {
                 true => None,
-                false => self
-                    .validation
-                    .iter()
-                    .find(|e| Some(e.preference.as_str()) == first),
+                false => first.and_then(|label| self.validation_entry(label)),
             };
             let plan = candidate.map_or(&entry.plan, |c| &c.plan);
             let per_token = (plan.experts.len() * plan.samples) as f64;
@@ -229,18 +233,24 @@ impl<'a> RunPlan<'a> {
         passes
     }
 
+    /// A candidate's entry on the validation set.
+    fn validation_entry(&self, label: &str) -> Option<&Entry> {
+        self.validation.iter().find(|e| e.preference == label)
+    }
+
     fn add(&mut self, resolved: Resolved, candidates: &mut BTreeMap<String, Entry>) -> Result<()> {
         let experiment = self.experiment;
         let Resolved {
             strategy,
             preference,
             plan,
+            candidate_plans,
         } = resolved;
         let (spec, stated) = (
             experiment.strategy(&strategy)?.clone(),
             experiment.preference(&preference)?.clone(),
         );
-        for candidate in &plan.candidates {
+        for (candidate, served) in plan.candidates.iter().zip(candidate_plans) {
             let label = label(&preference, &candidate.strategy);
             let key = (strategy.clone(), preference.clone());
             self.candidates.entry(key).or_default().push(Candidate {
@@ -260,10 +270,9 @@ impl<'a> RunPlan<'a> {
                 stage: Stage::Validation,
                 strategy: VALIDATION.into(),
                 preference: label.clone(),
-                plan: experiment.resolve_strategy(&candidate.strategy, &stated)?,
+                plan: served,
                 samples: 1,
                 batches: Vec::new(),
-                served: (candidate.strategy.clone(), stated.clone()),
                 definition,
             };
             candidates.insert(label, entry);
@@ -280,7 +289,6 @@ impl<'a> RunPlan<'a> {
             plan,
             samples: experiment.samples,
             batches: Vec::new(),
-            served: (spec, stated),
             definition: json!(definition),
         });
         Ok(())
@@ -401,15 +409,14 @@ fn single(
     let any = experiment.preferences.iter().next();
     let (_, stated) = any.context("no preference")?;
     let expert = expert.to_string();
-    let served = (Strategy::Single(Single { expert }), stated.clone());
+    let alone = Strategy::Single(Single { expert });
     Ok(Entry {
         stage,
         strategy: strategy.into(),
         preference: preference.into(),
-        plan: experiment.resolve_strategy(&served.0, &served.1)?,
+        plan: experiment.resolve_strategy(&alone, stated)?,
         samples: 1,
         batches: Vec::new(),
-        served,
         definition: json!(null),
     })
 }

@@ -1,5 +1,22 @@
 //! Stage "generate": responses of every strategy to every prompt for every preference, batch by batch. A batch that is
 //! there already, in this run folder or a neighbouring one, is read instead.
+//!
+//! ```
+//! use eval::rows::Identity;
+//! use mope_harness::stages::generate::draws;
+//!
+//! // The randomness of a response follows from the seed and from what it answers, not from what runs beside it.
+//! let response = |sample| Identity {
+//!     strategy: "uniform".into(),
+//!     preference: "kind".into(),
+//!     prompt: "sky".into(),
+//!     sample,
+//! };
+//! let first = |seed, sample| draws(seed, &response(sample)).uniform(0);
+//! assert_eq!(first(7, 0), first(7, 0));
+//! assert_ne!(first(7, 0), first(7, 1));
+//! assert_ne!(first(7, 0), first(8, 0));
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -251,8 +268,7 @@ impl<'a, 'b> Batches<'a, 'b> {
         let experiment = self.plan.experiment;
         let (settings, width) = (&experiment.generation, experiment.batch_size);
         let base = self.pools.base();
-        let plan = entry.fresh_plan(experiment)?;
-        let mut generator = Generator::new(pool, plan, &base.end_tokens)?;
+        let mut generator = Generator::new(pool, entry.plan.clone(), &base.end_tokens)?;
         let asked = self.plan.requests(entry, batch);
         let identity = |(prompt, sample): &(&NamedPrompt, u32)| Identity {
             strategy: entry.strategy.clone(),

@@ -1,5 +1,15 @@
 //! Stage "retain": what a strategy still knows. Prose that nobody trained on, and questions with one right
 //! answer among several, are read token by token, as every preference's mixture sees them.
+//!
+//! ```
+//! use mope_harness::stages::retain::written;
+//! use mope_harness::store::folder::read_only;
+//!
+//! // A folder in which nothing was checked has no table.
+//! let folder = tempfile::tempdir()?;
+//! assert!(written(&read_only(folder.path()))?.is_none());
+//! # anyhow::Ok(())
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -174,7 +184,7 @@ fn read(
     progress: &mut Progress,
 ) -> Result<DataFrame> {
     let experiment = plan.experiment;
-    let mut served = entry.fresh_plan(experiment)?;
+    let mut served = entry.plan.clone();
     // What is read is read once, however many responses there would be to choose from.
     served.samples = 1;
     let pool = pools.pool(&served, experiment.kl)?;

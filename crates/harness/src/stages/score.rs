@@ -1,4 +1,24 @@
 //! Stage "score": what every response is worth in every dimension, and to its preference.
+//!
+//! ```
+//! use lm::chat::{Message, Prompt};
+//! use mope_harness::experiment::Experiment;
+//! use mope_harness::stages::score::{open_scorer, utility};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let experiment = Experiment::load(&pico::experiment(folder.path()))?;
+//! let mut scorer = open_scorer(&experiment)?;
+//! let prompt = Prompt::Chat(vec![Message::user("Why is the sky blue?")]);
+//! scorer.set_reference("sky", &prompt, "It is blue.")?;
+//! let utility = |response: &str| {
+//!     let rewards = scorer.reward(&prompt, response)?;
+//!     utility(&experiment, &scorer, "kind", "sky", &rewards)
+//! };
+//! // As good as the reference is one half.
+//! assert_eq!(utility("It is blue.")?, 0.5);
+//! assert!(utility("Thank you, what a lovely question!")? > 0.5);
+//! # anyhow::Ok(())
+//! ```
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,29 @@
 //! Stage "validate": which candidate serves a preference best on the validation set.
+//!
+//! ```
+//! use mope_harness::experiment::Experiment;
+//! use mope_harness::models::Pools;
+//! use mope_harness::plan::RunPlan;
+//! use mope_harness::stages::validate::validate;
+//! use mope_harness::store::{folder::RunFolder, manifest::Session};
+//!
+//! let here = tempfile::tempdir()?;
+//! std::fs::write(here.path().join("others.txt"), "How so?\n")?;
+//! let file = pico::experiment(here.path());
+//! let text = std::fs::read_to_string(&file)?;
+//! let text = text.replace("Base()", "BestSingle()").replace("prompts:", "validation: \"others.txt\", prompts:");
+//! std::fs::write(&file, text)?;
+//! let experiment = Experiment::load(&file)?;
+//! let mut pools = Pools::open(&experiment)?;
+//! let plan = RunPlan::resolve(&experiment, &mut pools)?;
+//! let folder = RunFolder::open(&here.path().join("run"))?;
+//! let mut session = Session::start();
+//! let choices = validate(&plan, &pools, &folder, &mut session)?;
+//! let number = choices[&("base".to_string(), "kind".to_string())];
+//! let candidate = plan.candidates("base", "kind").nth(number);
+//! assert_eq!(candidate.unwrap().0, session.chosen["base"]["kind"]);
+//! # anyhow::Ok(())
+//! ```
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,15 @@
 //! The run folder: where things lie, whole files only, one writer at a time.
+//!
+//! ```
+//! use mope_harness::store::folder::RunFolder;
+//!
+//! let here = tempfile::tempdir()?;
+//! let folder = RunFolder::open(&here.path().join("run"))?;
+//! assert!(folder.path("tables").is_dir());
+//! let error = RunFolder::open(folder.root()).err().map(|e| e.to_string());
+//! assert!(error.is_some_and(|e| e.contains("is being written by another run")));
+//! # anyhow::Ok(())
+//! ```
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};

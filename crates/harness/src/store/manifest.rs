@@ -1,4 +1,24 @@
 //! `manifest.json`: what a run was made from and how long it took. Times live here and nowhere else.
+//!
+//! ```
+//! use mope_harness::experiment::Experiment;
+//! use mope_harness::models::Pools;
+//! use mope_harness::plan::RunPlan;
+//! use mope_harness::store::manifest::{Manifest, Session};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let file = pico::experiment(folder.path());
+//! let experiment = Experiment::load(&file)?;
+//! let plan = RunPlan::resolve(&experiment, &mut Pools::open(&experiment)?)?;
+//! let mut manifest = Manifest::new(&plan, std::fs::read_to_string(&file)?, folder.path());
+//! manifest.sessions.push(Session::start());
+//! manifest.save(folder.path())?;
+//! let manifest = Manifest::load(folder.path())?;
+//! // `base` runs one expert, `uniform` two.
+//! assert_eq!((manifest.passes["base"], manifest.passes["uniform"]), (1.0, 2.0));
+//! assert_eq!(manifest.inputs["prompts"]["prompts"].len(), 64);
+//! # anyhow::Ok(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,14 @@
 //! Parts of a run that several processes make side by side.
+//!
+//! ```
+//! use mope_harness::store::shard::Shard;
+//!
+//! let shard: Shard = "2/3".parse()?;
+//! let indices: Vec<usize> = (0..7).filter(|&i| shard.has(i)).collect();
+//! assert_eq!(indices, [1, 4]);
+//! assert!("4/3".parse::<Shard>().is_err());
+//! # anyhow::Ok(())
+//! ```
 
 use std::str::FromStr;
 

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use mope_lm::load::Checkpoint;
 use mope_lm::{AdapterStack, Decoder, DeviceSpec, Format, to_host};
 use safetensors::SafeTensors;
 
@@ -51,8 +50,7 @@ pub fn pico(name: &str, device: &Device) -> Decoder {
 
 /// The same in a number format.
 pub fn pico_in(name: &str, device: &Device, format: Format) -> Decoder {
-    let checkpoint = Checkpoint::open(&fixture("pico").join(name)).unwrap();
-    Decoder::load(&checkpoint, device, format).unwrap()
+    Decoder::load(&pico::checkpoint(name), device, format).unwrap()
 }
 
 /// The token sequence that the pico fixtures were made with.

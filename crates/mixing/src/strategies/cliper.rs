@@ -104,6 +104,7 @@ impl Method for Cliper {
 }
 
 /// One direction's factor.
+#[derive(Clone)]
 struct Guide {
     dimension: usize,
     /// 1 at the high end of the dimension, −1 at the low one.
@@ -111,6 +112,7 @@ struct Guide {
     exponent: f32,
 }
 
+#[derive(Clone)]
 struct Guided {
     model: PathBuf,
     guides: Vec<Guide>,

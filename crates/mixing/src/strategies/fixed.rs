@@ -87,6 +87,7 @@ impl Method for Fixed {
 }
 
 /// Mixes with the same weights at every token.
+#[derive(Clone)]
 pub(super) struct Constant {
     /// `[experts]`; on the simplex, but of any sign in log space.
     pub weights: Vec<f32>,

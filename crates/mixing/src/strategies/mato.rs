@@ -105,6 +105,7 @@ impl Method for Mato {
     }
 }
 
+#[derive(Clone)]
 struct Balance {
     base: usize,
     /// `[experts]`, on the simplex.

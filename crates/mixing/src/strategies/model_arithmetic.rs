@@ -119,6 +119,7 @@ impl Method for ModelArithmetic {
 }
 
 /// A term by the experts' numbers.
+#[derive(Clone)]
 struct Placed {
     weight: f32,
     experts: Vec<usize>,
@@ -144,6 +145,7 @@ impl Placed {
     }
 }
 
+#[derive(Clone)]
 struct Formula {
     experts: usize,
     terms: Vec<Placed>,

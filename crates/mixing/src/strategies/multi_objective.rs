@@ -112,6 +112,7 @@ impl Method for Mod {
     }
 }
 
+#[derive(Clone)]
 struct Combine {
     /// `[experts]`, on the simplex.
     weights: Vec<f32>,

@@ -95,6 +95,7 @@ impl Method for Oracle {
 }
 
 /// Mixes each attempt with weights of its own.
+#[derive(Clone)]
 struct Points {
     /// `[points][experts]`.
     points: Vec<Vec<f32>>,

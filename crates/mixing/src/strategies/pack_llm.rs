@@ -78,6 +78,7 @@ impl Method for PackLlm {
     }
 }
 
+#[derive(Clone)]
 struct ByPrompt {
     experts: usize,
     tau: f64,

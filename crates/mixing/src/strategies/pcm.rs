@@ -145,7 +145,7 @@ impl Pcm {
     pub fn plan_with(&self, model: pcm::Pcm, preference: &Preference, keep: usize) -> Result<Plan> {
         let config = model.config().clone();
         let keep = if config.output.is_product() { keep } else { 0 };
-        let model = Model::Loaded(Box::new(model), keep);
+        let model = Model::Loaded(Arc::new(model), keep);
         self.plan_over(&config, model, preference)
     }
 
@@ -210,11 +210,12 @@ impl Pcm {
 }
 
 /// Where the PCM's parameters are before decoding begins. Many plans are made that never decode.
+#[derive(Clone)]
 enum Model {
     /// In the strategy's folder.
     Folder,
     /// Here, with the number of tokens of each step to record.
-    Loaded(Box<pcm::Pcm>, usize),
+    Loaded(Arc<pcm::Pcm>, usize),
 }
 
 /// What decoding needs.
@@ -241,6 +242,25 @@ struct PcmMixer {
     preference: Vec<u32>,
     /// Weights by request, where they are kept.
     held: HashMap<usize, Vec<f32>>,
+}
+
+impl Clone for PcmMixer {
+    /// A mixer for the same preference that is not open and has read nothing.
+    fn clone(&self) -> Self {
+        Self {
+            strategy: self.strategy.clone(),
+            output: self.output,
+            space: self.space,
+            text: self.text.clone(),
+            model: self.model.clone(),
+            shares: self.shares.clone(),
+            indices: self.indices.clone(),
+            base_at: self.base_at,
+            open: None,
+            preference: Vec::new(),
+            held: HashMap::new(),
+        }
+    }
 }
 
 /// Statistics of each sequence's experts, where the PCM reads them, `[sequences, width]`; empty where it reads none.

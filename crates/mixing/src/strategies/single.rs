@@ -50,6 +50,7 @@ pub(super) fn known(expert: &str, experts: &[&str]) -> Result<()> {
 }
 
 /// Hands one expert's distribution on.
+#[derive(Clone)]
 pub(super) struct Copy;
 
 impl Mixer for Copy {

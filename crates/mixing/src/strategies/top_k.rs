@@ -69,6 +69,7 @@ impl Method for TopK {
     }
 }
 
+#[derive(Clone)]
 struct Truncated {
     k: usize,
     inner: Box<dyn Mixer>,

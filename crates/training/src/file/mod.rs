@@ -1,4 +1,22 @@
 //! The training file: what a user writes, read from RON and checked before anything is loaded.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use harness::config::parse;
+//! use mope_training::file::{Recipe, Training};
+//!
+//! let text = r#"(
+//!     name: "friendly",
+//!     model: "smollm2-135m-instruct",
+//!     recipe: Sft(data: "responses.jsonl", settings: (epochs: 5)),
+//! )"#;
+//! let training: Training = parse(Path::new("friendly.ron"), text)?;
+//! assert!(matches!(&training.recipe, Recipe::Sft(sft) if sft.settings.epochs == 5));
+//! // It learns from given responses, so nothing scores.
+//! assert!(training.recipe.scorers().is_empty());
+//! # anyhow::Ok(())
+//! ```
 
 mod classifier;
 mod morl;

@@ -1,4 +1,15 @@
 //! Stage "report": tables, plots and the HTML page, from the rows alone.
+//!
+//! ```
+//! use mope_harness::stages::report::read_rows;
+//! use mope_harness::store::folder::RunFolder;
+//!
+//! let here = tempfile::tempdir()?;
+//! let folder = RunFolder::open(&here.path().join("run"))?;
+//! let error = read_rows(&folder).err().map(|e| e.to_string());
+//! assert!(error.is_some_and(|e| e.contains("there are no rows yet; `mope run` makes them")));
+//! # anyhow::Ok(())
+//! ```
 
 mod plots;
 mod tables;
