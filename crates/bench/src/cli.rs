@@ -19,10 +19,10 @@ use harness::sweep::Setting;
                   Models are cached in ${MOPE_CACHE:-~/.cache/mope}; MOPE_MODELS names a registry of your own."
 )]
 pub struct Cli {
-    /// Print one JSON document on stdout and nothing else there
+    /// Print one JSON document on stdout and nothing else there; {"error": …} if the command fails
     #[arg(long, global = true)]
     pub json: bool,
-    /// Device, as in configs: Cpu, BurnFlex, Libtorch, Wgpu(Cpu), Cuda(0), …; replaces the config's
+    /// Device, as in configs: Cpu (default), BurnFlex, Libtorch, Wgpu(Cpu), Cuda(0), …; replaces the config's
     #[arg(long, global = true, value_name = "DEVICE")]
     pub device: Option<String>,
     /// Seed of all randomness; replaces the config's
@@ -145,9 +145,9 @@ pub enum Command {
         /// Name in the registry
         name: String,
     },
-    /// Say what a model file, a model folder or an adapter folder holds
+    /// Say what a model file, a model folder, an adapter folder or a PCM folder holds
     Inspect {
-        /// A GGUF file, a Hugging Face folder or a PEFT folder
+        /// A GGUF file, a Hugging Face folder, a PEFT folder or the folder of a PCM
         path: PathBuf,
     },
     /// Token ids and pieces of a text, special tokens included as the model wants them

@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 #[cfg(feature = "tables")]
 pub use frames::{generations, generations_frame, scores, scores_frame};
 
-/// What names a response: who answered what for whom.
+/// What names a response: strategy, preference, prompt and sample.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     /// Strategy by its name in the config.

@@ -161,7 +161,7 @@ impl ResponseScorer {
         rewards.ok_or_else(|| Error::NoReference { prompt: id.into() })
     }
 
-    /// Utility of a response to somebody who gives each direction a share, beside a reference response.
+    /// Utility of a response for these shares of the directions, beside a reference response.
     ///
     /// - shares: stated directions, summing to 1; each is an end of a dimension
     /// - rewards, reference: normalised, `[dimensions]`

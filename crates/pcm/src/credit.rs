@@ -46,11 +46,11 @@ impl Credit {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(self) -> Result<(), String> {
+    /// [`lm::Error::Parameter`] for a λ outside of [0, 1].
+    pub fn validate(self) -> Result<()> {
         match self {
             Self::Segments { lambda } if !(0.0..=1.0).contains(&lambda) => {
-                Err(format!("credit: lambda is {lambda}, not from 0 to 1"))
+                Err(lm::Error::parameter("credit: lambda", lambda, "from 0 to 1").into())
             }
             _ => Ok(()),
         }
@@ -249,9 +249,9 @@ mod tests {
             assert!((sum - later[0]).abs() < 1e-9);
             assert!((later[0] - rollout.utility).abs() < 0.1, "{later:?}");
         }
-        let whole = Credit::Response.advantages(&rollouts[..2]).unwrap();
+        let advantages = Credit::Response.advantages(&rollouts[..2]).unwrap();
         let half = (rollouts[0].utility - rollouts[1].utility) / 2.0;
-        assert_eq!(whole, [[half], [-half]]);
+        assert_eq!(advantages, [[half], [-half]]);
         let bare = vec![Rollout::default(); 2];
         let error = credit.advantages(&bare).unwrap_err().to_string();
         assert!(error.contains("settings: segment"), "{error}");

@@ -31,9 +31,28 @@ pub enum Error {
         /// Number of the token.
         token: usize,
     },
-    /// A shape or settings that make no sense, in words.
-    #[error("{0}")]
-    Settings(String),
+    /// A PCM without experts to weigh, or without embeddings to read.
+    #[error("a PCM needs experts and embeddings")]
+    NothingToRead,
+    /// A stream that cannot be shared out among the heads.
+    #[error("width {width} does not divide by {heads} heads")]
+    Heads {
+        /// Width of the stream.
+        width: usize,
+        /// Heads of the attention.
+        heads: usize,
+    },
+    /// Embeddings of its own that are not as wide as its stream.
+    #[error("its own embeddings are {embeddings} wide and its stream {stream}")]
+    OwnEmbeddings {
+        /// Width of the embeddings.
+        embeddings: usize,
+        /// Width of the stream.
+        stream: usize,
+    },
+    /// A PCM that reads no context and cannot read the preference as text.
+    #[error("a PCM without context reads the preference as weights")]
+    TextWithoutContext,
     /// A response or a context without a token.
     #[error("the PCM needs a context and a response")]
     EmptyContext,
@@ -100,7 +119,7 @@ pub enum Error {
         /// What each is worth.
         worth: Vec<f64>,
     },
-    /// A rollout of nothing, or one that nobody rated.
+    /// A rollout of nothing, or one without utility.
     #[error("a rollout without tokens or utility")]
     EmptyRollout,
     /// A rollout without beginnings where segments are to be credited.

@@ -305,7 +305,7 @@ impl Experiment {
     /// The strategy of that name.
     ///
     /// # Errors
-    /// An unknown name.
+    /// An unknown name; the nearest known one is in the message.
     pub fn strategy(&self, name: &str) -> Result<&Strategy> {
         self.strategies.get(name).ok_or_else(|| {
             let names = self.strategies.names();
@@ -318,7 +318,7 @@ impl Experiment {
     /// The preference of that name.
     ///
     /// # Errors
-    /// An unknown name.
+    /// An unknown name; the nearest known one is in the message.
     pub fn preference(&self, name: &str) -> Result<&Preference> {
         self.preferences.get(name).ok_or_else(|| {
             let names = self.preferences.names();

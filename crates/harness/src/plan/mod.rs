@@ -67,7 +67,7 @@ pub struct Entry {
     pub samples: u32,
     /// The files that its rows are in.
     pub batches: Vec<Batch>,
-    /// What runs, and for whom.
+    /// What runs, and for which preference.
     served: (Strategy, Preference),
     /// What the strategy and the preference say, files by content: part of each batch's key.
     definition: Value,
@@ -251,7 +251,7 @@ impl<'a> RunPlan<'a> {
             if candidates.contains_key(&label) {
                 continue;
             }
-            // A single expert serves nobody in particular and answers once for all preferences.
+            // A single expert reads no preference and answers once for all of them.
             let definition = match &candidate.strategy {
                 Strategy::Single(_) => json!(null),
                 other => json!([self.strategy_definition(other)?, stated]),
@@ -390,7 +390,7 @@ impl<'a> RunPlan<'a> {
     }
 }
 
-/// One expert alone, which serves nobody in particular: whose preference it is does not matter.
+/// One expert alone, which reads no preference: one answer serves all of them.
 fn single(
     experiment: &Experiment,
     stage: Stage,

@@ -5,43 +5,18 @@ use std::path::Path;
 
 use anyhow::Result;
 use eval::rows::{GenerationRow, scores_frame};
-use eval::scoring::{ResponseScorer, Rewards};
+use eval::scoring::ResponseScorer;
 use eval::table::{parquet, read_parquet};
 use serde_json::json;
 
-use super::generate::{Rows, by_id, prompt_of, set_references};
-use crate::experiment::Experiment;
+use super::generate::Rows;
+use super::scorer::{by_id, prompt_of, set_references};
 use crate::plan::{Entry, RunPlan, key};
 use crate::progress::Progress;
 use crate::store::folder::RunFolder;
 
 /// Responses that are scored together: enough to fill the batches of a reward model (ours).
 const TOGETHER: usize = 64;
-
-/// Opens the rewards of an experiment's dimensions; there are no references yet.
-///
-/// # Errors
-/// A reward model that cannot be opened.
-pub fn open_scorer(experiment: &Experiment) -> Result<ResponseScorer> {
-    let dimensions = experiment.dimensions.iter();
-    Ok(ResponseScorer::open(dimensions, experiment.utility)?)
-}
-
-/// Utility of a response to the prompt called `id`, whose reference is set.
-///
-/// # Errors
-/// No reference response to this prompt, no such preference.
-pub fn utility(
-    experiment: &Experiment,
-    scorer: &ResponseScorer,
-    preference: &str,
-    id: &str,
-    rewards: &Rewards,
-) -> Result<f64> {
-    let reference = &scorer.reference(id)?.normalised;
-    let shares = experiment.preference(preference)?.shares()?;
-    Ok(scorer.utility(shares, &rewards.normalised, reference)?)
-}
 
 /// Scores all responses and writes `scores/<strategy>.<key>.parquet`; the key is one of all that the scores
 /// follow from, so what has been scored is found again, in a neighbouring run, too. The references are set where

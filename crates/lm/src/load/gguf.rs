@@ -72,12 +72,12 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// A count of things of at least `each` bytes, which must fit into the rest of the file.
-    fn count(&mut self, each: usize, what: &str) -> Result<usize> {
+    /// A count of things of at least `size` bytes, which must fit into the rest of the file.
+    fn count(&mut self, size: usize, what: &str) -> Result<usize> {
         let (count, left) = (self.u64()?, self.bytes.len() - self.at);
         match usize::try_from(count)
             .ok()
-            .and_then(|n| n.checked_mul(each))
+            .and_then(|n| n.checked_mul(size))
         {
             Some(bytes) if bytes <= left => Ok(count as usize),
             _ => self.fail(format!(
@@ -106,13 +106,13 @@ impl<'a> Cursor<'a> {
             8 => Value::String(self.string()?),
             9 if depth < 4 => {
                 let kind = self.u32()?;
-                let each = match kind {
+                let size = match kind {
                     0 | 1 | 7 => 1,
                     2 | 3 => 2,
                     4..=6 => 4,
                     _ => 8,
                 };
-                let count = self.count(each, "array elements")?;
+                let count = self.count(size, "array elements")?;
                 let values = (0..count).map(|_| self.value(kind, depth + 1));
                 Value::Array(values.collect::<Result<_>>()?)
             }
@@ -162,7 +162,7 @@ impl Header {
             Some(Value::Unsigned(a)) if a.is_power_of_two() && *a <= 1 << 20 => *a as usize,
             Some(other) => return c.fail(format!("general.alignment is {other:?}")),
         };
-        let mut found = Vec::with_capacity(tensor_count);
+        let mut entries = Vec::with_capacity(tensor_count);
         for _ in 0..tensor_count {
             let name = c.string()?;
             let dims = c.u32()?;
@@ -189,12 +189,12 @@ impl Header {
                 ));
             };
             let offset = c.u64()?;
-            found.push((name, shape, format, bytes, offset));
+            entries.push((name, shape, format, bytes, offset));
         }
         let data = c.at.next_multiple_of(alignment);
         let mut tensors = HashMap::new();
-        let mut spans = Vec::with_capacity(found.len());
-        for (name, shape, format, bytes, offset) in found {
+        let mut spans = Vec::with_capacity(entries.len());
+        for (name, shape, format, bytes, offset) in entries {
             let start = usize::try_from(offset)
                 .ok()
                 .and_then(|o| o.checked_add(data));

@@ -91,7 +91,9 @@ fn decoder_config(
         qk_norm: has("blk.0.attn_q_norm.weight"),
         sliding_window: optional("attention.sliding_window").filter(|&w| w > 0),
     };
-    config.validate().map_err(|e| Error::format(path, e))?;
+    config
+        .validate()
+        .map_err(|e| Error::format(path, e.to_string()))?;
     Ok(config)
 }
 

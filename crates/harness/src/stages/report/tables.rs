@@ -142,8 +142,8 @@ fn chosen(manifest: &Manifest) -> Result<DataFrame> {
     let mut rows = [Vec::new(), Vec::new(), Vec::new()];
     for strategy in experiment.strategies.names() {
         for preference in experiment.preferences.names() {
-            let found = chosen.and_then(|c| c.get(strategy)?.get(preference));
-            if let Some(name) = found {
+            let choice = chosen.and_then(|c| c.get(strategy)?.get(preference));
+            if let Some(name) = choice {
                 let row = [strategy, preference, name.as_str()];
                 rows.iter_mut()
                     .zip(row)
