@@ -108,7 +108,7 @@ pub enum Command {
     Score(ScoreArgs),
     /// Compare the same strategies in several runs: backends, seeds, versions
     #[command(
-        after_help = "Example: mope compare runs/backends/flex runs/backends/libtorch\n\n\
+        after_help = "Example: mope compare runs/backends/Cpu runs/backends/Libtorch\n\n\
                       Differences are against the first run, paired on prompt, preference and sample. What the\n\
                       runs were made from is listed where it differs."
     )]
@@ -260,7 +260,7 @@ pub struct TrainArgs {
     pub stop_after: Option<usize>,
 }
 
-/// Whom a strategy of a config serves.
+/// The preference that a strategy of a config serves.
 #[derive(Debug, Args)]
 pub struct Stated {
     /// Importance by direction, "concise=0.7,friendly=0.3", or the name of a preference of the config

@@ -1,4 +1,4 @@
-//! Result rows: what was said, and what it was worth. Nothing here depends on time or machine: the same seed gives
+//! Result rows: responses and their scores. Nothing here depends on time or machine: the same seed gives
 //! the same bytes. With the feature `tables` they become data frames and come back.
 //!
 //! ```
@@ -88,7 +88,7 @@ pub struct DimensionScore {
     pub stated: f64,
 }
 
-/// What one response is worth.
+/// The scores of one response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreRow {
     /// What names it.

@@ -489,7 +489,7 @@ fn other_mistakes_end_in_one_clear_error() {
             "generate", "--model", model, "--prompt", "x", "--top-p", "2",
         ],
         2,
-        "top_p 2",
+        "top_p is 2, not above 0 and at most 1",
     );
     let long = "y".repeat(200);
     expect(

@@ -109,22 +109,22 @@ pub enum Error {
     },
     /// A rollout whose beginnings make no sense.
     #[error(
-        "a rollout of {tokens} tokens with beginnings of {cuts:?} tokens worth {worth:?}; the last is the whole"
+        "a rollout of {tokens} tokens with beginnings of {cuts:?} tokens with utilities {utilities:?}; the last is the whole"
     )]
     RolloutBeginnings {
         /// Its tokens.
         tokens: usize,
         /// Tokens of each beginning.
         cuts: Vec<u32>,
-        /// What each is worth.
-        worth: Vec<f64>,
+        /// The utility of each.
+        utilities: Vec<f64>,
     },
     /// A rollout of nothing, or one without utility.
     #[error("a rollout without tokens or utility")]
     EmptyRollout,
     /// A rollout without beginnings where segments are to be credited.
     #[error(
-        "a response to '{prompt}' was recorded without the worth of its beginnings; record with a segment length \
+        "a response to '{prompt}' was recorded without the utilities of its beginnings; record with a segment length \
          (settings: segment), or take credit: Response"
     )]
     NoBeginnings {

@@ -417,7 +417,7 @@ impl Halves {
                 });
                 hits[i] += f64::from(u8::from(hit));
                 if (step as u32 + 1).is_multiple_of(SEGMENT) {
-                    rollout.prefixes.worth.push(hits[i] / STEPS as f64);
+                    rollout.prefixes.utilities.push(hits[i] / STEPS as f64);
                 }
                 // What follows is a coin, not the experts' choice.
                 let token = 2 * (draws[i].uniform(3 * step + 1) * 8.0) as u32;
@@ -431,7 +431,7 @@ impl Halves {
             rollout.utility = hits / STEPS as f64;
             rollout.prefixes = Prefixes {
                 cuts: (1..=STEPS as u32 / SEGMENT).map(|k| k * SEGMENT).collect(),
-                worth: rollout.prefixes.worth.clone(),
+                utilities: rollout.prefixes.utilities.clone(),
                 ..Prefixes::default()
             };
             rollout.context.tokens = context.to_vec();
@@ -577,9 +577,9 @@ fn credit_for_segments_learns_more_from_the_same_records() {
             // What no expert is to blame for: most of the utility, as in texts.
             let mut draws = Draws::new(&[b"luck", &number.to_le_bytes(), &[i as u8]]);
             let mut luck = 0.0;
-            for (k, worth) in rollout.prefixes.worth.iter_mut().enumerate() {
+            for (k, utility) in rollout.prefixes.utilities.iter_mut().enumerate() {
                 luck += 0.5 * (draws.uniform(k) - 0.5);
-                *worth += luck;
+                *utility += luck;
             }
             rollout.utility += luck;
             rollout.prompt = (number % 50).to_string();

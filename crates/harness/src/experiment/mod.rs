@@ -39,7 +39,7 @@ pub struct Experiment {
     /// Experts by name; `base` is always there. An expert that serves a direction has its name.
     #[serde(default)]
     pub experts: Named<ExpertSpec>,
-    /// Whom the strategies serve.
+    /// The preferences that every strategy serves.
     pub preferences: Named<Preference>,
     /// What is compared, in the order of the tables; the first is what differences refer to.
     pub strategies: Named<Strategy>,

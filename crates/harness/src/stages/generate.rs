@@ -31,7 +31,7 @@ pub struct Rows {
     pub generations: Vec<GenerationRow>,
 }
 
-/// What a response is worth to an entry's preference, where one of several is kept.
+/// Utility of a response for an entry's preference, where one of several is kept.
 pub(super) type Rate<'a> = dyn Fn(&Entry, &NamedPrompt, &str) -> Result<f64> + 'a;
 
 /// Generates what is missing and returns all rows; of a shard, those that belong to it.

@@ -1,4 +1,4 @@
-//! Stage "score": what every response is worth in every dimension, and to its preference.
+//! Stage "score": rewards of every response in every dimension, and its utility for its preference.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -11,6 +11,11 @@ use crate::{Error, Result};
 
 const ARCHITECTURES: &str = "general.architecture llama, mistral, qwen2, qwen3";
 
+/// The config that a header's metadata describe. In one piece, because each field of the config is a key of the
+/// metadata and its default.
+///
+/// # Errors
+/// [`Error::Format`] for a key that is missing, [`Error::Unsupported`] for a model that is not run.
 fn decoder_config(
     path: &Path,
     header: &Header,

@@ -88,7 +88,7 @@ fn merges_from_scores(tokens: &[&str], scores: &[f64]) -> Vec<[String; 2]> {
         .collect()
 }
 
-/// Builds `tokenizer.json`.
+/// Builds `tokenizer.json`. In one piece, because it is one document, filled in from top to bottom.
 ///
 /// # Errors
 /// Missing vocabulary or merges, and tokenizer kinds that are not supported.

@@ -103,7 +103,7 @@ impl Sampler<'_> {
         let utilities = rows.zip(divergences).map(|((rewards, references), kl)| {
             Ok(self.utility(config, shares, rewards, references)? - price * kl)
         });
-        rollout.prefixes.worth = utilities.collect::<Result<_>>()?;
+        rollout.prefixes.utilities = utilities.collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Sampler<'_> {
             0 => Prefixes::default(),
             _ => Prefixes {
                 cuts: cuts.iter().map(|c| *c as u32).collect(),
-                worth: Vec::new(),
+                utilities: Vec::new(),
                 rewards: rewards.concat(),
                 references: references.concat(),
                 divergences: cuts.iter().map(|&c| divergence(&response.kl, c)).collect(),

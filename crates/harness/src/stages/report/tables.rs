@@ -18,7 +18,7 @@ pub(super) struct Table {
     pub frame: DataFrame,
 }
 
-/// All of them, in the order of the report.
+/// All of them, in the order of the report; long because it lists them.
 pub(super) fn tables(
     manifest: &Manifest,
     comparison: &Comparison<'_>,
