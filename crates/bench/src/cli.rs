@@ -19,10 +19,10 @@ use harness::sweep::Setting;
                   Models are cached in ${MOPE_CACHE:-~/.cache/mope}; MOPE_MODELS names a registry of your own."
 )]
 pub struct Cli {
-    /// Print one JSON document on stdout and nothing else there
+    /// Print one JSON document on stdout and nothing else there; {"error": …} if the command fails
     #[arg(long, global = true)]
     pub json: bool,
-    /// Device, as in configs: Cpu, BurnFlex, Libtorch, Wgpu(Cpu), Cuda(0), …; replaces the config's
+    /// Device, as in configs: Cpu (default), BurnFlex, Libtorch, Wgpu(Cpu), Cuda(0), …; replaces the config's
     #[arg(long, global = true, value_name = "DEVICE")]
     pub device: Option<String>,
     /// Seed of all randomness; replaces the config's
@@ -108,7 +108,7 @@ pub enum Command {
     Score(ScoreArgs),
     /// Compare the same strategies in several runs: backends, seeds, versions
     #[command(
-        after_help = "Example: mope compare runs/backends/flex runs/backends/libtorch\n\n\
+        after_help = "Example: mope compare runs/backends/Cpu runs/backends/Libtorch\n\n\
                       Differences are against the first run, paired on prompt, preference and sample. What the\n\
                       runs were made from is listed where it differs."
     )]
@@ -145,9 +145,9 @@ pub enum Command {
         /// Name in the registry
         name: String,
     },
-    /// Say what a model file, a model folder or an adapter folder holds
+    /// Say what a model file, a model folder, an adapter folder or a PCM folder holds
     Inspect {
-        /// A GGUF file, a Hugging Face folder or a PEFT folder
+        /// A GGUF file, a Hugging Face folder, a PEFT folder or the folder of a PCM
         path: PathBuf,
     },
     /// Token ids and pieces of a text, special tokens included as the model wants them
@@ -260,7 +260,7 @@ pub struct TrainArgs {
     pub stop_after: Option<usize>,
 }
 
-/// Whom a strategy of a config serves.
+/// The preference that a strategy of a config serves.
 #[derive(Debug, Args)]
 pub struct Stated {
     /// Importance by direction, "concise=0.7,friendly=0.3", or the name of a preference of the config

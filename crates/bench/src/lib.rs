@@ -6,6 +6,7 @@
 mod cli;
 mod commands;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -13,11 +14,21 @@ use clap::Parser;
 /// The program `mope`, with the arguments of this process. Exit codes: 0 done, 1 failed, 2 bad usage or config.
 pub fn main() -> ExitCode {
     harness::progress::show();
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::try_parse().unwrap_or_else(|error| {
+        if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+            print_error(&summary(&error.to_string()));
+        }
+        error.exit()
+    });
+    let json = cli.json;
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", harness::failure::message(&error));
+            let message = harness::failure::message(&error);
+            eprintln!("error: {message}");
+            if json {
+                print_error(&message);
+            }
             ExitCode::from(if harness::failure::is_usage(&error) {
                 2
             } else {
@@ -25,4 +36,19 @@ pub fn main() -> ExitCode {
             })
         }
     }
+}
+
+/// The document of a failure. A stdout that nobody reads changes nothing: the message is on stderr, too.
+fn print_error(message: &str) {
+    let document = serde_json::json!({"error": message});
+    let _ = writeln!(std::io::stdout(), "{document:#}");
+}
+
+/// The first paragraph of a message about the arguments, on one line: without usage and hints.
+fn summary(message: &str) -> String {
+    let lines = message.lines().take_while(|line| !line.trim().is_empty());
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    let text = words.join(" ");
+    text.strip_prefix("error: ")
+        .map_or(text.clone(), String::from)
 }

@@ -40,7 +40,7 @@ impl Dimension {
     /// Checks its numbers, and that the reward models that it names are there.
     ///
     /// # Errors
-    /// What is wrong.
+    /// Those of [`Scorer::validate`](crate::rewards::Scorer::validate); [`Error::Parameter`] for the normaliser.
     pub fn validate(&self) -> Result<()> {
         self.normaliser.map_or(Ok(()), Normaliser::validate)?;
         self.scorer.validate()

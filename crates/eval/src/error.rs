@@ -28,9 +28,6 @@ pub enum Error {
         /// The score.
         score: f64,
     },
-    /// Settings of an adapter or an optimiser that [`lm`] refuses.
-    #[error("{0}")]
-    Tuning(String),
     /// A file could not be written or read.
     #[error("{path}: {error}")]
     Io {

@@ -1,6 +1,6 @@
 //! Evaluation: rewards, utility, statistics, tables, plots and the report.
 //!
-//! Everything here works on rows: what was said (`rows::GenerationRow`) and what it was worth
+//! Everything here works on rows: what was said (`rows::GenerationRow`) and how it was scored
 //! (`rows::ScoreRow`). A report can be made again from the rows alone.
 //!
 //! Features, all on by default: `tables` (data frames and their files, the report), `plots` (SVG and PNG), `http`

@@ -48,14 +48,14 @@ pub struct MixingWeights {
     /// Mean weights by position in the response, `[experts]`.
     pub by_position: Vec<Vec<f64>>,
     /// Mutual information between preference and expert, in nats, preferences being equally frequent: 0
-    /// where the weights ignore whom they serve.
+    /// where the weights ignore the preference.
     pub preference_information: f64,
     /// Mutual information between position and expert within a response, averaged over responses, in
     /// nats: 0 where the weights stay the same.
     pub token_information: f64,
 }
 
-/// Name of the expert that strategies depart from.
+/// Name of the expert that is the base model.
 const BASE: &str = "base";
 
 /// Entropy of a distribution in nats.

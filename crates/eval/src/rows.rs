@@ -1,4 +1,4 @@
-//! Result rows: what was said, and what it was worth. Nothing here depends on time or machine: the same seed gives
+//! Result rows: responses and their scores. Nothing here depends on time or machine: the same seed gives
 //! the same bytes. With the feature `tables` they become data frames and come back.
 //!
 //! ```
@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 #[cfg(feature = "tables")]
 pub use frames::{generations, generations_frame, scores, scores_frame};
 
-/// What names a response: who answered what for whom.
+/// What names a response: strategy, preference, prompt and sample.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     /// Strategy by its name in the config.
@@ -88,7 +88,7 @@ pub struct DimensionScore {
     pub stated: f64,
 }
 
-/// What one response is worth.
+/// The scores of one response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreRow {
     /// What names it.

@@ -1,4 +1,4 @@
-//! What responses are worth: their rewards in every dimension, and their utility to a preference beside the
+//! Scores of responses: their rewards in every dimension, and their utility for a preference against the
 //! reference responses to the same prompts. Runs and trainings share it.
 //!
 //! The scorer `s_k` of dimension `k` gives a response `y` to a prompt `x` a raw score. A normaliser brings the score to
@@ -65,7 +65,7 @@ pub struct Rewards {
     pub normalised: Vec<f64>,
 }
 
-/// Scores responses in every dimension, and says what they are worth to preferences.
+/// Scores responses in every dimension, and computes their utility for preferences.
 pub struct ResponseScorer {
     dimensions: Vec<OpenDimension>,
     utility: Utility,
@@ -161,7 +161,7 @@ impl ResponseScorer {
         rewards.ok_or_else(|| Error::NoReference { prompt: id.into() })
     }
 
-    /// Utility of a response to somebody who gives each direction a share, beside a reference response.
+    /// Utility of a response for these shares of the directions, beside a reference response.
     ///
     /// - shares: stated directions, summing to 1; each is an end of a dimension
     /// - rewards, reference: normalised, `[dimensions]`

@@ -1,4 +1,4 @@
-//! Utility: what a response is worth to somebody with a preference.
+//! Utility: how well a response serves a preference.
 //!
 //! For stated directions `d` with shares `s_d` (summing to 1), signed normalised rewards `r_d` of the
 //! response and of a stored reference response to the same prompt:

@@ -41,7 +41,7 @@ pub enum Error {
         /// Where they differ.
         reason: String,
     },
-    /// A pool of nobody.
+    /// A pool without experts.
     #[error("a pool needs at least one expert")]
     EmptyPool,
     /// Two experts of one name.
@@ -98,9 +98,6 @@ pub enum Error {
         "a classifier holds NaN or infinity: its fit diverged; look for extreme embeddings, or raise `ridge`"
     )]
     ClassifierNotFinite,
-    /// Settings of a training that make no sense, in words.
-    #[error("{0}")]
-    Settings(String),
     /// A labelled response that does not fit the classifier.
     #[error("a response to prompt {0} has other labels or tokens")]
     Labels(usize),

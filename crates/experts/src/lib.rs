@@ -10,6 +10,7 @@ pub mod classifier;
 mod error;
 mod expert;
 mod kinds;
+mod open;
 mod pool;
 pub mod training;
 

@@ -362,7 +362,7 @@ impl ExpertPool {
     /// Adds the sequences of `other` behind those of `state`.
     ///
     /// # Errors
-    /// Where the engine's sequences are not [`Self::independent`].
+    /// Where the engine's sequences are not [`Self::supports_continuous_batching`].
     pub fn join(&self, state: &mut PoolState, other: PoolState) -> Result<()> {
         let (old, new) = (state.sequences, other.sequences);
         let pairs = state.caches.iter_mut().zip(other.caches);

@@ -62,10 +62,10 @@ fn lanes_together_equal_each_expert_and_sequence_alone() {
 #[test]
 fn a_limited_expert_shows_its_likeliest_tokens() {
     let base = pico::model("llama");
-    let whole = pico::spec("plain");
+    let unlimited = pico::spec("plain");
     let limited = ExpertSpec::Limited {
         top_k: 3,
-        of: Box::new(whole.clone()),
+        of: Box::new(unlimited.clone()),
     };
     let row = |spec: &ExpertSpec| {
         let pool = ExpertPool::new(vec![pico::expert("plain", spec, &base)]).unwrap();
@@ -74,7 +74,7 @@ fn a_limited_expert_shows_its_likeliest_tokens() {
         pool.begin(prompts, 1, &mut next).unwrap();
         next.log_probs
     };
-    let (all, seen) = (row(&whole), row(&limited));
+    let (all, seen) = (row(&unlimited), row(&limited));
     assert_eq!(seen.iter().filter(|v| v.is_finite()).count(), 3);
     let mass: f32 = all
         .iter()

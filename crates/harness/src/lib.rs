@@ -6,7 +6,7 @@
 //!   interrupted run resumes from.
 //! - [`sweep`] makes several experiments of one.
 //!
-//! Nothing here prints, unless somebody asks for it with [`progress::show`]. Mistakes in files are [`failure::Usage`] in
+//! Nothing here prints, before a call of [`progress::show`]. Mistakes in files are [`failure::Usage`] in
 //! the chain of an error; everything else is a failure.
 
 #![forbid(unsafe_code)]

@@ -224,7 +224,7 @@ impl Pools {
 /// Models of one process, each opened once.
 pub struct Models {
     device: DeviceSpec,
-    weights: Format,
+    format: Format,
     /// Found, fetched and checked, by name or path as given.
     paths: BTreeMap<String, PathBuf>,
     open: BTreeMap<PathBuf, Arc<LanguageModel>>,
@@ -235,11 +235,11 @@ impl Models {
     ///
     /// # Errors
     /// A device that this build does not have, a format that the device does not have.
-    pub fn on(device: &DeviceSpec, weights: Format) -> Result<Self> {
-        device.offers(weights).map_err(|e| usage(e.to_string()))?;
+    pub fn on(device: &DeviceSpec, format: Format) -> Result<Self> {
+        device.offers(format).map_err(|e| usage(e.to_string()))?;
         Ok(Self {
             device: device.clone(),
-            weights,
+            format,
             paths: BTreeMap::new(),
             open: BTreeMap::new(),
         })
@@ -267,7 +267,7 @@ impl Models {
         if let Some(model) = self.open.get(&path) {
             return Ok(model.clone());
         }
-        let model = Arc::new(LanguageModel::open(&path, &self.device, self.weights)?);
+        let model = Arc::new(LanguageModel::open(&path, &self.device, self.format)?);
         self.open.insert(path, model.clone());
         Ok(model)
     }
@@ -315,7 +315,7 @@ impl Models {
         let (model, adapter) = match recipe.merge(Checkpoint::open(path)?, sources)? {
             Merged::Adapter(adapter) => (base.clone(), Some(Arc::new(adapter))),
             Merged::Model(merged) => {
-                let model = LanguageModel::load(&merged, &self.device, self.weights)?;
+                let model = LanguageModel::load(&merged, &self.device, self.format)?;
                 (Arc::new(model), None)
             }
         };

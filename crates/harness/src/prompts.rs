@@ -106,7 +106,7 @@ fn parse(line: &str) -> Result<(Option<String>, Prompt), String> {
 /// A conversation that can be answered.
 ///
 /// # Errors
-/// What is wrong with it.
+/// No message, an empty one, or one that is not the user's at the end; in words.
 pub fn check(messages: &[Message]) -> Result<(), String> {
     match messages.last() {
         None => Err("the list of messages is empty".into()),

@@ -20,7 +20,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::experiment::Experiment;
 use crate::failure::usage;
@@ -47,14 +47,14 @@ impl Splits {
     /// # Errors
     /// A set that cannot be read, or a prompt that is in two sets.
     pub fn load(experiment: &Experiment) -> Result<Self> {
-        let prompts = prompts::load(&experiment.prompts)?;
+        let prompts = prompts::load(&experiment.prompts).context("prompts")?;
         let (mut validation, mut warnings) = (Vec::new(), Vec::new());
         let compared = Set {
             what: "compared",
             prompts: &prompts,
         };
         if let Some(file) = &experiment.validation {
-            validation = prompts::load(file)?;
+            validation = prompts::load(file).context("validation")?;
             let near = compared.apart(file, &validation, "choose on other prompts")?;
             warnings.extend(near);
         }
@@ -63,7 +63,7 @@ impl Splits {
             prompts: &validation,
         };
         for file in &experiment.training {
-            let trained = prompts::load(file)?;
+            let trained = prompts::load(file).context("training")?;
             let remedy = "compare on prompts that no training saw";
             warnings.extend(compared.apart(file, &trained, remedy)?);
             let remedy = "choose on prompts that no training saw";

@@ -41,9 +41,9 @@ fn products<const FORMAT: usize>(bencher: Bencher<'_, '_>, lanes: usize) {
     bencher.counter(ItemsCount::new(lanes)).bench_local(|| {
         Team::global().run(&|member| {
             for matrix in &matrices {
-                let own = member.share(matrix.groups());
+                let groups = member.share(matrix.groups());
                 // SAFETY: nobody writes the input, and members have different groups.
-                unsafe { multiply(Isa::best(), matrix, &view, lanes, own, &output) };
+                unsafe { multiply(Isa::best(), matrix, &view, lanes, groups, &output) };
                 member.sync();
             }
         });

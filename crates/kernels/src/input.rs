@@ -219,7 +219,7 @@ impl InputRow<'_> {
     fn quantise_inner(&mut self) {
         for (block, x) in self.rounded.iter_mut().zip(self.floats.chunks(BLOCK)) {
             match x.try_into() {
-                Ok(whole) => block.round(whole),
+                Ok(values) => block.round(values),
                 // Short of a block: zeros follow.
                 Err(_) => {
                     let mut padded = [0.0; BLOCK];
@@ -357,10 +357,10 @@ mod tests {
         ) {
             let clean = rounded(&x);
             let mut marked = vec![false; clean.len()];
-            for (place, kind) in places {
-                let place = place % x.len();
-                x[place] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][kind];
-                marked[place / BLOCK] = true;
+            for (index, kind) in places {
+                let index = index % x.len();
+                x[index] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][kind];
+                marked[index / BLOCK] = true;
             }
             for (block, (clean, marked)) in rounded(&x).iter().zip(clean.iter().zip(marked)) {
                 match marked {

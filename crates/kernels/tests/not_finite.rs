@@ -32,7 +32,7 @@ proptest! {
         columns in 1usize..100,
         lanes in 1usize..9,
         broken in any::<prop::sample::Index>(),
-        place in any::<prop::sample::Index>(),
+        index in any::<prop::sample::Index>(),
         kind in 0usize..3,
         seed in any::<u32>(),
     ) {
@@ -42,7 +42,7 @@ proptest! {
             (0..lanes).map(|l| (0..columns).map(|i| number(l * 1000 + i)).collect()).collect();
         let broken = broken.index(lanes);
         let mut inputs = clean.clone();
-        inputs[broken][place.index(columns)] = NONE[kind];
+        inputs[broken][index.index(columns)] = NONE[kind];
         for format in FORMATS {
             let matrix = Matrix::pack(format, rows, columns, &weights);
             for isa in Isa::available() {
@@ -61,11 +61,11 @@ proptest! {
     #[test]
     fn bytes_of_a_cache_have_a_scale_that_is_none(
         mut x in prop::collection::vec(-9.0f32..9.0, 1..200),
-        place in any::<prop::sample::Index>(),
+        index in any::<prop::sample::Index>(),
         kind in 0usize..3,
     ) {
-        let place = place.index(x.len());
-        x[place] = NONE[kind];
+        let index = index.index(x.len());
+        x[index] = NONE[kind];
         for isa in Isa::available() {
             let mut bytes = vec![0i8; x.len()];
             prop_assert!(!i8::round(isa, &x, &mut bytes).is_finite());

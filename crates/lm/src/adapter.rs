@@ -112,8 +112,8 @@ pub struct Adapter {
 impl Adapter {
     /// What the adapter adds to the weight of that Hugging Face name, `[out, in]`; `None` where nothing.
     pub fn delta(&self, name: &str) -> Option<Vec<f32>> {
-        let place = place(name.strip_suffix(".weight")?)?;
-        Some(self.pairs.get(&place)?.product())
+        let matrix = place(name.strip_suffix(".weight")?)?;
+        Some(self.pairs.get(&matrix)?.product())
     }
 
     /// Adds the adapter to the weight of that Hugging Face name, `[out, in]`; others stay as they are.

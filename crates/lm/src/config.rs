@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::parameter::{above_zero, below_one};
+use crate::{Error, Result};
+
 /// Shape and constants of a LLaMA-family decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,13 +79,9 @@ pub enum RopeScaling {
 
 impl Rope {
     /// Checks the constants, and that angles follow from them for heads of this width.
-    fn validate(&self, head_dim: usize) -> Result<(), String> {
-        let above_zero = |name: &str, value: f32| match value > 0.0 && value.is_finite() {
-            true => Ok(()),
-            false => Err(format!(
-                "rope scaling: {name} is {value}, not a number above 0"
-            )),
-        };
+    fn validate(&self, head_dim: usize) -> Result<()> {
+        let above_zero =
+            |name: &str, value: f32| above_zero(format!("rope scaling: {name}"), value);
         match &self.scaling {
             RopeScaling::Plain => {}
             RopeScaling::Linear(factor) => above_zero("factor", *factor)?,
@@ -97,10 +96,8 @@ impl Rope {
                 above_zero("high_freq_factor", *high_freq_factor)?;
                 above_zero("original_max_position_embeddings", *original_context)?;
                 if low_freq_factor >= high_freq_factor {
-                    return Err(format!(
-                        "rope scaling: low_freq_factor {low_freq_factor} is not below high_freq_factor \
-                         {high_freq_factor}"
-                    ));
+                    let (low, high) = (*low_freq_factor, *high_freq_factor);
+                    return Err(Error::RopeRange { low, high });
                 }
             }
             RopeScaling::Factors(factors) => {
@@ -112,10 +109,11 @@ impl Rope {
         let angles = self.frequencies(head_dim);
         match angles.iter().position(|f| !f.is_finite()) {
             None => Ok(()),
-            Some(j) => Err(format!(
-                "rope frequency {j} is {}: theta {} or the scaling is out of range",
-                angles[j], self.theta
-            )),
+            Some(pair) => Err(Error::RopeFrequency {
+                pair,
+                value: angles[pair],
+                theta: self.theta,
+            }),
         }
     }
 
@@ -164,8 +162,9 @@ impl DecoderConfig {
     /// Checks that the numbers fit together.
     ///
     /// # Errors
-    /// The first contradiction, in words.
-    pub fn validate(&self) -> Result<(), String> {
+    /// [`Error::Parameter`] for a number that makes no sense; [`Error::Heads`], [`Error::RopeFactors`],
+    /// [`Error::RopeRange`] or [`Error::RopeFrequency`] for numbers that do not fit together.
+    pub fn validate(&self) -> Result<()> {
         let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -178,39 +177,32 @@ impl DecoderConfig {
         ];
         for (name, size) in sizes {
             if size == 0 || size > 1 << 30 {
-                return Err(format!("{name} is {size}"));
+                return Err(Error::parameter(name, size, "from 1 to 2^30"));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(format!(
-                "{} heads don't divide by {} kv heads",
-                self.heads, self.kv_heads
-            ));
+            return Err(Error::Heads {
+                heads: self.heads,
+                kv_heads: self.kv_heads,
+            });
         }
         if !self.head_dim.is_multiple_of(2) {
-            return Err(format!(
-                "head_dim {} is odd, RoPE rotates pairs",
-                self.head_dim
-            ));
+            let expected = "even; RoPE rotates pairs";
+            return Err(Error::parameter("head_dim", self.head_dim, expected));
         }
-        if !(self.norm_eps >= 0.0 && self.norm_eps < 1.0) {
-            return Err(format!("norm_eps is {}", self.norm_eps));
-        }
-        if !(self.rope.theta > 0.0 && self.rope.theta.is_finite()) {
-            return Err(format!("rope theta is {}", self.rope.theta));
-        }
+        below_one("norm_eps", self.norm_eps)?;
+        above_zero("rope theta", self.rope.theta)?;
         if let RopeScaling::Factors(f) = &self.rope.scaling
             && f.len() != self.head_dim / 2
         {
-            return Err(format!(
-                "{} rope factors for head_dim {}",
-                f.len(),
-                self.head_dim
-            ));
+            return Err(Error::RopeFactors {
+                factors: f.len(),
+                head_dim: self.head_dim,
+            });
         }
         self.rope.validate(self.head_dim)?;
         if self.sliding_window == Some(0) {
-            return Err("sliding_window is 0".into());
+            return Err(Error::parameter("sliding_window", 0, "at least 1"));
         }
         Ok(())
     }

@@ -234,7 +234,7 @@ impl std::fmt::Display for DeviceSpec {
 /// Brings a tensor's values to the host, row-major.
 ///
 /// # Errors
-/// What the device reports.
+/// [`Error::Device`].
 pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     let failed = |e: &dyn std::fmt::Debug| Error::Device(format!("{e:?}"));
     let data = tensor.try_into_data().map_err(|e| failed(&e))?;

@@ -1,5 +1,7 @@
 //! What can go wrong in this crate.
 
+use std::borrow::Cow;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use crate::format::Format as NumberFormat;
@@ -261,9 +263,79 @@ pub enum Error {
     /// A kind of model that is not written.
     #[error("model_type '{0}' cannot be written")]
     ModelType(String),
-    /// What a caller's own function reports through this crate.
-    #[error("{0}")]
-    Argument(String),
+    /// A model that a caller opens a second time where one is enough.
+    #[error("{0} is opened twice")]
+    OpenedTwice(String),
+    /// A model where only the base and changes of it can be.
+    #[error("{0}: candidates share the base")]
+    OnlyBase(String),
+    /// A parameter outside of what makes sense.
+    #[error("{name} is {value}, not {expected}")]
+    Parameter {
+        /// The parameter, as files name it.
+        name: Cow<'static, str>,
+        /// What it is set to.
+        value: String,
+        /// What it may be set to.
+        expected: &'static str,
+    },
+    /// Query heads that cannot be shared out among the key and value heads.
+    #[error("{heads} heads don't divide by {kv_heads} kv heads")]
+    Heads {
+        /// Heads of the queries.
+        heads: usize,
+        /// Heads of keys and values.
+        kv_heads: usize,
+    },
+    /// Another number of factors of rotary frequencies than the heads have pairs.
+    #[error("{factors} rope factors for head_dim {head_dim}")]
+    RopeFactors {
+        /// Factors that were given.
+        factors: usize,
+        /// Width of a head; each pair of it has a factor.
+        head_dim: usize,
+    },
+    /// A stretch of rotary frequencies whose range is empty.
+    #[error("rope scaling: low_freq_factor {low} is not below high_freq_factor {high}")]
+    RopeRange {
+        /// Where stretching ends.
+        low: f32,
+        /// Where it begins.
+        high: f32,
+    },
+    /// A rotary frequency that overflows.
+    #[error("rope frequency {pair} is {value}: theta {theta} or the scaling is out of range")]
+    RopeFrequency {
+        /// The pair that it rotates.
+        pair: usize,
+        /// The frequency.
+        value: f32,
+        /// The base of the frequencies.
+        theta: f32,
+    },
+    /// A LoRA of no matrix.
+    #[error("LoRA without target matrices")]
+    NoTargets,
+    /// A matrix that LoRA is to change twice.
+    #[error("LoRA target {0} is named twice")]
+    SameTarget(String),
+    /// A stored adapter of another shape than the training's.
+    #[error("the adapter has not rank {rank} on exactly [{}]", targets.join(", "))]
+    AdapterTargets {
+        /// The training's rank.
+        rank: usize,
+        /// The training's matrices.
+        targets: Vec<String>,
+    },
+    /// A stored adapter with a pair on a matrix that the training leaves alone.
+    #[error("the adapter has a pair on {0}")]
+    AdapterPair(String),
+    /// A stored adapter that no training can continue: its pairs have several ranks, or there are none.
+    #[error("the adapter's ranks are {{{}}}, not one", .0.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))]
+    AdapterRanks(Vec<usize>),
+    /// A decoder of a kind whose parameters cannot all be trained.
+    #[error("blocks that are trained whole have no biases and no norms of heads")]
+    TrainedBlocks,
     /// More tokens than the model's context or the cache's capacity.
     #[error(
         "{tokens} tokens do not fit into {limit} ({what}); shorten the prompt or generate less"
@@ -288,6 +360,19 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// A parameter outside of what makes sense.
+    pub fn parameter(
+        name: impl Into<Cow<'static, str>>,
+        value: impl Display,
+        expected: &'static str,
+    ) -> Self {
+        Self::Parameter {
+            name: name.into(),
+            value: value.to_string(),
+            expected,
+        }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |source| Self::Io {
             path: path.into(),

@@ -15,9 +15,11 @@ pub mod load;
 mod model;
 pub mod objectives;
 pub mod packed;
+pub mod parameter;
 pub mod sampling;
 pub mod save;
 pub mod source;
+mod token_text;
 pub mod tokenizer;
 pub mod tuning;
 

@@ -9,6 +9,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::parameter::from_zero_on;
 use crate::{Error, Result};
 
 /// How the next token is chosen. Filters apply in the order of transformers: temperature, top-k,
@@ -52,18 +53,17 @@ impl Sampling {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// The first that makes no sense, in words.
-    pub fn validate(&self) -> Result<(), String> {
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return Err(format!("temperature {} is not 0 or more", self.temperature));
-        }
+    /// [`Error::Parameter`] for the first that makes no sense.
+    pub fn validate(&self) -> Result<()> {
+        from_zero_on("temperature", self.temperature)?;
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(format!("top_p {} is not above 0 and at most 1", self.top_p));
+            let expected = "above 0 and at most 1";
+            return Err(Error::parameter("top_p", self.top_p, expected));
         }
-        if !(0.0..=1.0).contains(&self.min_p) {
-            return Err(format!("min_p {} is not between 0 and 1", self.min_p));
+        match (0.0..=1.0).contains(&self.min_p) {
+            true => Ok(()),
+            false => Err(Error::parameter("min_p", self.min_p, "from 0 to 1")),
         }
-        Ok(())
     }
 
     /// Picks a token. `uniform` in [0, 1) decides; greedy sampling ignores it.
@@ -206,8 +206,8 @@ pub fn keep_likeliest(row: &mut [f32], k: usize) {
         if best.len() == k && best.last().is_some_and(|last| value <= last.0) {
             continue;
         }
-        let place = best.partition_point(|(other, _)| *other >= value);
-        best.insert(place, (value, id));
+        let rank = best.partition_point(|(other, _)| *other >= value);
+        best.insert(rank, (value, id));
         best.truncate(k);
     }
     let mut values: Vec<f32> = best.iter().map(|(value, _)| *value).collect();
@@ -273,9 +273,9 @@ impl Draws {
 
     /// Independent randomness for the n-th of several tries at the same response; the 0th is this one.
     pub fn attempt(&self, n: usize) -> Self {
-        let mut own = self.clone();
-        own.0.set_stream(n as u64);
-        own
+        let mut draws = self.clone();
+        draws.0.set_stream(n as u64);
+        draws
     }
 
     /// The uniform number in [0, 1) of token `index`, 53 bits.

@@ -217,9 +217,9 @@ fn a_gguf_that_lies_is_refused() {
 
 #[test]
 fn a_gguf_cut_anywhere_is_refused() {
-    let whole = Gguf::pico().bytes();
-    for length in (0..whole.len() - 32).step_by(7) {
-        let (_folder, path) = file("cut.gguf", &whole[..length]);
+    let bytes = Gguf::pico().bytes();
+    for length in (0..bytes.len() - 32).step_by(7) {
+        let (_folder, path) = file("cut.gguf", &bytes[..length]);
         let error = open(&path).unwrap_err().to_string();
         assert!(error.contains("cut.gguf"), "{error}");
     }

@@ -320,9 +320,9 @@ fn large_numbers_in_any_tensor_end_in_an_error_or_in_numbers() {
     for shape in ["llama_untied_biases", "qwen3"] {
         let (folder, path, clean) = copy(shape, "model.safetensors");
         for (i, (name, _, numbers)) in clean.iter().enumerate().step_by(step) {
-            for (whole, value) in [(false, 1e30), (true, 1e30), (false, -3e38), (true, 3e38)] {
+            for (merged, value) in [(false, 1e30), (true, 1e30), (false, -3e38), (true, 3e38)] {
                 let mut large = clean.clone();
-                match whole {
+                match merged {
                     true => large[i].2.fill(value),
                     false => large[i].2[numbers.len() / 2] = value,
                 }
@@ -339,7 +339,7 @@ fn large_numbers_in_any_tensor_end_in_an_error_or_in_numbers() {
                         "up_proj.weight",
                     ];
                     let overflows =
-                        sure.iter().any(|end| name.ends_with(end)) && whole && value > 1e38;
+                        sure.iter().any(|end| name.ends_with(end)) && merged && value > 1e38;
                     let normed =
                         shape == "qwen3" && !name.contains("up_proj") && !name.contains("v_proj");
                     if overflows && !normed {
@@ -362,9 +362,9 @@ fn large_numbers_in_any_pair_of_an_adapter_end_in_an_error_or_in_numbers() {
     for weights in FORMATS {
         let decoder = load(&pico::path("llama"), weights).unwrap();
         for (i, (_, _, numbers)) in clean.iter().enumerate() {
-            for (whole, value) in [(false, 1e30), (true, 1e30), (true, 1.5e38)] {
+            for (merged, value) in [(false, 1e30), (true, 1e30), (true, 1.5e38)] {
                 let mut large = clean.clone();
-                match whole {
+                match merged {
                     true => large[i].2.fill(value),
                     false => large[i].2[numbers.len() / 2] = value,
                 }
@@ -391,11 +391,11 @@ proptest! {
     fn the_first_number_that_is_none_is_named(
         rows in 1usize..5,
         columns in 1usize..9000,
-        place in any::<prop::sample::Index>(),
+        index in any::<prop::sample::Index>(),
         kind in 0usize..3,
     ) {
         let mut numbers = vec![1.0f32; rows * columns];
-        let at = place.index(numbers.len());
+        let at = index.index(numbers.len());
         numbers[at] = NONE[kind];
         let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
         let folder = tempfile::tempdir().unwrap();

@@ -69,15 +69,15 @@ fn adapters_equal_peft_alone_and_together() {
         .into_iter()
         .enumerate()
     {
-        let own = &together[i * 24 * VOCAB..][..24 * VOCAB];
+        let lane = &together[i * 24 * VOCAB..][..24 * VOCAB];
         close(
             name,
-            own,
+            lane,
             &expected("pico/llama/expected.safetensors", name),
             1e-4,
         );
         let alone = decoder.adapters(&adapters[i..=i]);
-        assert_eq!(bits(own), bits(&all(&decoder, &[&ids], Some(&alone))));
+        assert_eq!(bits(lane), bits(&all(&decoder, &[&ids], Some(&alone))));
     }
 }
 
@@ -88,12 +88,12 @@ fn a_lane_is_the_same_in_any_company() {
     for shape in SHAPES {
         for weights in FORMATS {
             let decoder = pico(shape, weights);
-            let whole = all(&decoder, &[&ids], None);
+            let expected_all = all(&decoder, &[&ids], None);
             let lanes: [&[u32]; 4] = [&ids[3..9], &ids, &ids[1..2], &ids[..20]];
             let ragged = all(&decoder, &lanes, None);
             assert_eq!(
                 bits(&ragged[6 * VOCAB..][..24 * VOCAB]),
-                bits(&whole),
+                bits(&expected_all),
                 "{shape} {weights:?}"
             );
 
@@ -108,7 +108,7 @@ fn a_lane_is_the_same_in_any_company() {
                     .next_logits(&lanes, &mut cache, None, &mut scratch, &mut logits)
                     .unwrap();
                 at += step;
-                let expected = &whole[(at - 1) * VOCAB..at * VOCAB];
+                let expected = &expected_all[(at - 1) * VOCAB..at * VOCAB];
                 assert_eq!(
                     bits(&logits[VOCAB..2 * VOCAB]),
                     bits(expected),
@@ -140,10 +140,10 @@ fn lanes_leave_fork_and_forget() {
         .next_logits(&next, &mut forked, None, &mut scratch, &mut logits)
         .unwrap();
     for (lane, end) in [7, 8, 6].into_iter().enumerate() {
-        let whole = all(&decoder, &[&ids[..end]], None);
+        let at_once = all(&decoder, &[&ids[..end]], None);
         assert_eq!(
             bits(&logits[lane * VOCAB..][..VOCAB]),
-            bits(&whole[(end - 1) * VOCAB..])
+            bits(&at_once[(end - 1) * VOCAB..])
         );
     }
     forked.retain(&[2, 0]).unwrap();

@@ -187,8 +187,8 @@ fn truncated_and_forked_caches_continue_as_if_nothing_had_been() {
         let next = [&ids[5..7], &ids[4..8], &ids[5..6]];
         let logits = to_host(decoder.next_logits(&next, &mut forked, None).unwrap()).unwrap();
         for (lane, end) in [7, 8, 6].into_iter().enumerate() {
-            let whole = full_logits(&decoder, &[&ids[..end]], None);
-            let last = &whole[0][(end - 1) * 96..];
+            let at_once = full_logits(&decoder, &[&ids[..end]], None);
+            let last = &at_once[0][(end - 1) * 96..];
             close(
                 &format!("{spec} lane {lane}"),
                 &logits[lane * 96..][..96],

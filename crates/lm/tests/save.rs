@@ -49,16 +49,16 @@ fn tensors(folder: &Path) -> Vec<Vec<f32>> {
 
 #[test]
 fn every_shape_is_exported_and_read_back_bit_for_bit() {
-    let place = tempfile::tempdir().unwrap();
+    let temp = tempfile::tempdir().unwrap();
     for shape in SHAPES {
-        let out = place.path().join(shape);
+        let out = temp.path().join(shape);
         checkpoint(shape)
             .export(&out, Precision::F32, None)
             .unwrap();
         let again = Checkpoint::open(&out).unwrap();
         assert_eq!(again.config(), checkpoint(shape).config());
         assert_eq!(tensors(&out), tensors(&pico::path(shape)), "{shape}");
-        let half = place.path().join(format!("{shape}_half"));
+        let half = temp.path().join(format!("{shape}_half"));
         checkpoint(shape)
             .export(&half, Precision::Bf16, None)
             .unwrap();
@@ -69,7 +69,7 @@ fn every_shape_is_exported_and_read_back_bit_for_bit() {
         {
             assert!((a - b).abs() <= b.abs() / 256.0, "{shape}: {a} {b}");
         }
-        let names = std::fs::read_dir(place.path()).unwrap();
+        let names = std::fs::read_dir(temp.path()).unwrap();
         let left = names.filter(|e| {
             e.as_ref()
                 .unwrap()
@@ -83,12 +83,12 @@ fn every_shape_is_exported_and_read_back_bit_for_bit() {
 
 #[test]
 fn a_merged_model_says_what_model_and_adapter_say() {
-    let place = tempfile::tempdir().unwrap();
+    let temp = tempfile::tempdir().unwrap();
     for name in ["plain", "patterns"] {
         let base = checkpoint("llama");
         let folder = pico::path(&format!("adapter_{name}"));
         let adapter = Adapter::load(&folder, base.config()).unwrap();
-        let out = place.path().join(name);
+        let out = temp.path().join(name);
         base.export(&out, Precision::F32, Some(&adapter)).unwrap();
         let reference = expected("pico/llama/expected.safetensors", &format!("logits_{name}"));
         close(name, &logits(&out, None), &reference, 1e-4);
@@ -103,12 +103,12 @@ fn a_merged_model_says_what_model_and_adapter_say() {
 
 #[test]
 fn adapters_are_saved_with_their_own_ranks() {
-    let place = tempfile::tempdir().unwrap();
+    let temp = tempfile::tempdir().unwrap();
     let base = pico::path("llama");
     for name in ["plain", "patterns"] {
         let config = checkpoint("llama").config().clone();
         let adapter = Adapter::load(&pico::path(&format!("adapter_{name}")), &config).unwrap();
-        let out = place.path().join(name);
+        let out = temp.path().join(name);
         adapter
             .save(&out, &config, Some("some/base"), Precision::F32)
             .unwrap();
@@ -126,8 +126,8 @@ fn adapters_are_saved_with_their_own_ranks() {
 
 #[test]
 fn a_gguf_model_is_exported_in_full() {
-    let place = tempfile::tempdir().unwrap();
-    let out = place.path().join("out");
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("out");
     let source = pico::path("llama.gguf");
     Checkpoint::open(&source)
         .unwrap()
@@ -176,14 +176,14 @@ proptest! {
             // Few bits, so that every format holds them exactly.
             ((state >> 24) as f32 - 128.0) / 64.0
         };
-        for (place, rank) in places.zip(ranks).filter(|(_, r)| *r > 0) {
-            let (inputs, outputs) = place.1.size(&config);
+        for (matrix, rank) in places.zip(ranks).filter(|(_, r)| *r > 0) {
+            let (inputs, outputs) = matrix.1.size(&config);
             let a = (0..inputs * rank).map(|_| number()).collect();
             let b = (0..outputs * rank).map(|_| number()).collect();
-            adapter.pairs.insert(place, LowRank { rank, a, b });
+            adapter.pairs.insert(matrix, LowRank { rank, a, b });
         }
-        let place = tempfile::tempdir().unwrap();
-        let out = place.path().join("adapter");
+        let temp = tempfile::tempdir().unwrap();
+        let out = temp.path().join("adapter");
         let precision = if half { Precision::Bf16 } else { Precision::F16 };
         let saved = adapter.save(&out, &config, None, precision);
         if adapter.pairs.is_empty() {
@@ -197,9 +197,9 @@ proptest! {
 
 #[test]
 fn what_cannot_be_written_leaves_nothing() {
-    let place = tempfile::tempdir().unwrap();
+    let temp = tempfile::tempdir().unwrap();
     let base = checkpoint("llama");
-    let out = place.path().join("out");
+    let out = temp.path().join("out");
     let write = |adapter: Option<&Adapter>| {
         let error = base.export(&out, Precision::F32, adapter).unwrap_err();
         error.to_string()
@@ -240,7 +240,7 @@ fn what_cannot_be_written_leaves_nothing() {
         "{error}"
     );
     assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
-    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
     std::fs::remove_dir(&out).unwrap();
     std::fs::write(&out, "").unwrap();
     assert!(write(None).contains("there is a file of that name"));

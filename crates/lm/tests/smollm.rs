@@ -52,8 +52,8 @@ fn token_ids_equal_the_reference_on_10_000_strings() {
             "{text:?}"
         );
         let joined = model().tokenizer.increments(&ids).unwrap().concat();
-        let whole = model().tokenizer.decode(&ids).unwrap();
-        assert_eq!(joined, whole.trim_end_matches('\u{fffd}'), "{text:?}");
+        let decoded = model().tokenizer.decode(&ids).unwrap();
+        assert_eq!(joined, decoded.trim_end_matches('\u{fffd}'), "{text:?}");
         count += 1;
     }
     assert_eq!(count, 10_000);
@@ -151,9 +151,9 @@ fn log_probs_of_a_response_equal_the_logits_way() {
         .log_probs(&[&prompt, &prompt], &[&short, &long], None)
         .unwrap();
     for (response, scores) in [short, long].iter().zip(scores) {
-        let whole = [prompt.clone(), response.clone()].concat();
+        let ids = [prompt.clone(), response.clone()].concat();
         let vocab = model.config().vocab_size;
-        let mut logits = logits(&model.engine, &whole);
+        let mut logits = logits(&model.engine, &ids);
         let mut by_hand = Vec::new();
         for (t, &token) in response.iter().enumerate() {
             let row = &mut logits[(prompt.len() - 1 + t) * vocab..][..vocab];

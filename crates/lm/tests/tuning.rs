@@ -30,10 +30,10 @@ const BETA: f64 = 0.3;
 fn sequence(prompt: usize, response: usize) -> Sequence {
     let (from, salt) = (PROMPTS[prompt], 17 * prompt);
     let shared = (0..from).map(|i| (5 * i * i + 3 * i + salt) % 96);
-    let own = 0..LENGTHS[prompt][response];
-    let own = own.map(|i| (7 * i * i + 11 * i + salt + 29 * response) % 96);
+    let response_ids = 0..LENGTHS[prompt][response];
+    let response_ids = response_ids.map(|i| (7 * i * i + 11 * i + salt + 29 * response) % 96);
     Sequence {
-        tokens: shared.chain(own).map(|id| id as u32).collect(),
+        tokens: shared.chain(response_ids).map(|id| id as u32).collect(),
         from,
     }
 }

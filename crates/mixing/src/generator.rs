@@ -140,7 +140,7 @@ impl<'a> Generator<'a> {
         self.all(requests, width, settings, on_token)
     }
 
-    /// Best of n needs somebody who rates.
+    /// Best of n needs a utility.
     fn one_each(&self) -> Result<()> {
         if self.plan.samples <= 1 {
             return Ok(());
@@ -155,7 +155,7 @@ impl<'a> Generator<'a> {
         settings: &Generation,
         on_token: impl FnMut(usize, &Response),
     ) -> Result<Vec<Response>> {
-        settings.sampling.validate().map_err(Error::Request)?;
+        settings.sampling.validate()?;
         let (prompts, draws): (Vec<_>, Vec<_>) =
             requests.into_iter().map(|r| (r.prompt, r.draws)).unzip();
         let limits = vec![settings.max_new_tokens; prompts.len()];

@@ -100,7 +100,7 @@ pub trait Mixer: CloneMixer + Send + Sync {
     /// Makes ready for decoding with `model`, the first expert's.
     ///
     /// # Errors
-    /// What keeps it from doing so.
+    /// Files that cannot be read, or were made for another base.
     fn open(&mut self, model: &Arc<LanguageModel>) -> Result<()> {
         let _ = model;
         Ok(())

@@ -433,7 +433,7 @@ proptest! {
     #[test]
     fn nothing_is_drawn_from_what_is_no_distribution(
         mut row in prop::collection::vec(-20.0f32..0.0, 1..200),
-        place in any::<prop::sample::Index>(),
+        index in any::<prop::sample::Index>(),
         infinite in any::<bool>(),
         uniform in 0.0f64..1.0,
     ) {
@@ -441,16 +441,16 @@ proptest! {
             let token = sampling.pick(&row, uniform).unwrap();
             prop_assert!(row[token as usize].is_finite());
         }
-        let place = place.index(row.len());
-        row[place] = if infinite { f32::INFINITY } else { f32::NAN };
+        let index = index.index(row.len());
+        row[index] = if infinite { f32::INFINITY } else { f32::NAN };
         for sampling in samplings() {
             prop_assert!(sampling.pick(&row, uniform).is_err());
         }
         row.fill(f32::NEG_INFINITY);
         prop_assert!(samplings().iter().all(|s| s.pick(&row, uniform).is_err()));
-        row[place] = -0.5;
+        row[index] = -0.5;
         for sampling in samplings() {
-            prop_assert_eq!(sampling.pick(&row, uniform).unwrap() as usize, place);
+            prop_assert_eq!(sampling.pick(&row, uniform).unwrap() as usize, index);
         }
     }
 }

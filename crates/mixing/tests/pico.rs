@@ -590,13 +590,13 @@ fn the_oracle_keeps_the_best_of_all_weights() {
 
 #[test]
 fn a_pcm_mixes_what_is_seen_of_truncated_experts() {
-    let whole = Strategy::Pcm(mope_mixing::strategies::Pcm::of(pcm()));
+    let pcm = Strategy::Pcm(mope_mixing::strategies::Pcm::of(pcm()));
     let seen = |k| {
-        let of = Box::new(whole.clone());
+        let of = Box::new(pcm.clone());
         generate(&Strategy::TopK(TopK { k, of }), requests())
     };
     let vocab = experts()[0].model.config().vocab_size;
-    let plain = generate(&whole, requests());
+    let plain = generate(&pcm, requests());
     for (all, plain) in seen(vocab).iter().zip(&plain) {
         assert_eq!((&all.tokens, &all.weights), (&plain.tokens, &plain.weights));
     }

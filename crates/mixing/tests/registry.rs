@@ -22,35 +22,37 @@ fn instances() -> Vec<Instance> {
 
 /// Every strategy that is written inside of one: an object of one key that is a strategy's name.
 fn written_inside(strategy: &Value, names: &BTreeSet<String>) -> Vec<Value> {
-    fn search(value: &Value, names: &BTreeSet<String>, found: &mut Vec<Value>) {
+    fn search(value: &Value, names: &BTreeSet<String>, strategies: &mut Vec<Value>) {
         match value {
             Value::Object(fields) => {
                 let tag = fields.keys().next().filter(|key| names.contains(*key));
                 if fields.len() == 1 && tag.is_some() {
-                    found.push(value.clone());
+                    strategies.push(value.clone());
                 }
                 fields
                     .values()
-                    .for_each(|field| search(field, names, found));
+                    .for_each(|field| search(field, names, strategies));
             }
-            Value::Array(items) => items.iter().for_each(|item| search(item, names, found)),
+            Value::Array(items) => items
+                .iter()
+                .for_each(|item| search(item, names, strategies)),
             _ => {}
         }
     }
-    let mut found = Vec::new();
+    let mut strategies = Vec::new();
     let parameters = strategy.as_object().unwrap().values();
-    parameters.for_each(|parameters| search(parameters, names, &mut found));
-    found
+    parameters.for_each(|parameters| search(parameters, names, &mut strategies));
+    strategies
 }
 
 /// Every strategy in one, those in those included.
 fn listed_inside(strategy: &mut Strategy) -> Vec<Value> {
-    let mut found = Vec::new();
+    let mut strategies = Vec::new();
     for child in strategy.children_mut() {
-        found.push(json!(child));
-        found.extend(listed_inside(child));
+        strategies.push(json!(child));
+        strategies.extend(listed_inside(child));
     }
-    found
+    strategies
 }
 
 #[test]

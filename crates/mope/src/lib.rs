@@ -1,7 +1,7 @@
 //! `mope`: mixture of preference experts.
 //!
 //! Several experts, each good at one preference, run side by side over one base model; at every token their next-token
-//! distributions are mixed with weights that follow a person's wishes ([arXiv 2407.04181]). This package is the whole:
+//! distributions are mixed with weights that follow a person's preference ([arXiv 2407.04181]). This package is the whole:
 //! the libraries under one name, a [`prelude`], and the program `mope` (feature `cli`, on by default).
 //!
 //! Start with `examples/mix_two_experts.rs`. Each library can be used alone, too: a program that only mixes needs

@@ -44,28 +44,28 @@ fn the_best_single_expert_is_chosen_on_other_prompts() {
     let folder = experiment();
     let here = folder.path();
     let singles = ["concise", "friendly", "informative"];
-    let each: String = singles
+    let listed: String = singles
         .iter()
         .map(|n| format!("\"{n}\": Single(expert: \"{n}\"),"))
         .collect();
-    let strategies = format!("\"base\": Base(), {each} \"best\": BestSingle()");
+    let strategies = format!("\"base\": Base(), {listed} \"best\": BestSingle()");
     choosing(here, &strategies, "validation: \"others.txt\",");
     let text = std::fs::read_to_string(here.join("choosing.ron")).unwrap();
     // Greedy, so that a strategy's name plays no role.
     let text = text.replace("temperature: 0.9", "temperature: 0");
     std::fs::write(here.join("choosing.ron"), text).unwrap();
     let (summary, said) = run(here, "one");
-    let found: Vec<(f64, &str)> = said
+    let utilities: Vec<(f64, &str)> = said
         .lines()
         .filter_map(|line| {
             let (name, rest) = line.split_once(": ")?.1.split_once(" has utility ")?;
             Some((rest.split(' ').next()?.parse().ok()?, name))
         })
         .collect();
-    assert_eq!(found.len(), 3, "{said}");
-    let most = found.iter().map(|f| f.0).fold(f64::MIN, f64::max);
-    let chosen = found.iter().find(|f| f.0 == most).unwrap().1;
-    assert!(found.iter().any(|f| f.0 < most), "{said}");
+    assert_eq!(utilities.len(), 3, "{said}");
+    let most = utilities.iter().map(|f| f.0).fold(f64::MIN, f64::max);
+    let chosen = utilities.iter().find(|f| f.0 == most).unwrap().1;
+    assert!(utilities.iter().any(|f| f.0 < most), "{said}");
     assert_eq!(utility(&summary, "best"), utility(&summary, chosen));
     let manifest = std::fs::read_to_string(here.join("one/manifest.json")).unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
@@ -113,19 +113,19 @@ fn weights_and_settings_are_chosen_for_each_preference() {
     let chosen = &manifest["sessions"][0]["chosen"];
     for strategy in ["weights", "mod", "any"] {
         for preference in ["both", "short"] {
-            let place = format!("{strategy} {preference}: ");
-            let found: Vec<(f64, &str)> = said
+            let start = format!("{strategy} {preference}: ");
+            let utilities: Vec<(f64, &str)> = said
                 .lines()
                 .filter_map(|line| {
-                    let (name, rest) = line.strip_prefix(&place)?.split_once(" has utility ")?;
+                    let (name, rest) = line.strip_prefix(&start)?.split_once(" has utility ")?;
                     Some((rest.split(' ').next()?.parse().ok()?, name))
                 })
                 .collect();
             let chosen = &chosen[strategy][preference];
-            assert_eq!(found.len(), 3, "{place} {said}");
-            let most = found.iter().map(|f| f.0).fold(f64::MIN, f64::max);
+            assert_eq!(utilities.len(), 3, "{start} {said}");
+            let most = utilities.iter().map(|f| f.0).fold(f64::MIN, f64::max);
             assert!(
-                found.contains(&(most, chosen.as_str().unwrap())),
+                utilities.contains(&(most, chosen.as_str().unwrap())),
                 "{chosen} {said}"
             );
         }

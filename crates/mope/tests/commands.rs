@@ -156,9 +156,83 @@ fn an_error_says_its_cause_once() {
     let here = folder.path();
     let error = fails(here, &["study", "import", "nowhere", "answers.json"], 1);
     assert_eq!(error.matches("No such file").count(), 1, "{error}");
+    assert!(
+        error.contains("STUDY, a folder that `mope study export` wrote: nowhere/key.json"),
+        "{error}"
+    );
     std::fs::create_dir(here.join("none")).unwrap();
     let error = fails(here, &["compare", "none", "none"], 1);
     assert!(error.contains("is this a run folder?"), "{error}");
+}
+
+#[test]
+fn a_failure_is_a_json_document_where_one_is_asked_for() {
+    let folder = experiment();
+    let here = folder.path();
+    for (arguments, code) in [
+        (&["check", "none.ron"][..], 2),
+        (&["report", "."], 1),
+        (&["check"], 2),
+        (&["check", "pico.ron", "--frobnicate"], 2),
+    ] {
+        let output = common::mope(here, &[&["--json"], arguments].concat())
+            .output()
+            .unwrap();
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+        let document: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let said = document["error"].as_str().unwrap();
+        assert_eq!(document.as_object().unwrap().len(), 1, "{document}");
+        let (said, error) = (words(said), words(&error));
+        assert!(error.contains(&format!("error: {said}")), "{said} {error}");
+    }
+}
+
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_pcm_is_inspected() {
+    let folder = experiment();
+    let here = folder.path();
+    let config = pcm::PcmConfig::tiny(&["concise", "friendly"], 32);
+    let model = pcm::Pcm::new(&config, 1).unwrap();
+    model.save(&here.join("pcm")).unwrap();
+    let document = json(here, &["inspect", "pcm"]);
+    assert_eq!(document["parameters"], model.values().len());
+    assert_eq!(document["pcm"]["experts"][1], "friendly");
+    let shown = stdout(&done(here, &["inspect", "pcm"]));
+    assert!(shown.starts_with("pcm "), "{shown}");
+    let experts = shown.lines().find(|line| line.starts_with("experts "));
+    assert!(experts.unwrap().ends_with(" concise, friendly"), "{shown}");
+    std::fs::write(here.join("pcm/model.safetensors"), "damaged").unwrap();
+    let error = fails(here, &["inspect", "pcm"], 1);
+    assert!(error.contains("pcm/model.safetensors"), "{error}");
+}
+
+#[test]
+fn a_missing_prompt_set_is_named_with_its_field() {
+    let folder = experiment();
+    let here = folder.path();
+    let missing = "prompts: nowhere.txt: No such file";
+    let error = fails(here, &["run", "pico.ron", "--prompts", "nowhere.txt"], 2);
+    assert!(error.contains(missing), "{error}");
+    let field = "prompts: \"prompts.jsonl\"";
+    for name in ["validation", "training"] {
+        let file = match name {
+            "training" => "[\"nowhere.txt\"]",
+            _ => "\"nowhere.txt\"",
+        };
+        let text = common::EXPERIMENT.replace(field, &format!("{field}, {name}: {file}"));
+        write(here, "missing.ron", &text);
+        let error = fails(here, &["check", "missing.ron"], 2);
+        let expected = format!("{name}: ");
+        assert!(
+            error.contains(&expected) && error.contains("nowhere.txt: No such file"),
+            "{error}"
+        );
+    }
 }
 
 #[test]
@@ -169,9 +243,30 @@ fn small_commands() {
     let model = model.to_str().unwrap();
     let tokens = json(here, &["tokenize", "--model", model, "--text", "A b"]);
     assert_eq!(tokens["tokens"], serde_json::json!([36, 3, 69]));
-    assert_eq!(tokens["pieces"], serde_json::json!(["A", "Ġ", "b"]));
+    assert_eq!(tokens["pieces"], serde_json::json!(["A", " ", "b"]));
+    // The tokenizer of the tiny model knows bytes only: each is part of a character.
+    let tokens = json(here, &["tokenize", "--model", model, "--text", "aï"]);
+    assert_eq!(
+        tokens["pieces"],
+        serde_json::json!(["a", "<0xC3>", "<0xAF>"])
+    );
+    let listed = stdout(&done(
+        here,
+        &["tokenize", "--model", model, "--text", "A b"],
+    ));
+    assert!(listed.contains("      3  \" \"\n"), "{listed}");
     let config = json(here, &["inspect", model]);
     assert_eq!(config["parameters"], 18_592);
+    let shown = stdout(&done(here, &["inspect", model]));
+    let value = |key: &str| {
+        let mut values = shown.lines().filter_map(|line| line.split_once(' '));
+        values.find(|(name, _)| *name == key).map(|(_, v)| v.trim())
+    };
+    assert_eq!(value("parameters"), Some("18592 (0.0 M)"), "{shown}");
+    assert_eq!(value("layers"), Some("2"), "{shown}");
+    assert_eq!(value("tied_head"), Some("yes"), "{shown}");
+    assert!(value("rope.theta").is_some(), "{shown}");
+    assert!(!shown.contains(['{', '}']), "{shown}");
     assert_eq!(
         json(
             here,
@@ -282,7 +377,7 @@ fn mistakes_in_an_experiment_name_their_place() {
         (
             "temperature: 0.9",
             "temperature: -0.9",
-            "temperature -0.9 is not 0 or more",
+            "temperature is -0.9, not a number from 0 on",
         ),
         (
             "Adapter(\"",
@@ -394,7 +489,7 @@ fn other_mistakes_end_in_one_clear_error() {
             "generate", "--model", model, "--prompt", "x", "--top-p", "2",
         ],
         2,
-        "top_p 2",
+        "top_p is 2, not above 0 and at most 1",
     );
     let long = "y".repeat(200);
     expect(
@@ -470,9 +565,9 @@ fn models_are_fetched_whole_and_checked_or_not_at_all() {
         files.push_str(&format!("{name:?}: {hash:?}, "));
     }
     let registry = |files: &str| {
-        let place = source.to_str().unwrap();
+        let folder = source.to_str().unwrap();
         let text = format!(
-            "{{\"pico\": (description: \"\", files: {{{files}}}, sources: [Path({place:?})])}}"
+            "{{\"pico\": (description: \"\", files: {{{files}}}, sources: [Path({folder:?})])}}"
         );
         std::fs::write(here.join("models.ron"), text).unwrap();
     };

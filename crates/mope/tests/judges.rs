@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{done, experiment, fails, fixture, mope, stderr, stdout};
+use common::{done, experiment, fails, mope, stderr, stdout};
 use serde_json::{Value, json};
 
 const KEY: &str = "sk-never-to-be-seen";

@@ -77,7 +77,7 @@ fn merged_experts_run_and_resume_like_others() {
         "0",
     ];
     for (strategy, kind) in [("m0", "model"), ("m4", "model")] {
-        let place = [
+        let arguments = [
             "--config",
             "merge.ron",
             "--strategy",
@@ -87,10 +87,10 @@ fn merged_experts_run_and_resume_like_others() {
         ];
         let written = json(
             here,
-            &[&["merge"], &place[..], &["--out", strategy]].concat(),
+            &[&["merge"], &arguments[..], &["--out", strategy]].concat(),
         );
         assert_eq!(written["kind"], kind);
-        let mixed = json(here, &[&["generate"], &place[..], &ask].concat());
+        let mixed = json(here, &[&["generate"], &arguments[..], &ask].concat());
         assert_eq!(mixed["experts"], serde_json::json!(["merged"]));
         let alone = json(
             here,
@@ -137,7 +137,7 @@ fn strategies_run_over_merged_experts() {
     let over = ask("merge.ron", "over");
     assert_eq!(over["experts"], serde_json::json!(["calm", "concise"]));
     // As with an expert that was written before.
-    let place = [
+    let arguments = [
         "--config",
         "merge.ron",
         "--strategy",
@@ -145,7 +145,10 @@ fn strategies_run_over_merged_experts() {
         "--preference",
         "both",
     ];
-    done(here, &[&["merge"], &place[..], &["--out", "calm"]].concat());
+    done(
+        here,
+        &[&["merge"], &arguments[..], &["--out", "calm"]].concat(),
+    );
     let text = std::fs::read_to_string(here.join("merge.ron")).unwrap();
     let expert = "experts: {\n        \"calm\": Adapter(\"calm\"),";
     let text = text.replacen("experts: {", expert, 1);
@@ -216,11 +219,11 @@ fn adapters_are_merged_on_the_command_line() {
     let ask = ["--prompt", "Why is it so?", "--max-new-tokens", "8"];
     let low = ["generate", "--model", &model, "--adapter", "soup"];
     let low = json(here, &[&low[..], &ask].concat());
-    let whole = json(
+    let full = json(
         here,
         &[&["generate", "--model", "whole_soup"], &ask[..]].concat(),
     );
-    assert_eq!(low["tokens"], whole["tokens"]);
+    assert_eq!(low["tokens"], full["tokens"]);
     for (more, message) in [
         (&["--method", "Tiess()"][..], "did you mean 'Ties'?"),
         (&["--method", "Ties(density: 2.0)"], "density is 2"),

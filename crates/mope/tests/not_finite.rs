@@ -100,6 +100,13 @@ fn an_adapter_that_overflows_is_named_with_token_and_prompt_on_one_thread_and_on
             assert_eq!(stdout(&output), "");
         }
     }
+    // One response on the command line has no id: its prompt is named by how it begins.
+    let ask = "Why is the sky blue, and why is it red when the sun goes down?";
+    let generate = ["generate", "--config", "wild.ron", "--strategy", "uniform"];
+    let more = ["--preference", "both", "--prompt", ask];
+    let error = fails(here, &[&generate[..], &more].concat(), 1);
+    let expected = "at token 0 of prompt 'Why is the sky blue, and why is it red w…'";
+    assert!(error.contains(expected), "{error}");
 }
 
 /// A folder of a reward model over the tiny model.

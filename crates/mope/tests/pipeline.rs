@@ -153,7 +153,7 @@ fn a_killed_run_goes_on_to_the_same_files() {
     let folder = experiment();
     let here = folder.path();
     done(here, &["run", "pico.ron", "--out", "whole"]);
-    let whole = contents(&here.join("whole"));
+    let expected = contents(&here.join("whole"));
     for wait in [20, 60, 110, 170, 240, 320, 410] {
         let mut child = mope(here, &["run", "pico.ron", "--out", "apart/killed"])
             .stderr(std::process::Stdio::null())
@@ -172,8 +172,8 @@ fn a_killed_run_goes_on_to_the_same_files() {
     )
     .unwrap();
     done(here, &["run", "pico.ron", "--out", "apart/killed"]);
-    same(&whole, &contents(&here.join("apart/killed")));
-    let victim = whole
+    same(&expected, &contents(&here.join("apart/killed")));
+    let victim = expected
         .keys()
         .find(|n| n.starts_with("generations/fixed"))
         .unwrap();
@@ -182,5 +182,5 @@ fn a_killed_run_goes_on_to_the_same_files() {
     assert!(stderr(&output).contains("damaged; made again"));
     let mut after = contents(&here.join("apart/killed"));
     after.retain(|name, _| !name.starts_with("superseded/"));
-    same(&whole, &after);
+    same(&expected, &after);
 }

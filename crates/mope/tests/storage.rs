@@ -108,19 +108,19 @@ fn clear(output: &Output) {
 
 /// Every file below a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
+    let mut paths = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             match path.is_dir() {
                 true => folders.push(path),
-                false => found.push(path),
+                false => paths.push(path),
             }
         }
     }
-    found.sort();
-    found
+    paths.sort();
+    paths
 }
 
 /// What lies in the folders of rows is what the calm run has under that name: names say what files hold.
@@ -175,7 +175,7 @@ fn a_run_survives_its_storage() {
     let here = folder.path();
     let start = Instant::now();
     done(here, &["run", "small.ron", "--out", "calm/run"]);
-    let whole = start.elapsed();
+    let duration = start.elapsed();
     let calm = contents(&here.join("calm/run"));
     for part in [
         "references",
@@ -198,7 +198,7 @@ fn a_run_survives_its_storage() {
         for _ in 0..3 {
             // More often early, when responses are made.
             let share = random.below(1000) as f64 / 1000.0;
-            killed(here, whole.mul_f64(share * share), &command);
+            killed(here, duration.mul_f64(share * share), &command);
             kills += 1;
             rows_are_whole(&calm, &run);
         }
@@ -208,7 +208,7 @@ fn a_run_survives_its_storage() {
             rows_are_whole(&calm, &run);
         }
         // A folder stands where a file goes, or a file where a folder goes: as good as read-only, for root, too.
-        let place = [
+        let names = [
             "manifest.json",
             "tables",
             ".lock",
@@ -216,26 +216,26 @@ fn a_run_survives_its_storage() {
             "report.html",
             "scores",
         ];
-        let place = run.join(place[random.below(6) as usize]);
+        let blocked_path = run.join(names[random.below(6) as usize]);
         let aside = here.join("aside");
-        let there = place.exists();
+        let there = blocked_path.exists();
         if there {
-            fs::rename(&place, &aside).unwrap();
+            fs::rename(&blocked_path, &aside).unwrap();
         }
         let folders = ["tables", "plots", "scores"].map(|part| run.join(part));
-        match folders.contains(&place) {
-            true => fs::write(&place, b"in the way").unwrap(),
-            false => fs::create_dir_all(place.join("in the way")).unwrap(),
+        match folders.contains(&blocked_path) {
+            true => fs::write(&blocked_path, b"in the way").unwrap(),
+            false => fs::create_dir_all(blocked_path.join("in the way")).unwrap(),
         }
         let output = mope(here, &command).output().unwrap();
         clear(&output);
         blocked += 1;
-        match place.is_dir() {
-            true => fs::remove_dir_all(&place).unwrap(),
-            false => fs::remove_file(&place).unwrap(),
+        match blocked_path.is_dir() {
+            true => fs::remove_dir_all(&blocked_path).unwrap(),
+            false => fs::remove_file(&blocked_path).unwrap(),
         }
         if there {
-            fs::rename(&aside, &place).unwrap();
+            fs::rename(&aside, &blocked_path).unwrap();
         }
         rows_are_whole(&calm, &run);
         // Several files are cut before the next run mends them.
@@ -243,7 +243,7 @@ fn a_run_survives_its_storage() {
             cuts += usize::from(cut(&mut random, &run).is_some());
         }
         let share = random.below(1000) as f64 / 1000.0;
-        killed(here, whole.mul_f64(share), &command);
+        killed(here, duration.mul_f64(share), &command);
         kills += 1;
         if round % 6 == 5 {
             done(here, &command);
@@ -280,7 +280,7 @@ fn shards_survive_their_storage() {
     let here = folder.path();
     let start = Instant::now();
     done(here, &["run", "small.ron", "--out", "calm/run"]);
-    let whole = start.elapsed();
+    let duration = start.elapsed();
     let calm = contents(&here.join("calm/run"));
     let run = here.join("storm/run");
     let mut random = Random(2);
@@ -288,7 +288,7 @@ fn shards_survive_their_storage() {
         let command = ["run", "small.ron", "--out", "storm/run", "--shard", part];
         for _ in 0..6 {
             let share = random.below(1000) as f64 / 1000.0;
-            killed(here, whole.mul_f64(share), &command);
+            killed(here, duration.mul_f64(share), &command);
             let output = on_full_disk(here, random.below(20), &command);
             if !output.status.success() {
                 clear(&output);
@@ -339,7 +339,7 @@ fn verdicts_survive_their_storage() {
     fs::write(here.join("judges.ron"), text).unwrap();
     let start = Instant::now();
     done(here, &["judge", "calm/run", "judges.ron"]);
-    let whole = start.elapsed();
+    let duration = start.elapsed();
     let kept = "judgements/small.jsonl";
     let calm = verdicts(&here.join("calm/run").join(kept));
     assert!(calm.len() > 8, "{}", calm.len());
@@ -362,7 +362,7 @@ fn verdicts_survive_their_storage() {
         for _ in 0..2 {
             let before = verdicts(&path);
             let share = random.below(1000) as f64 / 1000.0;
-            killed(here, whole.mul_f64(share), &command);
+            killed(here, duration.mul_f64(share), &command);
             kills += 1;
             grown(&before, &verdicts(&path));
         }

@@ -47,18 +47,18 @@ fn pairs_are_blinded_and_answers_come_back() {
         std::fs::write(here.join(format!("{rater}.json")), answers.to_string()).unwrap();
     }
     let import = ["--json", "study", "import", "study", "ann.json", "bob.json"];
-    let found: Value = serde_json::from_str(&stdout(&done(here, &import))).unwrap();
-    assert_eq!(found["raters"], 2);
-    let alpha = found["krippendorff_alpha"].as_f64().unwrap();
+    let agreement: Value = serde_json::from_str(&stdout(&done(here, &import))).unwrap();
+    assert_eq!(agreement["raters"], 2);
+    let alpha = agreement["krippendorff_alpha"].as_f64().unwrap();
     assert!(alpha > 0.5 && alpha < 1.0, "{alpha}");
     let strength = |name: &str| {
-        let mut all = found["strengths"].as_array().unwrap().iter();
+        let mut all = agreement["strengths"].as_array().unwrap().iter();
         all.find(|r| r["strategy"] == name).unwrap()["strength"]
             .as_f64()
             .unwrap()
     };
     assert!(strength("uniform") > strength("fixed") && strength("fixed") > strength("base"));
-    for pair in found["pairs"].as_array().unwrap() {
+    for pair in agreement["pairs"].as_array().unwrap() {
         let count = |name: &str| pair[name].as_u64().unwrap();
         assert_eq!(count("wins") + count("losses") + count("ties"), 20);
         assert!(pair["p"].as_f64().unwrap() < 0.05);

@@ -162,9 +162,9 @@ fn an_interrupted_training_ends_as_an_uninterrupted_one() {
     for (name, recipe, rounds) in recipes {
         training(here, name, &recipe);
         let file = format!("{name}.ron");
-        let whole = json(here, &["train", &file]);
+        let summary = json(here, &["train", &file]);
         assert_eq!(
-            (&whole["finished"], &whole["done"]),
+            (&summary["finished"], &summary["done"]),
             (&true.into(), &rounds.into())
         );
         let first = here.join("runs/train").join(name);
@@ -185,7 +185,7 @@ fn an_interrupted_training_ends_as_an_uninterrupted_one() {
         assert_ne!(adapter(&here.join("cut")), adapter(&first));
         let rest = json(here, &["train", &file, "--out", "cut"]);
         assert_eq!(rest["done"], rounds);
-        assert_eq!(rest["last"], whole["last"]);
+        assert_eq!(rest["last"], summary["last"]);
         assert_eq!(adapter(&here.join("cut")), adapter(&first), "{name}");
         // The adapter is an expert like any other.
         let path = first.join("adapter");
@@ -413,14 +413,14 @@ fn a_preference_control_model_trains_resumes_and_mixes() {
         "output: Gates(limit: 2.0), preferences: Dirichlet(alpha: 1.0),",
     ] {
         preference_model(here, extra);
-        let whole = json(here, &["train", "pcm.ron", "--out", "whole"]);
-        assert_eq!(whole["done"], 3);
+        let summary = json(here, &["train", "pcm.ron", "--out", "whole"]);
+        assert_eq!(summary["done"], 3);
         done(
             here,
             &["train", "pcm.ron", "--out", "cut", "--stop-after", "2"],
         );
         let rest = json(here, &["train", "pcm.ron", "--out", "cut"]);
-        assert_eq!(rest["last"], whole["last"]);
+        assert_eq!(rest["last"], summary["last"]);
         let weights =
             |run: &str| std::fs::read(here.join(run).join("pcm/model.safetensors")).unwrap();
         assert_eq!(weights("whole"), weights("cut"), "{extra}");
@@ -554,9 +554,9 @@ fn a_classifier_trains_resumes_and_guides() {
         "classifier",
         &CLASSIFIER.replace("samples: 3", &expert),
     );
-    let whole = json(here, &["train", "classifier.ron"]);
+    let summary = json(here, &["train", "classifier.ron"]);
     assert_eq!(
-        (&whole["finished"], &whole["done"]),
+        (&summary["finished"], &summary["done"]),
         (&true.into(), &2.into())
     );
     let cut = ["train", "classifier.ron", "--out", "cut"];
@@ -567,7 +567,7 @@ fn a_classifier_trains_resumes_and_guides() {
     );
     assert!(!here.join("cut/classifier").exists());
     let rest = json(here, &cut);
-    assert_eq!(rest["dimensions"], whole["dimensions"]);
+    assert_eq!(rest["dimensions"], summary["dimensions"]);
     let first = here.join("runs/train/classifier");
     for file in ["classifier.json", "classifier.safetensors"] {
         let read = |run: &Path| std::fs::read(run.join("classifier").join(file)).unwrap();

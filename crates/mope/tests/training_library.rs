@@ -40,15 +40,15 @@ fn a_training_is_carried_out_in_this_process() {
         out: here.join(out),
         stop_after,
     };
-    let whole = train(&training, &into("whole", None)).unwrap();
-    assert_eq!((whole.finished, whole.done), (true, 8));
-    assert_eq!(whole.training, "sft");
+    let at_once = train(&training, &into("whole", None)).unwrap();
+    assert_eq!((at_once.finished, at_once.done), (true, 8));
+    assert_eq!(at_once.training, "sft");
     let part = train(&training, &into("cut", Some(3))).unwrap();
     assert_eq!((part.finished, part.done), (false, 3));
-    assert_ne!(adapter(&part), adapter(&whole));
+    assert_ne!(adapter(&part), adapter(&at_once));
     let rest = train(&training, &into("cut", None)).unwrap();
     assert_eq!((rest.finished, rest.done), (true, 8));
-    assert_eq!(adapter(&rest), adapter(&whole));
+    assert_eq!(adapter(&rest), adapter(&at_once));
     let manifest = std::fs::read_to_string(here.join("cut/manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     assert_eq!(manifest["sessions"].as_array().unwrap().len(), 2);
@@ -66,5 +66,5 @@ fn a_training_is_carried_out_in_this_process() {
         "{error}"
     );
     let rest = train(&training, &into("cut", None)).unwrap();
-    assert_eq!(adapter(&rest), adapter(&whole));
+    assert_eq!(adapter(&rest), adapter(&at_once));
 }

@@ -11,7 +11,7 @@ use crate::{Error, Output, Result};
 /// The file of a PCM's folder that holds its shape.
 pub(crate) const CONFIG: &str = "config.json";
 
-/// How the PCM learns what somebody prefers.
+/// How the PCM reads the preference.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PreferenceInput {
     /// As text before the prompt (paper).
@@ -53,7 +53,7 @@ pub struct PcmConfig {
     pub heads: usize,
     /// Width of the feed-forward layers.
     pub intermediate: usize,
-    /// How it learns what somebody prefers.
+    /// How it reads the preference.
     pub preference: PreferenceInput,
     /// It reads the context; without, the weights follow from the preference alone (a learned but
     /// context-free α).
@@ -157,27 +157,28 @@ impl PcmConfig {
     /// Checks that the numbers fit together.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(&self) -> Result<(), String> {
+    /// [`Error::NothingToRead`], [`Error::Heads`], [`Error::OwnEmbeddings`] or [`Error::TextWithoutContext`]; those of
+    /// [`Output::validate`] and [`DecoderConfig::validate`].
+    pub fn validate(&self) -> Result<()> {
         if self.experts.is_empty() || self.embedding == 0 {
-            return Err("a PCM needs experts and embeddings".into());
+            return Err(Error::NothingToRead);
         }
         if self.heads == 0 || !self.hidden.is_multiple_of(self.heads) {
-            return Err(format!(
-                "width {} does not divide by {} heads",
-                self.hidden, self.heads
-            ));
+            return Err(Error::Heads {
+                width: self.hidden,
+                heads: self.heads,
+            });
         }
         if self.origin.is_some() && self.embedding != self.hidden {
-            return Err(format!(
-                "its own embeddings are {} wide and its stream {}",
-                self.embedding, self.hidden
-            ));
+            return Err(Error::OwnEmbeddings {
+                embeddings: self.embedding,
+                stream: self.hidden,
+            });
         }
         if !self.context && self.preference == PreferenceInput::Text {
-            return Err("a PCM without context reads the preference as weights".into());
+            return Err(Error::TextWithoutContext);
         }
         self.output.validate()?;
-        self.decoder().validate()
+        Ok(self.decoder().validate()?)
     }
 }

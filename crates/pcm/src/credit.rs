@@ -1,11 +1,11 @@
 //! Which token is credited with what of a response's utility.
 //!
 //! One utility for a whole response says little about each of its tokens. Where a record says what the response
-//! was worth on its way ([`Prefixes`](crate::Prefixes)), a response falls into segments, and segment `k` gets the
+//! had reached on its way, in utility ([`Prefixes`](crate::Prefixes)), a response falls into segments, and segment `k` gets the
 //! generalised advantage (arXiv 1506.02438) of what was expected before and after it:
 //!
 //! ```text
-//! A_k = Σ_{j ≥ k} λ^{j−k} (V_{j+1} − V_j)        V_k = E[ u(y) | worth of its first k segments, u(y'), s ]
+//! A_k = Σ_{j ≥ k} λ^{j−k} (V_{j+1} − V_j)        V_k = E[ u(y) | utility of its first k segments, u(y'), s ]
 //! ```
 //!
 //! with the utility `u(y)` itself after the last one. `V_k` is linear in what it is given, the utility of the
@@ -46,11 +46,11 @@ impl Credit {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(self) -> Result<(), String> {
+    /// [`lm::Error::Parameter`] for a λ outside of [0, 1].
+    pub fn validate(self) -> Result<()> {
         match self {
             Self::Segments { lambda } if !(0.0..=1.0).contains(&lambda) => {
-                Err(format!("credit: lambda is {lambda}, not from 0 to 1"))
+                Err(lm::Error::parameter("credit: lambda", lambda, "from 0 to 1").into())
             }
             _ => Ok(()),
         }
@@ -94,7 +94,7 @@ impl Credit {
                 let rollout = &rollouts[i];
                 let so_far = k
                     .checked_sub(1)
-                    .map(|before| rollout.prefixes.worth[before]);
+                    .map(|before| rollout.prefixes.utilities[before]);
                 let shares = rollout.context.shares.iter().map(|s| f64::from(*s));
                 let known = so_far.into_iter().chain([partner(i)]);
                 known.chain(shares).collect()
@@ -205,19 +205,19 @@ mod tests {
         );
     }
 
-    fn rollout(worth: &[f64]) -> Rollout {
-        let cuts: Vec<u32> = (1..=worth.len() as u32).map(|k| 2 * k).collect();
+    fn rollout(utilities: &[f64]) -> Rollout {
+        let cuts: Vec<u32> = (1..=utilities.len() as u32).map(|k| 2 * k).collect();
         Rollout {
             prompt: "p".into(),
             context: Context {
                 shares: vec![1.0],
                 ..Context::default()
             },
-            tokens: vec![0; 2 * worth.len()],
-            utility: *worth.last().unwrap(),
+            tokens: vec![0; 2 * utilities.len()],
+            utility: *utilities.last().unwrap(),
             prefixes: Prefixes {
                 cuts,
-                worth: worth.to_vec(),
+                utilities: utilities.to_vec(),
                 ..Prefixes::default()
             },
             ..Rollout::default()
@@ -239,19 +239,19 @@ mod tests {
             .advantages(&rollouts)
             .unwrap();
         for ((rollout, steps), later) in rollouts.iter().zip(&steps).zip(&later) {
-            let worth = &rollout.prefixes.worth;
+            let utilities = &rollout.prefixes.utilities;
             for k in 1..3 {
-                let changed = worth[k] - worth[k - 1];
-                assert!((steps[k] - changed).abs() < 0.25, "{worth:?} {steps:?}");
+                let changed = utilities[k] - utilities[k - 1];
+                assert!((steps[k] - changed).abs() < 0.25, "{utilities:?} {steps:?}");
             }
             // All that is credited adds up to the response's lead over what was expected at first.
             let sum: f64 = steps.iter().sum();
             assert!((sum - later[0]).abs() < 1e-9);
             assert!((later[0] - rollout.utility).abs() < 0.1, "{later:?}");
         }
-        let whole = Credit::Response.advantages(&rollouts[..2]).unwrap();
+        let advantages = Credit::Response.advantages(&rollouts[..2]).unwrap();
         let half = (rollouts[0].utility - rollouts[1].utility) / 2.0;
-        assert_eq!(whole, [[half], [-half]]);
+        assert_eq!(advantages, [[half], [-half]]);
         let bare = vec![Rollout::default(); 2];
         let error = credit.advantages(&bare).unwrap_err().to_string();
         assert!(error.contains("settings: segment"), "{error}");

@@ -31,9 +31,28 @@ pub enum Error {
         /// Number of the token.
         token: usize,
     },
-    /// A shape or settings that make no sense, in words.
-    #[error("{0}")]
-    Settings(String),
+    /// A PCM without experts to weigh, or without embeddings to read.
+    #[error("a PCM needs experts and embeddings")]
+    NothingToRead,
+    /// A stream that cannot be shared out among the heads.
+    #[error("width {width} does not divide by {heads} heads")]
+    Heads {
+        /// Width of the stream.
+        width: usize,
+        /// Heads of the attention.
+        heads: usize,
+    },
+    /// Embeddings of its own that are not as wide as its stream.
+    #[error("its own embeddings are {embeddings} wide and its stream {stream}")]
+    OwnEmbeddings {
+        /// Width of the embeddings.
+        embeddings: usize,
+        /// Width of the stream.
+        stream: usize,
+    },
+    /// A PCM that reads no context and cannot read the preference as text.
+    #[error("a PCM without context reads the preference as weights")]
+    TextWithoutContext,
     /// A response or a context without a token.
     #[error("the PCM needs a context and a response")]
     EmptyContext,
@@ -90,22 +109,22 @@ pub enum Error {
     },
     /// A rollout whose beginnings make no sense.
     #[error(
-        "a rollout of {tokens} tokens with beginnings of {cuts:?} tokens worth {worth:?}; the last is the whole"
+        "a rollout of {tokens} tokens with beginnings of {cuts:?} tokens with utilities {utilities:?}; the last is the whole"
     )]
     RolloutBeginnings {
         /// Its tokens.
         tokens: usize,
         /// Tokens of each beginning.
         cuts: Vec<u32>,
-        /// What each is worth.
-        worth: Vec<f64>,
+        /// The utility of each.
+        utilities: Vec<f64>,
     },
-    /// A rollout of nothing, or one that nobody rated.
+    /// A rollout of nothing, or one without utility.
     #[error("a rollout without tokens or utility")]
     EmptyRollout,
     /// A rollout without beginnings where segments are to be credited.
     #[error(
-        "a response to '{prompt}' was recorded without the worth of its beginnings; record with a segment length \
+        "a response to '{prompt}' was recorded without the utilities of its beginnings; record with a segment length \
          (settings: segment), or take credit: Response"
     )]
     NoBeginnings {

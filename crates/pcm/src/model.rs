@@ -92,8 +92,8 @@ impl Pcm {
     /// # Errors
     /// A config that makes no sense.
     pub fn new(config: &PcmConfig, seed: u64) -> Result<Self> {
-        config.validate().map_err(Error::Settings)?;
-        let blocks = Blocks::random(&config.decoder(), seed).map_err(Error::Settings)?;
+        config.validate()?;
+        let blocks = Blocks::random(&config.decoder(), seed)?;
         let mut pcm = Self::over(config, blocks);
         let (places, values) = (&pcm.places, &mut pcm.values);
         values[places.blocks.clone()].copy_from_slice(&pcm.blocks.parameters());

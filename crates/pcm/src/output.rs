@@ -1,6 +1,9 @@
 //! What the PCM's outputs do: how logits become weights, and what log-probability a token has under them.
 
+use lm::parameter::above_zero;
 use serde::{Deserialize, Serialize};
+
+use lm::Result;
 
 /// How the experts are mixed with the PCM's outputs `z`, for importances `s`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -32,13 +35,11 @@ impl Output {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(self) -> Result<(), String> {
+    /// [`lm::Error::Parameter`] for a limit that is not above 0.
+    pub fn validate(self) -> Result<()> {
         match self {
-            Self::Gates { limit } if !(limit > 0.0 && limit.is_finite()) => {
-                Err(format!("limit is {limit}, not a number above 0"))
-            }
-            _ => Ok(()),
+            Self::Gates { limit } => above_zero("limit", limit),
+            Self::Probabilities | Self::Logs => Ok(()),
         }
     }
 

@@ -50,7 +50,7 @@ impl Pcm {
             }
         }
         put(Part::LastNorm, "model.norm.weight", &[d])?;
-        let zeros = Blocks::zeros(&decoder).map_err(Error::Settings)?;
+        let zeros = Blocks::zeros(&decoder)?;
         let mut pcm = Self::over(&config, zeros);
         let mut values = pcm.values().to_vec();
         values[pcm.places.blocks.clone()].copy_from_slice(&blocks);
@@ -103,7 +103,7 @@ fn in_shape_of(path: &Path, shape: &DecoderConfig, config: &PcmConfig) -> Result
         }),
         ..config.clone()
     };
-    config.validate().map_err(Error::Settings)?;
+    config.validate()?;
     if shape.qkv_bias || shape.output_bias || shape.mlp_bias || shape.qk_norm {
         return refuse("a PCM's blocks have no biases and no norms of heads".into());
     }

@@ -28,9 +28,9 @@ pub struct Rollout {
     pub references: Vec<f64>,
     /// Mean divergence of the tokens' distributions from the base, in nats; 0 where it was not measured.
     pub divergence: f64,
-    /// What the response is worth.
+    /// Utility of the response.
     pub utility: f64,
-    /// What it was worth on its way; empty where only the whole was scored.
+    /// Utilities of its beginnings; empty where only the whole was scored.
     pub prefixes: Prefixes,
     /// Divides each expert's logits.
     pub temperature: f32,
@@ -43,8 +43,8 @@ pub struct Rollout {
 pub struct Prefixes {
     /// Tokens of each, rising.
     pub cuts: Vec<u32>,
-    /// What each is worth, beside the reference's beginning of the same length; the last is the utility.
-    pub worth: Vec<f64>,
+    /// Utility of each, against the reference's beginning of the same length; the last is the response's.
+    pub utilities: Vec<f64>,
     /// Normalised rewards, `[cuts, dimensions]`.
     pub rewards: Vec<f64>,
     /// Normalised rewards of the reference's beginnings, `[cuts, dimensions]`.
@@ -161,14 +161,20 @@ impl Rollout {
                 output,
             });
         }
-        let Prefixes { cuts, worth, .. } = &self.prefixes;
+        let Prefixes {
+            cuts, utilities, ..
+        } = &self.prefixes;
         let rising = cuts.windows(2).all(|w| w[0] < w[1]) && cuts.first().is_none_or(|c| *c > 0);
         let ends = cuts.last().is_none_or(|c| *c as usize == tokens);
-        if worth.len() != cuts.len() || !rising || !ends || worth.iter().any(|w| !w.is_finite()) {
+        if utilities.len() != cuts.len()
+            || !rising
+            || !ends
+            || utilities.iter().any(|w| !w.is_finite())
+        {
             return Err(Error::RolloutBeginnings {
                 tokens,
                 cuts: cuts.clone(),
-                worth: worth.clone(),
+                utilities: utilities.clone(),
             });
         }
         if tokens == 0 || !self.utility.is_finite() {

@@ -33,7 +33,9 @@ pub fn write_rollouts(path: &Path, rollouts: &[Rollout]) -> Result<()> {
         list("rewards", &|r| Series::new("".into(), &r.rewards)),
         list("references", &|r| Series::new("".into(), &r.references)),
         list("cuts", &|r| Series::new("".into(), &r.prefixes.cuts)),
-        list("cut_worth", &|r| Series::new("".into(), &r.prefixes.worth)),
+        list("cut_worth", &|r| {
+            Series::new("".into(), &r.prefixes.utilities)
+        }),
         list("cut_rewards", &|r| {
             Series::new("".into(), &r.prefixes.rewards)
         }),
@@ -138,7 +140,7 @@ pub fn read_rollouts(path: &Path) -> Result<Vec<Rollout>> {
             utility: utility.get(row).ok_or_else(missing)?,
             prefixes: Prefixes {
                 cuts: integers("cuts", row)?,
-                worth: numbers("cut_worth", row)?,
+                utilities: numbers("cut_worth", row)?,
                 rewards: numbers("cut_rewards", row)?,
                 references: numbers("cut_references", row)?,
                 divergences: numbers("cut_divergences", row)?,

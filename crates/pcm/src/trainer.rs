@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use lm::objectives::rebel;
+use lm::parameter::{above_zero, at_least_one, from_zero_on};
 use lm::sampling::permutation;
 use lm::tuning::{AdamW, AdamWState, Optimisation};
 use serde::{Deserialize, Serialize};
@@ -81,26 +82,25 @@ impl TrainerConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(&self) -> Result<(), String> {
-        let (name, value) = match self.algorithm {
-            Algorithm::Rebel { eta } => ("eta", eta),
-            Algorithm::Ppo { clip } => ("clip", clip),
-        };
-        if !(value > 0.0 && value.is_finite()) {
-            return Err(format!("{name} is {value}, not a number above 0"));
+    /// [`lm::Error::Parameter`] for the first that makes no sense.
+    pub fn validate(&self) -> Result<()> {
+        match self.algorithm {
+            Algorithm::Rebel { eta } => above_zero("eta", eta)?,
+            Algorithm::Ppo { clip } => above_zero("clip", clip)?,
         }
-        if self.epochs == 0 || self.minibatch == 0 {
-            return Err("epochs and minibatch are at least 1".into());
-        }
-        if !(self.entropy >= 0.0 && self.uniform >= 0.0) {
-            return Err("entropy and uniform are numbers from 0 on".into());
-        }
-        if !(self.kl >= 0.0 && self.kl.is_finite()) {
-            return Err(format!("kl is {}, not a number from 0 on", self.kl));
+        at_least_one([
+            ("epochs", self.epochs),
+            ("minibatch", self.minibatch as u64),
+        ])?;
+        for (name, value) in [
+            ("entropy", self.entropy),
+            ("uniform", self.uniform),
+            ("kl", self.kl),
+        ] {
+            from_zero_on(name, value)?;
         }
         self.credit.validate()?;
-        self.optimisation.validate()
+        Ok(self.optimisation.validate()?)
     }
 }
 
@@ -143,7 +143,7 @@ impl PcmTrainer {
     /// # Errors
     /// Settings that make no sense.
     pub fn new(pcm: Pcm, config: TrainerConfig, state: AdamWState, steps: u64) -> Result<Self> {
-        config.validate().map_err(Error::Settings)?;
+        config.validate()?;
         Ok(Self {
             pcm,
             adam: AdamW::new(config.optimisation.adamw, state),

@@ -54,7 +54,7 @@ fn rollout(number: usize) -> Rollout {
         utility: (number % 3) as f64,
         prefixes: Prefixes {
             cuts: vec![8, 16, TOKENS as u32],
-            worth: vec![0.5, 1.0, (number % 3) as f64],
+            utilities: vec![0.5, 1.0, (number % 3) as f64],
             ..Prefixes::default()
         },
         ..Rollout::default()

@@ -101,8 +101,8 @@ fn differentiated(logits: &[f32], log_probs: &[f32], by: usize) -> Dual {
     let zero = Dual(0.0, 0.0);
     let total = (0..logits.len()).fold(zero, |sum, i| sum + z(i).exp());
     let p = |i: usize| Dual(f64::from(log_probs[i]).exp(), 0.0);
-    let each = (0..logits.len()).fold(zero, |sum, i| sum + z(i).exp() / total * p(i));
-    each.ln()
+    let mixed = (0..logits.len()).fold(zero, |sum, i| sum + z(i).exp() / total * p(i));
+    mixed.ln()
 }
 
 proptest! {
@@ -209,17 +209,17 @@ proptest! {
         prop_assert!((got - exact).abs() < 1e-5, "{got} {exact}");
         if gates {
             let width = rollout.support.len();
-            let whole = Support { rows: &rollout.support[..width], experts: 2 };
+            let support = Support { rows: &rollout.support[..width], experts: 2 };
             let weights = output.weights(&there, &rollout.context.shares);
             let all = distribution(output, &rows, &there, &rollout.context.shares);
             let kl: f64 = all.iter().zip(&rows[2]).map(|(l, b)| l.exp() * (l - b)).sum();
-            let moments = whole.moments(&weights[..2]);
+            let moments = support.moments(&weights[..2]);
             prop_assert!((moments.divergence - kl).abs() < 1e-5, "{} {kl}", moments.divergence);
             for i in 0..2 {
                 let at = |h: f64| {
                     let mut moved = weights[..2].to_vec();
                     moved[i] += h;
-                    whole.moments(&moved).divergence
+                    support.moments(&moved).divergence
                 };
                 let numeric = (at(1e-4) - at(-1e-4)) / 2e-4;
                 prop_assert!((moments.slopes[i] - numeric).abs() < 1e-5 * (1.0 + numeric.abs()));
@@ -315,7 +315,7 @@ fn decoding_equals_reading_at_once_whoever_else_is_there() {
             context(&config, 6, [0.5, 0.5, 0.0]),
             context(&config, 4, [0.2, 0.3, 0.5]),
         ];
-        let whole = pcm
+        let parallel = pcm
             .logits(
                 &[(&contexts[0], &response), (&contexts[1], &response[..4])],
                 &embed,
@@ -333,27 +333,27 @@ fn decoding_equals_reading_at_once_whoever_else_is_there() {
             shares: &contexts[id].shares,
             statistics: &contexts[id].statistics[step * width..(step + 1) * width],
         };
-        let near = |got: &[f32], whole: &[f32]| {
+        let near = |got: &[f32], parallel: &[f32]| {
             let same = |(g, w): (&f32, &f32)| g == w || (g - w).abs() < 1e-4;
-            assert!(got.iter().zip(whole).all(same), "{got:?} {whole:?}");
+            assert!(got.iter().zip(parallel).all(same), "{got:?} {parallel:?}");
         };
         // The first begins alone; the second joins after two tokens and leaves before the end.
         for step in 0..2 {
             let got = runner.step(&[sequence(0, step)], &embed).unwrap();
-            near(&got, &whole[0][step * 3..(step + 1) * 3]);
+            near(&got, &parallel[0][step * 3..(step + 1) * 3]);
         }
         near(
             &runner.step(&[sequence(1, 0)], &embed).unwrap(),
-            &whole[1][..3],
+            &parallel[1][..3],
         );
         for step in 1..4 {
             let both = [sequence(1, step), sequence(0, step + 1)];
             let got = runner.step(&both, &embed).unwrap();
-            near(&got[..3], &whole[1][step * 3..(step + 1) * 3]);
-            near(&got[3..], &whole[0][(step + 1) * 3..(step + 2) * 3]);
+            near(&got[..3], &parallel[1][step * 3..(step + 1) * 3]);
+            near(&got[3..], &parallel[0][(step + 1) * 3..(step + 2) * 3]);
         }
         let got = runner.step(&[sequence(0, 5)], &embed).unwrap();
-        near(&got, &whole[0][15..]);
+        near(&got, &parallel[0][15..]);
         let stranger = Sequence {
             id: 9,
             ..sequence(0, 5)
@@ -411,27 +411,27 @@ impl Halves {
                 let z = &logits[i * 2..i * 2 + 2];
                 let chance = [0, 1].map(|e| Self::hit(e, previous).ln() as f32);
                 let hit = draws[i].uniform(3 * step) < mixture(z, &chance).exp();
-                let own = [0, 1].map(|e| {
+                let log_probs = [0, 1].map(|e| {
                     let p = Self::hit(e, previous);
                     (if hit { p } else { 1.0 - p }).ln() as f32
                 });
                 hits[i] += f64::from(u8::from(hit));
                 if (step as u32 + 1).is_multiple_of(SEGMENT) {
-                    rollout.prefixes.worth.push(hits[i] / STEPS as f64);
+                    rollout.prefixes.utilities.push(hits[i] / STEPS as f64);
                 }
                 // What follows is a coin, not the experts' choice.
                 let token = 2 * (draws[i].uniform(3 * step + 1) * 8.0) as u32;
                 let parity = u32::from(draws[i].uniform(3 * step + 2) < 0.5);
                 rollout.tokens.push(token + parity);
-                rollout.behaviour.push(mixture(z, &own) as f32);
-                rollout.log_probs.extend(own);
+                rollout.behaviour.push(mixture(z, &log_probs) as f32);
+                rollout.log_probs.extend(log_probs);
             }
         }
         for (rollout, hits) in rollouts.iter_mut().zip(hits) {
             rollout.utility = hits / STEPS as f64;
             rollout.prefixes = Prefixes {
                 cuts: (1..=STEPS as u32 / SEGMENT).map(|k| k * SEGMENT).collect(),
-                worth: rollout.prefixes.worth.clone(),
+                utilities: rollout.prefixes.utilities.clone(),
                 ..Prefixes::default()
             };
             rollout.context.tokens = context.to_vec();
@@ -577,9 +577,9 @@ fn credit_for_segments_learns_more_from_the_same_records() {
             // What no expert is to blame for: most of the utility, as in texts.
             let mut draws = Draws::new(&[b"luck", &number.to_le_bytes(), &[i as u8]]);
             let mut luck = 0.0;
-            for (k, worth) in rollout.prefixes.worth.iter_mut().enumerate() {
+            for (k, utility) in rollout.prefixes.utilities.iter_mut().enumerate() {
                 luck += 0.5 * (draws.uniform(k) - 0.5);
-                *worth += luck;
+                *utility += luck;
             }
             rollout.utility += luck;
             rollout.prompt = (number % 50).to_string();
@@ -602,12 +602,12 @@ fn credit_for_segments_learns_more_from_the_same_records() {
         let fit = trainer.replay(&rollouts, &fresh, &embed, &[]).unwrap();
         (Halves::value(&trainer.pcm), fit.explained)
     };
-    let whole = learnt(Credit::Response);
+    let response = learnt(Credit::Response);
     let to_go = learnt(Credit::Segments { lambda: 1.0 });
     let steps = learnt(Credit::Segments { lambda: 0.0 });
     assert!(
-        steps.0 > whole.0 + 0.1 && steps.0 > 0.75 && to_go.0 > whole.0 - 0.02,
-        "{whole:?} {to_go:?} {steps:?}"
+        steps.0 > response.0 + 0.1 && steps.0 > 0.75 && to_go.0 > response.0 - 0.02,
+        "{response:?} {to_go:?} {steps:?}"
     );
 }
 
@@ -675,8 +675,8 @@ fn models_and_rollouts_come_back_as_they_were() {
         (again.values(), again.config())
     );
     let file = folder.path().join("model.safetensors");
-    let whole = std::fs::read(&file).unwrap();
-    std::fs::write(&file, &whole[..whole.len() - 4]).unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() - 4]).unwrap();
     let error = Pcm::load(folder.path()).unwrap_err().to_string();
     assert!(error.contains("model.safetensors"), "{error}");
 

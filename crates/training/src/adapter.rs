@@ -25,7 +25,7 @@ const STEPS_SAVED: u64 = 10;
 /// Trains, resumes, or only writes a finished adapter with another strength or precision.
 ///
 /// # Errors
-/// What the recipe's data, model or checkpoint report.
+/// Data, a model or a start that cannot be read; a checkpoint of another training.
 pub(super) fn train(job: &Job<'_>) -> Result<Outcome> {
     let training = job.training;
     let model = ModelFile::open(&job.model)?;
@@ -47,15 +47,14 @@ pub(super) fn train(job: &Job<'_>) -> Result<Outcome> {
 /// The adapter before the first step.
 fn start(training: &Training, decoder: &TuningDecoder) -> Result<LoraParameters> {
     let (lora, config) = (&training.lora, decoder.config());
-    let parameters = match &training.start {
-        None => LoraParameters::new(lora, config, training.seed),
+    match &training.start {
+        None => LoraParameters::new(lora, config, training.seed).map_err(|e| usage(e.to_string())),
         Some(folder) => {
             let adapter = Adapter::load(folder, config)?;
             LoraParameters::from_adapter(&adapter, lora, config)
-                .map_err(|e| format!("start: {}: {e}", folder.display()))
+                .map_err(|e| usage(format!("start: {}: {e}", folder.display())))
         }
-    };
-    parameters.map_err(usage)
+    }
 }
 
 /// The optimiser of a recipe, and the weight of the KL divergence that it begins with.

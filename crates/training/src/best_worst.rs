@@ -34,7 +34,7 @@ struct Stored {
 /// have the same reward give none.
 ///
 /// # Errors
-/// What sampling or scoring reports.
+/// Prompts, models or adapters that cannot be opened; a model or a scorer that fails.
 pub fn pairs(
     training: &Training,
     recipe: &BestWorstTraining,
@@ -66,7 +66,7 @@ pub fn pairs(
 /// [`pairs`].
 ///
 /// # Errors
-/// What sampling or scoring reports.
+/// Prompts, models or adapters that cannot be opened; a model or a scorer that fails.
 pub fn of_preferences(
     training: &Training,
     recipe: &MorlTraining,
@@ -84,7 +84,11 @@ pub fn of_preferences(
         n => n.min(count),
     };
     let (mut prompts, mut rewards) = (Vec::new(), Vec::new());
-    for (i, asked) in prompts::load(&recipe.prompts)?.into_iter().enumerate() {
+    for (i, asked) in prompts::load(&recipe.prompts)
+        .context("prompts")?
+        .into_iter()
+        .enumerate()
+    {
         // A walk through permutations, so that all ask equally often.
         for ask in i * asks..(i + 1) * asks {
             let round = (ask / count).to_le_bytes();

@@ -40,10 +40,10 @@ struct Answer {
 /// Answers, scores and fits; or answers as far as this process is to.
 ///
 /// # Errors
-/// What the recipe's models, prompts or scorers report.
+/// Prompts, models or scorers that cannot be opened; a dimension of which one end is missing.
 pub(super) fn train(job: &Job<'_>, recipe: &ClassifierTraining) -> Result<Outcome> {
     let training = job.training;
-    let prompts = prompts::load(&recipe.prompts)?;
+    let prompts = prompts::load(&recipe.prompts).context("prompts")?;
     let mut models = Models::on(&DeviceSpec::Cpu, training.sampling_format)?;
     let base = models.open(&training.model)?;
     let mut experts = vec![models.expert(BASE, &ExpertSpec::Base, &base)?];

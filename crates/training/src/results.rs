@@ -15,7 +15,7 @@ use harness::store::manifest::commit;
 /// Writes metrics, curves, samples and manifest into the training's folder.
 ///
 /// # Errors
-/// What the file system reports.
+/// A folder that cannot be written.
 pub(super) fn write(job: &Job<'_>, state: &TrainingState) -> Result<()> {
     let (training, out) = (job.training, job.out());
     let mut frame = frame(&state.metrics)?;
@@ -40,7 +40,7 @@ pub(super) fn write(job: &Job<'_>, state: &TrainingState) -> Result<()> {
 /// Writes `manifest.json` whole or not at all.
 ///
 /// # Errors
-/// What the file system reports.
+/// A folder that cannot be written.
 pub(super) fn write_manifest(out: &Path, manifest: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(manifest)? + "\n";
     Ok(eval::write_atomic(

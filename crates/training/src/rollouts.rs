@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use eval::rewards::{Shaped, ShapedReward};
 use experts::training::rebel::{Environment, Sampled};
 use experts::{Error, Expert, ExpertPool, ExpertSpec};
@@ -36,7 +36,7 @@ impl Rollouts {
     /// Opens the model that samples, the prompts and the scorers.
     ///
     /// # Errors
-    /// What is missing or wrong.
+    /// Prompts, a reward or a model that cannot be opened.
     pub fn open(
         training: &Training,
         prompts: &Path,
@@ -44,7 +44,7 @@ impl Rollouts {
         (max_new_tokens, temperature): (usize, f32),
         model: &Path,
     ) -> Result<Self> {
-        let prompts = prompts::load(prompts)?;
+        let prompts = prompts::load(prompts).context("prompts")?;
         let prompts = prompts.into_iter().map(|p| p.prompt).collect();
         let limits = (max_new_tokens, temperature);
         Self::of(training, prompts, vec![reward.open()?], limits, model)
@@ -121,7 +121,7 @@ impl Rollouts {
     /// Text of a response and its reward.
     ///
     /// # Errors
-    /// What the tokenizer or a scorer reports.
+    /// Tokens that cannot be decoded, a scorer that fails.
     pub fn scored(&self, prompt: usize, response: &Sampled) -> experts::Result<(String, f64)> {
         let kept = match response.tokens.split_last() {
             Some((_, rest)) if response.ended => rest,
@@ -150,15 +150,14 @@ impl Rollouts {
     /// An adapter that cannot be read, and an expert with a model of its own: only the base responds here.
     pub fn candidate(&self, spec: &ExpertSpec) -> experts::Result<Expert> {
         Expert::open("candidate", spec, &self.model, |name| {
-            let message = format!("{name}: candidates share the base");
-            Err(lm::Error::Argument(message))
+            Err(lm::Error::OnlyBase(name.into()))
         })
     }
 
     /// Samples a response to each prompt.
     ///
     /// # Errors
-    /// What the engine reports.
+    /// An expert that fails, or a prompt that leaves no room for the response.
     pub fn sample(
         &self,
         expert: Expert,
@@ -176,7 +175,7 @@ impl Rollouts {
 /// Responses of one expert, untruncated.
 ///
 /// # Errors
-/// What the engine reports.
+/// An expert that fails, or a prompt that leaves no room for the response.
 pub fn sample(
     expert: Expert,
     requests: Vec<Request>,

@@ -18,7 +18,7 @@ pub fn trainings(training: &Training, settings: &[Setting]) -> Result<Vec<(Strin
             new.dimensions.sort_like(&old.dimensions.names());
             new.experts.sort_like(&old.experts.names());
         }
-        set.validate().map_err(|e| usage(format!("--set: {e}")))?;
+        set.validate().map_err(|e| usage(format!("--set: {e:#}")))?;
     }
     Ok(sweep)
 }

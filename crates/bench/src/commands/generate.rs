@@ -13,7 +13,7 @@ use super::selection::Selected;
 use super::{Global, say};
 use crate::cli::{GenerateArgs, ScoreArgs};
 use harness::failure::usage;
-use harness::stages::generate::draws;
+use harness::stages::generate::{draws, with_prompt_id};
 
 fn settings(selected: &Selected, args: &GenerateArgs) -> Result<Generation> {
     // Without a config the default is greedy: the same answer twice is what a script expects.
@@ -26,7 +26,7 @@ fn settings(selected: &Selected, args: &GenerateArgs) -> Result<Generation> {
     sampling.top_k = args.top_k.unwrap_or(sampling.top_k);
     sampling.top_p = args.top_p.unwrap_or(sampling.top_p);
     sampling.min_p = args.min_p.unwrap_or(sampling.min_p);
-    sampling.validate().map_err(usage)?;
+    sampling.validate().map_err(|e| usage(e.to_string()))?;
     settings.max_new_tokens = args.max_new_tokens.unwrap_or(settings.max_new_tokens);
     Ok(settings)
 }
@@ -58,7 +58,8 @@ pub fn generate(global: &Global, args: &GenerateArgs) -> Result<()> {
                 failed.get_or_insert(e);
             }
         }
-    })?;
+    });
+    let responses = responses.map_err(|e| with_prompt(e, selected.prompt.question()))?;
     if let Some(e) = failed {
         return Err(e);
     }
@@ -81,6 +82,15 @@ pub fn generate(global: &Global, args: &GenerateArgs) -> Result<()> {
         return say(&coloured(&pieces, &response, &experts));
     }
     say("\n")
+}
+
+/// Names the prompt in an error by its beginning: it has no id.
+fn with_prompt(error: mixing::Error, question: &str) -> anyhow::Error {
+    let mut beginning: String = question.chars().take(40).collect();
+    if beginning.len() < question.len() {
+        beginning.push('…');
+    }
+    with_prompt_id(error.into(), |_| Some(&beginning))
 }
 
 /// Rows of weights, one a token.
@@ -131,7 +141,9 @@ pub fn score(global: &Global, args: &ScoreArgs) -> Result<()> {
     }
     let mut generator = Generator::new(&selected.pool, selected.plan, &base.end_tokens)?;
     let experts = generator.experts().to_vec();
-    let scored = generator.score(&[selected.prompt], &[tokens])?;
+    let question = selected.prompt.question().to_string();
+    let scored = generator.score(&[selected.prompt], &[tokens]);
+    let scored = scored.map_err(|e| with_prompt(e, &question))?;
     let response = scored.into_iter().next().unwrap_or_default();
     let total: f64 = response.log_probs.iter().map(|v| f64::from(*v)).sum();
     let mut document = json!({

@@ -1,4 +1,4 @@
-//! `mope inspect`: what a model or an adapter holds.
+//! `mope inspect`: what a model, an adapter or a PCM holds.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,13 +6,17 @@ use std::path::Path;
 use anyhow::Result;
 use lm::load::Checkpoint;
 use lm::{Adapter, Tokenizer};
-use serde_json::json;
+use pcm::Pcm;
+use serde_json::{Value, json};
 
 use super::Global;
 
 pub fn inspect(global: &Global, path: &Path) -> Result<()> {
     if path.join("adapter_config.json").is_file() {
         return adapter(global, path);
+    }
+    if is_pcm(path) {
+        return preference_model(global, path);
     }
     let checkpoint = Checkpoint::open(path)?;
     let config = checkpoint.config();
@@ -40,37 +44,103 @@ pub fn inspect(global: &Global, path: &Path) -> Result<()> {
     });
     global.print(document, || {
         let formats: Vec<String> = formats.iter().map(|(f, n)| format!("{n} {f}")).collect();
-        format!(
-            "{}\n{:.1} M parameters in {} tensors ({})\n{config:#?}\ntokenizer: {tokenizer_state}\n\
-             chat template: {}",
-            path.display(),
-            config.parameters() as f64 / 1e6,
-            tensors.len(),
-            formats.join(", "),
-            if checkpoint.has_chat_template() {
-                "yes"
-            } else {
-                "none"
-            }
-        )
+        let mut rows = vec![
+            ("model".into(), path.display().to_string()),
+            ("parameters".into(), millions(config.parameters())),
+            (
+                "tensors".into(),
+                format!("{} ({})", tensors.len(), formats.join(", ")),
+            ),
+        ];
+        fields("", &json!(config), &mut rows);
+        rows.push(("tokenizer".into(), tokenizer_state));
+        rows.push((
+            "chat_template".into(),
+            readable(&checkpoint.has_chat_template().into()),
+        ));
+        lines(&rows)
     })
 }
 
 fn adapter(global: &Global, path: &Path) -> Result<()> {
     let adapter = Adapter::describe(path)?;
     global.print(json!(adapter), || {
-        format!(
-            "{}: {}\nrank {}, alpha {}, trained on {}\n{} tensors, {} parameters",
-            path.display(),
-            adapter.peft_type,
-            adapter.rank,
-            adapter.alpha,
-            adapter
-                .base
-                .as_deref()
-                .unwrap_or("a model that is not named"),
-            adapter.tensors.len(),
-            adapter.parameters
-        )
+        let base = adapter.base.as_deref();
+        lines(&[
+            ("adapter".into(), path.display().to_string()),
+            ("kind".into(), adapter.peft_type.clone()),
+            ("parameters".into(), millions(adapter.parameters)),
+            ("tensors".into(), adapter.tensors.len().to_string()),
+            ("rank".into(), adapter.rank.to_string()),
+            ("alpha".into(), adapter.alpha.to_string()),
+            (
+                "trained_on".into(),
+                base.unwrap_or("a model that is not named").into(),
+            ),
+        ])
     })
+}
+
+/// Whether a folder holds a PCM: its config names experts, where a model's names its type.
+fn is_pcm(path: &Path) -> bool {
+    let text = std::fs::read_to_string(path.join("config.json")).unwrap_or_default();
+    let config: Value = serde_json::from_str(&text).unwrap_or_default();
+    config.get("experts").is_some_and(Value::is_array) && config.get("model_type").is_none()
+}
+
+fn preference_model(global: &Global, path: &Path) -> Result<()> {
+    let pcm = Pcm::load(path)?;
+    let (config, parameters) = (pcm.config(), pcm.values().len());
+    let document = json!({
+        "path": path.display().to_string(),
+        "pcm": config,
+        "parameters": parameters,
+    });
+    global.print(document, || {
+        let mut rows = vec![
+            ("pcm".into(), path.display().to_string()),
+            ("parameters".into(), millions(parameters)),
+        ];
+        fields("", &json!(config), &mut rows);
+        lines(&rows)
+    })
+}
+
+fn millions(parameters: usize) -> String {
+    format!("{parameters} ({:.1} M)", parameters as f64 / 1e6)
+}
+
+/// The fields of a config with their values; those in others as `outer.inner`.
+fn fields(outer: &str, value: &Value, rows: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(inner) => {
+            for (name, value) in inner {
+                let name = match outer {
+                    "" => name.clone(),
+                    outer => format!("{outer}.{name}"),
+                };
+                fields(&name, value, rows);
+            }
+        }
+        value => rows.push((outer.into(), readable(value))),
+    }
+}
+
+fn readable(value: &Value) -> String {
+    match value {
+        Value::Null => "none".into(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(readable).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+/// A line for each key, values below each other.
+fn lines(rows: &[(String, String)]) -> String {
+    let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    rows.iter()
+        .map(|(key, value)| format!("{key:<width$}  {value}\n"))
+        .collect()
 }

@@ -57,7 +57,7 @@ struct Judges {
 
 /// Two responses to the same prompt, for the same preference.
 struct Pair<'a> {
-    own: &'a GenerationRow,
+    row: &'a GenerationRow,
     other: &'a GenerationRow,
     prompt: &'a Prompt,
 }
@@ -190,11 +190,11 @@ impl Judges {
             let name = &g.identity.strategy;
             *name != against && (self.strategies.is_empty() || self.strategies.contains(name))
         };
-        let pair = |own: &'a GenerationRow| {
+        let pair = |row: &'a GenerationRow| {
             Some(Pair {
-                own,
-                other: others.get(&key(&own.identity)).copied()?,
-                prompt: asked.get(own.identity.prompt.as_str())?,
+                row,
+                other: others.get(&key(&row.identity)).copied()?,
+                prompt: asked.get(row.identity.prompt.as_str())?,
             })
         };
         generations.iter().filter(wanted).filter_map(pair).collect()
@@ -228,7 +228,7 @@ const UTILITY: &str = "utility";
 /// A file that is gone or has changed since.
 fn answered_prompts(manifest: &Manifest) -> Result<Vec<NamedPrompt>> {
     let path = &manifest.experiment.prompts;
-    let prompts = prompts::load(path)?;
+    let prompts = prompts::load(path).context("prompts of the run")?;
     let then = manifest
         .inputs
         .get("prompts")
@@ -300,8 +300,8 @@ impl Asking<'_> {
                 let mut verdicts = [Verdict::Unreadable; 2];
                 for (order, verdict) in verdicts.iter_mut().enumerate() {
                     let shown = match order {
-                        0 => [pair.own, pair.other],
-                        _ => [pair.other, pair.own],
+                        0 => [pair.row, pair.other],
+                        _ => [pair.other, pair.row],
                     };
                     let responses = shown.map(|r| r.response.as_str());
                     if responses[0] == responses[1] {
@@ -330,7 +330,7 @@ impl Asking<'_> {
                     let judge = judge.as_mut().context("the judge is open")?;
                     let reply = judge.ask(&question).with_context(context)?;
                     *verdict = reply.verdict;
-                    let i = &pair.own.identity;
+                    let i = &pair.row.identity;
                     store.put(Record {
                         key,
                         criterion: criterion.into(),
@@ -344,14 +344,14 @@ impl Asking<'_> {
                     progress.advance(1);
                 }
                 let utility = |r: &GenerationRow| self.utility.get(&r.identity).copied();
-                let utilities = utility(pair.own).zip(utility(pair.other));
+                let utilities = utility(pair.row).zip(utility(pair.other));
                 out.push(Judged {
                     judge: self.name.into(),
                     criterion: criterion.into(),
-                    strategy: pair.own.identity.strategy.clone(),
-                    identity: pair.own.identity.clone(),
+                    strategy: pair.row.identity.strategy.clone(),
+                    identity: pair.row.identity.clone(),
                     verdicts,
-                    longer: pair.own.tokens.len() as f64 - pair.other.tokens.len() as f64,
+                    longer: pair.row.tokens.len() as f64 - pair.other.tokens.len() as f64,
                     utility: utilities.map_or(0.5, |(a, b)| win(a, b)),
                 });
             }

@@ -118,12 +118,12 @@ fn tokenize(global: &Global, model: &str, text: &str, add_special: bool) -> Resu
     let tokens = tokenizer.encode(text, add_special)?;
     let pieces: Vec<String> = tokens
         .iter()
-        .map(|&id| tokenizer.piece(id).unwrap_or_default())
+        .map(|&id| tokenizer.token_text(id).unwrap_or_default())
         .collect();
     global.print(json!({"tokens": tokens, "pieces": pieces}), || {
         let lines = tokens.iter().zip(&pieces);
         lines
-            .map(|(id, piece)| format!("{id:>7}  {piece}\n"))
+            .map(|(id, piece)| format!("{id:>7}  {piece:?}\n"))
             .collect()
     })
 }

@@ -145,7 +145,7 @@ pub fn preference(experiment: &Experiment, selection: &Stated) -> Result<Prefere
         )));
     };
     let mut preference = match experiment.preferences.get(given) {
-        Some(found) => found.clone(),
+        Some(entry) => entry.clone(),
         None => parse_weights(given).map_err(|e| {
             let known = names.join(", ");
             usage(format!(

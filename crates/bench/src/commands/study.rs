@@ -29,8 +29,10 @@ pub fn study(global: &Global, command: &StudyCommand) -> Result<()> {
             strategies,
         } => export(global, run, out, *pairs, strategies),
         StudyCommand::Import { study, answers } => {
-            let key = read_key(&study.join("key.json"))?;
-            let answers = read_answers(&key, answers)?;
+            let key = read_key(&study.join("key.json"))
+                .context("STUDY, a folder that `mope study export` wrote")?;
+            let answers =
+                read_answers(&key, answers).context("ANSWERS, files that the page exported")?;
             let mut analysis = Analysis::of(&key, &answers)?;
             write_all(study, "pairs_won", &mut analysis.pairs)?;
             write_all(study, "strengths", &mut analysis.strengths)?;

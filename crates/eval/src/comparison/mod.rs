@@ -72,7 +72,7 @@ pub struct Comparison<'a> {
 /// What two responses are compared by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Measure {
-    /// What they are worth to the preference.
+    /// Their utility for the preference.
     Utility,
     /// Reward in a dimension, where the preference states it, signed so that more is better.
     Reward(String),

@@ -1,4 +1,4 @@
-//! What the responses of a strategy are like, whatever they are worth.
+//! How diverse and how long a strategy's responses are, apart from their utility.
 
 use std::collections::BTreeMap;
 

@@ -177,10 +177,10 @@ mod tests {
     fn seeds_stay_with_their_prompt_and_their_spread_is_told() {
         let mut rows = Vec::new();
         for (strategy, plus) in [("base", 0.0), ("one", 0.2), ("two", 0.4)] {
-            for (prompt, own) in [("a", 0.1), ("b", 0.3)] {
+            for (prompt, mean) in [("a", 0.1), ("b", 0.3)] {
                 for sample in 0..2 {
                     let luck = 0.05 * f64::from(sample);
-                    rows.push(row(strategy, prompt, sample, own + plus + luck));
+                    rows.push(row(strategy, prompt, sample, mean + plus + luck));
                 }
             }
         }

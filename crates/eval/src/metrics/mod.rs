@@ -1,4 +1,4 @@
-//! What responses are like, whatever they are worth: how diverse, how repetitive.
+//! How diverse and how repetitive responses are, apart from their utility.
 //!
 //! ```
 //! use mope_eval::metrics::bleu;

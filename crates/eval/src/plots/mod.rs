@@ -55,7 +55,7 @@ pub trait Plot {
     /// Draws on an area of `scale` times [`Self::size`].
     ///
     /// # Errors
-    /// What the backend reports.
+    /// [`Failure`] of the backend: a file that cannot be written, a text that cannot be laid out.
     fn draw<B>(&self, area: &DrawingArea<B, Shift>, scale: u32) -> Result<(), Failure>
     where
         B: DrawingBackend,

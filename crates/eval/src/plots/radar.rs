@@ -62,11 +62,11 @@ impl Plot for RadarPlot {
             text(14, scale, HPos::Left),
         );
         area.draw(&title)?;
-        let whole = |o: &&(String, usize, Vec<f64>)| o.2.iter().all(|v| drawable(*v));
+        let complete = |o: &&(String, usize, Vec<f64>)| o.2.iter().all(|v| drawable(*v));
         let values = || {
             self.outlines
                 .iter()
-                .filter(whole)
+                .filter(complete)
                 .flat_map(|o| &o.2)
                 .copied()
         };
@@ -107,12 +107,12 @@ impl Plot for RadarPlot {
             let style = text(12, scale, side);
             area.draw(&Text::new(name.clone(), pixel((x, y)), style))?;
         }
-        for (_, i, values) in self.outlines.iter().filter(whole) {
+        for (_, i, values) in self.outlines.iter().filter(complete) {
             let line = colour(*i).stroke_width(2 * scale);
             let path = outline(&|axis| share(values[axis]));
             area.draw(&PathElement::new(path.clone(), line))?;
-            for place in path.into_iter().skip(1) {
-                draw_mark(area, *i, place, 4 * scale)?;
+            for point in path.into_iter().skip(1) {
+                draw_mark(area, *i, point, 4 * scale)?;
             }
         }
         let left = 2.0 * self.middle().0;

@@ -96,7 +96,7 @@ impl Plot for ScatterPlot {
 /// A filled circle with the number of a point.
 fn number<B>(
     area: &DrawingArea<B, Shift>,
-    place: (i32, i32),
+    position: (i32, i32),
     index: usize,
     scale: u32,
 ) -> Result<(), Failure>
@@ -104,8 +104,8 @@ where
     B: DrawingBackend,
     B::ErrorType: 'static,
 {
-    area.draw(&Circle::new(place, 8 * scale, colour(index).filled()))?;
+    area.draw(&Circle::new(position, 8 * scale, colour(index).filled()))?;
     let style = text(10, scale, HPos::Center).color(&WHITE);
-    area.draw(&Text::new(format!("{}", index + 1), place, style))?;
+    area.draw(&Text::new(format!("{}", index + 1), position, style))?;
     Ok(())
 }

@@ -39,7 +39,7 @@ pub trait Reward: Send + Sync {
     /// Scores a response to a prompt, in the reward's own unit.
     ///
     /// # Errors
-    /// What a model behind the reward reports; scorers of text have none.
+    /// Those of the model behind the reward; scorers of text have none.
     fn score(&self, prompt: &Prompt, response: &str) -> Result<f64>;
 
     /// Scores several responses, each to its prompt; faster than one by one where a model scores.
@@ -115,7 +115,7 @@ trait Definition {
     /// Checks numbers, and that the named reward models are there.
     ///
     /// # Errors
-    /// What is wrong.
+    /// A parameter that makes no sense; a folder that holds no reward model.
     fn validate(&self) -> Result<()>;
 
     /// The same scorer over other folders of reward models: `change` is asked for each, in order, those of nested
@@ -164,7 +164,7 @@ impl Scorer {
     /// Checks its numbers, and that the reward models that it names are there.
     ///
     /// # Errors
-    /// What is wrong.
+    /// A parameter that makes no sense; a folder that holds no reward model.
     pub fn validate(&self) -> Result<()> {
         self.definition().validate()
     }

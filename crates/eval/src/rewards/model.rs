@@ -75,7 +75,7 @@ impl RewardModelConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// [`Error::Parameter`], and [`Error::Tuning`] for the settings of adapter and steps.
+    /// [`Error::Parameter`], and [`Error::Lm`] for the settings of adapter and steps.
     pub fn validate(&self) -> Result<()> {
         if !(0.0..1.0).contains(&self.held_out) {
             return Err(Error::Parameter {
@@ -89,10 +89,9 @@ impl RewardModelConfig {
             above_zero(name, count as f64)?;
         }
         if let Some(lora) = &self.lora {
-            lora.validate().map_err(|e| Error::Tuning(e.to_string()))?;
+            lora.validate()?;
         }
-        let optimisation = self.optimisation.validate();
-        optimisation.map_err(|e| Error::Tuning(e.to_string()))
+        Ok(self.optimisation.validate()?)
     }
 }
 
@@ -200,8 +199,7 @@ impl RewardModel {
         let mut lora = None;
         if let Some(shape) = &config.lora {
             progress("training the adapter");
-            let fresh = LoraParameters::new(shape, reader.decoder.config(), seed);
-            let mut parameters = fresh.map_err(|e| Error::Tuning(e.to_string()))?;
+            let mut parameters = LoraParameters::new(shape, reader.decoder.config(), seed)?;
             tune(&reader, &mut parameters, &mut head, &train, config, seed)?;
             lora = Some(parameters);
         }
@@ -301,10 +299,8 @@ impl RewardModel {
         let mut lora = None;
         if adapter.is_dir() {
             let adapter = Adapter::load(&adapter, config)?;
-            let refused = |e: &dyn std::fmt::Display| Error::Tuning(e.to_string());
-            let shape = LoraParameters::shape_of(&adapter).map_err(|e| refused(&e))?;
-            let parameters = LoraParameters::from_adapter(&adapter, &shape, config);
-            lora = Some(parameters.map_err(|e| refused(&e))?);
+            let shape = LoraParameters::shape_of(&adapter)?;
+            lora = Some(LoraParameters::from_adapter(&adapter, &shape, config)?);
         }
         Ok(Self {
             reader,

@@ -22,7 +22,7 @@ pub struct Term {
     pub scorer: Scorer,
     /// Weight; negative where less is wanted.
     pub weight: f64,
-    /// Standard deviations beyond which it pays no more. Default 2.5 (ours).
+    /// The score is capped at this many standard deviations. Default 2.5 (ours).
     #[serde(default = "default_cap")]
     pub cap: f64,
     /// Brings scores to unit variance. Default: the constants stored with the scorer.

@@ -131,8 +131,8 @@ mod tests {
         };
         saved.save(&path).unwrap();
         assert_eq!(Checkpoint::load(&path).unwrap(), Some(saved));
-        let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         let error = Checkpoint::<Vec<String>>::load(&path)
             .unwrap_err()
             .to_string();

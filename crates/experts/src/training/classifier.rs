@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use kernels::{Isa, math};
+use lm::parameter::{at_least_one, below_one, from_zero_on};
 use lm::sampling::permutation;
 use lm::tuning::{AdamW, AdamWConfig, AdamWState};
 use serde::{Deserialize, Serialize};
@@ -44,18 +45,11 @@ impl ClassifierConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(&self) -> Result<(), String> {
-        if self.window == 0 || self.steps == 0 {
-            return Err("window and steps are at least 1".into());
-        }
-        if !(0.0..1.0).contains(&self.held_out) {
-            return Err(format!("held_out is {}, not in [0, 1)", self.held_out));
-        }
-        if !(self.ridge >= 0.0 && self.ridge.is_finite()) {
-            return Err(format!("ridge is {}, not a number from 0 on", self.ridge));
-        }
-        Ok(())
+    /// [`lm::Error::Parameter`] for the first that makes no sense.
+    pub fn validate(&self) -> Result<()> {
+        at_least_one([("window", self.window as u64), ("steps", self.steps)])?;
+        below_one("held_out", self.held_out)?;
+        Ok(from_zero_on("ridge", self.ridge)?)
     }
 }
 
@@ -91,7 +85,7 @@ pub fn fit(
     config: &ClassifierConfig,
     seed: u64,
 ) -> Result<Classifier> {
-    config.validate().map_err(Error::Settings)?;
+    config.validate()?;
     card.window = config.window;
     let vocab = embeddings.vocab;
     if let Some(r) = responses.iter().find(|r| {
@@ -442,8 +436,8 @@ mod tests {
         fitted.save(folder.path()).unwrap();
         assert_eq!(Classifier::load(folder.path()).unwrap(), fitted);
         let path = folder.path().join("classifier.safetensors");
-        let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
         let error = Classifier::load(folder.path()).unwrap_err().to_string();
         assert!(error.contains("classifier.safetensors"), "{error}");
     }

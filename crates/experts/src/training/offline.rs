@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lm::objectives::{Pair, dpo, nll, rebel};
+use lm::parameter::{above_zero, at_least_one, from_zero_on};
 use lm::sampling::permutation;
 use lm::tuning::{Item, Loss, Optimisation, Sequence, TuningDecoder};
 use serde::{Deserialize, Serialize};
@@ -48,21 +49,16 @@ impl OfflineConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(&self) -> Result<(), String> {
-        if self.epochs == 0 || self.minibatch == 0 {
-            return Err("epochs and minibatch are at least 1".into());
-        }
-        if !(self.beta > 0.0 && self.beta.is_finite()) {
-            return Err(format!("beta is {}, not a number above 0", self.beta));
-        }
-        if !(self.eta > 0.0 && self.eta.is_finite()) {
-            return Err(format!("eta is {}, not a number above 0", self.eta));
-        }
-        if !(self.nll >= 0.0 && self.nll.is_finite()) {
-            return Err(format!("nll is {}, not a number from 0 on", self.nll));
-        }
-        self.optimisation.validate()
+    /// [`lm::Error::Parameter`] for the first that makes no sense.
+    pub fn validate(&self) -> Result<()> {
+        at_least_one([
+            ("epochs", self.epochs),
+            ("minibatch", self.minibatch as u64),
+        ])?;
+        above_zero("beta", self.beta)?;
+        above_zero("eta", self.eta)?;
+        from_zero_on("nll", self.nll)?;
+        Ok(self.optimisation.validate()?)
     }
 
     /// Steps of an epoch over `items`.

@@ -18,6 +18,7 @@
 
 use lm::Adapter;
 use lm::objectives::{Pair, rebel, rebel_residual};
+use lm::parameter::{above_zero, at_least_one, from_zero_on};
 use lm::sampling::{Draws, permutation};
 use lm::tuning::{Item, Optimisation, Sequence, TuningDecoder};
 use serde::{Deserialize, Serialize};
@@ -77,33 +78,23 @@ impl RebelConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(&self) -> Result<(), String> {
-        let counts = [
-            ("iterations", self.iterations as usize),
-            ("prompts", self.prompts),
-            ("max_new_tokens", self.max_new_tokens),
-            ("epochs", self.epochs as usize),
-            ("minibatch", self.minibatch),
-        ];
-        if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
-            return Err(format!("{name} is 0"));
+    /// [`lm::Error::Parameter`] for the first that makes no sense.
+    pub fn validate(&self) -> Result<()> {
+        at_least_one([
+            ("iterations", self.iterations),
+            ("prompts", self.prompts as u64),
+            ("max_new_tokens", self.max_new_tokens as u64),
+            ("epochs", self.epochs),
+            ("minibatch", self.minibatch as u64),
+        ])?;
+        above_zero("temperature", self.temperature)?;
+        above_zero("eta", self.eta)?;
+        from_zero_on("kl", self.kl)?;
+        from_zero_on("missing_end", self.missing_end)?;
+        if let Some(target) = self.kl_target {
+            above_zero("kl_target", target)?;
         }
-        let temperature = f64::from(self.temperature);
-        for (name, value) in [("temperature", temperature), ("eta", self.eta)] {
-            if !(value > 0.0 && value.is_finite()) {
-                return Err(format!("{name} is {value}, not a number above 0"));
-            }
-        }
-        for (name, value) in [("kl", self.kl), ("missing_end", self.missing_end)] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(format!("{name} is {value}, not a number from 0 on"));
-            }
-        }
-        if self.kl_target.is_some_and(|t| !(t > 0.0 && t.is_finite())) {
-            return Err("kl_target is not above 0".into());
-        }
-        self.optimisation.validate()
+        Ok(self.optimisation.validate()?)
     }
 
     /// Steps of an iteration.
@@ -131,13 +122,13 @@ pub trait Environment {
     /// Samples a response of the policy with this adapter to each prompt (by its number), untruncated.
     ///
     /// # Errors
-    /// What keeps it from doing so.
+    /// [`Error::Environment`], and those of the experts.
     fn respond(&mut self, adapter: &Adapter, prompts: &[(usize, Draws)]) -> Result<Vec<Sampled>>;
 
     /// Reward of a response in standard deviations of the base's.
     ///
     /// # Errors
-    /// What keeps it from doing so.
+    /// [`Error::Environment`] for a scorer that fails.
     fn reward(&mut self, prompt: usize, response: &Sampled) -> Result<f64>;
 }
 

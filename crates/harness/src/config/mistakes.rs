@@ -16,8 +16,8 @@ const MISPLACED: [(&str, &str, &str); 4] = [
 /// `line:column: what is wrong`.
 pub fn explain(text: &str, error: &SpannedError) -> String {
     let start = error.span.start;
-    let place = |line: usize, column: usize, message: String| format!("{line}:{column}: {message}");
-    let said = |message: String| place(start.line, start.col, message);
+    let at = |line: usize, column: usize, message: String| format!("{line}:{column}: {message}");
+    let said = |message: String| at(start.line, start.col, message);
     let of = |outer: &Option<String>| {
         let outer = outer.as_ref();
         outer.map_or(String::new(), |outer| format!(" of `{outer}`"))
@@ -28,8 +28,8 @@ pub fn explain(text: &str, error: &SpannedError) -> String {
             found,
             outer,
         } => {
-            let misplaced = MISPLACED.iter().find(|(whole, field, _)| {
-                outer.as_deref() == Some(*whole) && found.as_str() == *field
+            let misplaced = MISPLACED.iter().find(|(name, field, _)| {
+                outer.as_deref() == Some(*name) && found.as_str() == *field
             });
             let hint = match misplaced {
                 Some((.., right)) => format!(" (did you mean '{right}'?)"),
@@ -69,7 +69,7 @@ pub fn explain(text: &str, error: &SpannedError) -> String {
                     .find(|t| t.before(start.line, start.col));
                 let names = path(&tokens, line, column);
                 let message = mismatch(code, expected, &names, previous, next);
-                place(line, column, message)
+                at(line, column, message)
             }
         },
     }

@@ -45,7 +45,7 @@ struct Found<'a> {
 /// Old words of a text, in their order.
 fn find(text: &str) -> Vec<Found<'_>> {
     let tokens = tokens(text);
-    let mut found = Vec::new();
+    let mut words = Vec::new();
     for (i, token) in tokens.iter().enumerate() {
         let following = |n: usize| tokens.get(i + n).map_or("", |t| t.text);
         let used = |usage: &Usage| match usage {
@@ -56,13 +56,13 @@ fn find(text: &str) -> Vec<Found<'_>> {
             .iter()
             .find(|(old, _, usage)| *old == token.text && used(usage));
         if let Some((_, new, _)) = renamed {
-            found.push(Found {
+            words.push(Found {
                 token: *token,
                 new: (!new.is_empty()).then_some(new),
             });
         }
     }
-    found
+    words
 }
 
 /// Names the new words for the old ones of a file, each once, and once a file.
@@ -71,20 +71,20 @@ fn find(text: &str) -> Vec<Found<'_>> {
 /// In words, with file, line and column: a word that is refused.
 pub fn check(path: &Path, text: &str) -> Result<(), String> {
     static SAID: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    let found = find(text);
-    for Found { token, new } in &found {
+    let old_words = find(text);
+    for Found { token, new } in &old_words {
         if new.is_none() {
-            let place = place(path, token);
-            return Err(format!("{place}: device: {FLEX}"));
+            let position = position(path, token);
+            return Err(format!("{position}: device: {FLEX}"));
         }
     }
     let mut said = SAID.lock().unwrap_or_else(|e| e.into_inner());
     if said.insert(path.into()) {
         let mut words = BTreeSet::new();
-        for Found { token, new } in &found {
+        for Found { token, new } in &old_words {
             if words.insert(token.text) {
                 renamed(
-                    &format!("{}: ", place(path, token)),
+                    &format!("{}: ", position(path, token)),
                     token.text,
                     new.unwrap_or_default(),
                 );
@@ -94,14 +94,14 @@ pub fn check(path: &Path, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn place(path: &Path, token: &Token<'_>) -> String {
+fn position(path: &Path, token: &Token<'_>) -> String {
     format!("{}:{}:{}", path.display(), token.line, token.column)
 }
 
 /// Says on stderr that a word has another name now; `place` comes before it.
-pub fn renamed(place: &str, old: &str, new: &str) {
+pub fn renamed(position: &str, old: &str, new: &str) {
     progress::say(&format!(
-        "{place}`{old}` is called `{new}` now; the old word is accepted for one version"
+        "{position}`{old}` is called `{new}` now; the old word is accepted for one version"
     ));
 }
 
@@ -124,7 +124,7 @@ mod tests {
     },
     dimensions: {"d": (scorer: Whole (Style), low: "Whole", high: "Over")},
 )"#;
-        let found: Vec<(&str, &str, usize, usize)> = find(text)
+        let words: Vec<(&str, &str, usize, usize)> = find(text)
             .iter()
             .map(|f| {
                 let t = f.token;
@@ -139,7 +139,7 @@ mod tests {
             ("Best", "BestOnValidation", 8, 14),
             ("Whole", "CompleteSentences", 11, 32),
         ];
-        assert_eq!(found, expected);
+        assert_eq!(words, expected);
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn tokens(text: &str) -> Vec<Token<'_>> {
 
 /// Bytes of the piece that a text begins with, and whether it is a token.
 fn token(text: &str) -> (usize, bool) {
-    let run = |own: fn(char) -> bool| text.find(|c| !own(c)).unwrap_or(text.len());
+    let run = |inside: fn(char) -> bool| text.find(|c| !inside(c)).unwrap_or(text.len());
     let first = text.chars().next().unwrap_or_default();
     if first.is_whitespace() {
         return (run(char::is_whitespace), false);

@@ -61,7 +61,7 @@ pub struct Experiment {
     /// Experts by name; `base` is always there. An expert that serves a direction has its name.
     #[serde(default)]
     pub experts: Named<ExpertSpec>,
-    /// Whom the strategies serve.
+    /// The preferences that every strategy serves.
     pub preferences: Named<Preference>,
     /// What is compared, in the order of the tables; the first is what differences refer to.
     pub strategies: Named<Strategy>,
@@ -329,7 +329,7 @@ impl Experiment {
     /// The strategy of that name.
     ///
     /// # Errors
-    /// An unknown name.
+    /// An unknown name; the nearest known one is in the message.
     pub fn strategy(&self, name: &str) -> Result<&Strategy> {
         self.strategies.get(name).ok_or_else(|| {
             let names = self.strategies.names();
@@ -342,7 +342,7 @@ impl Experiment {
     /// The preference of that name.
     ///
     /// # Errors
-    /// An unknown name.
+    /// An unknown name; the nearest known one is in the message.
     pub fn preference(&self, name: &str) -> Result<&Preference> {
         self.preferences.get(name).ok_or_else(|| {
             let names = self.preferences.names();

@@ -261,7 +261,7 @@ impl<'a> RunPlan<'a> {
             if candidates.contains_key(&label) {
                 continue;
             }
-            // A single expert serves nobody in particular and answers once for all preferences.
+            // A single expert reads no preference and answers once for all of them.
             let definition = match &candidate.strategy {
                 Strategy::Single(_) => json!(null),
                 other => json!([self.strategy_definition(other)?, stated]),
@@ -398,7 +398,7 @@ impl<'a> RunPlan<'a> {
     }
 }
 
-/// One expert alone, which serves nobody in particular: whose preference it is does not matter.
+/// One expert alone, which reads no preference: one answer serves all of them.
 fn single(
     experiment: &Experiment,
     stage: Stage,

@@ -18,7 +18,7 @@
 //! assert_ne!(first(7, 0), first(8, 0));
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -28,11 +28,10 @@ use eval::scoring::ResponseScorer;
 use eval::table::{parquet, read_parquet};
 use experts::ExpertPool;
 use lm::LanguageModel;
-use lm::chat::Prompt;
 use lm::sampling::Draws;
 use mixing::{Generator, Request, Response};
 
-use super::score::utility;
+use super::scorer::{set_references, utility};
 use crate::models::Pools;
 use crate::plan::{Batch, Entry, RunPlan, Stage};
 use crate::progress::{Progress, say};
@@ -49,7 +48,7 @@ pub struct Rows {
     pub generations: Vec<GenerationRow>,
 }
 
-/// What a response is worth to an entry's preference, where one of several is kept.
+/// Utility of a response for an entry's preference, where one of several is kept.
 pub(super) type Rate<'a> = dyn Fn(&Entry, &NamedPrompt, &str) -> Result<f64> + 'a;
 
 /// Generates what is missing and returns all rows; of a shard, those that belong to it.
@@ -86,44 +85,6 @@ pub fn generate(
         references,
         generations,
     })
-}
-
-/// Tells a scorer the base's responses.
-///
-/// # Errors
-/// A response to no prompt, a reward model that fails.
-pub(super) fn set_references(
-    scorer: &mut ResponseScorer,
-    prompts: &[NamedPrompt],
-    rows: &[GenerationRow],
-) -> Result<()> {
-    let prompts = by_id(prompts);
-    for row in rows {
-        scorer.set_reference(
-            &row.identity.prompt,
-            prompt_of(&prompts, row)?,
-            &row.response,
-        )?;
-    }
-    Ok(())
-}
-
-/// Prompts by their ids.
-pub(super) fn by_id(prompts: &[NamedPrompt]) -> HashMap<&str, &Prompt> {
-    prompts.iter().map(|p| (p.id.as_str(), &p.prompt)).collect()
-}
-
-/// The prompt that a row answers.
-///
-/// # Errors
-/// None of them.
-pub(super) fn prompt_of<'p>(
-    prompts: &HashMap<&str, &'p Prompt>,
-    row: &GenerationRow,
-) -> Result<&'p Prompt> {
-    let id = row.identity.prompt.as_str();
-    let prompt = prompts.get(id).copied();
-    prompt.with_context(|| format!("no prompt '{id}'"))
 }
 
 /// Moves the files of these entries' stages away that belong to none of them.
@@ -323,7 +284,7 @@ impl<'a, 'b> Batches<'a, 'b> {
 }
 
 /// Puts the prompt's id into an error that knows only the request's number.
-fn with_prompt_id<'p>(
+pub fn with_prompt_id<'p>(
     error: anyhow::Error,
     id: impl Fn(usize) -> Option<&'p str>,
 ) -> anyhow::Error {

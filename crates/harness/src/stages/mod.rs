@@ -1,4 +1,5 @@
-//! The stages of a run, one file each, in the order in which [`run`](crate::run) calls them.
+//! The stages of a run, one file each: [`run`](crate::run) calls validate, generate, score, retain and
+//! report in this order. They share the [`scorer`].
 //!
 //! ```
 //! use mope_harness::experiment::Experiment;
@@ -6,7 +7,8 @@
 //! use mope_harness::plan::RunPlan;
 //! use mope_harness::stages::generate::generate;
 //! use mope_harness::stages::retain::retain;
-//! use mope_harness::stages::score::{open_scorer, score};
+//! use mope_harness::stages::score::score;
+//! use mope_harness::stages::scorer::open_scorer;
 //! use mope_harness::stages::validate::validate;
 //! use mope_harness::store::{folder::RunFolder, manifest::Session};
 //!
@@ -31,4 +33,5 @@ pub mod generate;
 pub mod report;
 pub mod retain;
 pub mod score;
+pub mod scorer;
 pub mod validate;

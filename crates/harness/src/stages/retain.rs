@@ -39,7 +39,7 @@ const LONGEST: usize = 256;
 /// Something to read.
 struct Item {
     /// Passage or question, by its number.
-    place: usize,
+    number: usize,
     prompt: Prompt,
     text: String,
     /// An option of a question, and whether it is the right one.
@@ -61,8 +61,8 @@ fn items(retention: &Retention) -> Result<Vec<Item>> {
     if let Some(path) = &retention.text {
         let text = read(path)?;
         let passages = text.split("\n\n").map(str::trim).filter(|p| !p.is_empty());
-        items.extend(passages.enumerate().map(|(place, passage)| Item {
-            place,
+        items.extend(passages.enumerate().map(|(number, passage)| Item {
+            number,
             prompt: Prompt::Chat(vec![Message::user(REQUEST)]),
             text: passage.into(),
             right: None,
@@ -74,8 +74,8 @@ fn items(retention: &Retention) -> Result<Vec<Item>> {
             .lines()
             .enumerate()
             .filter(|(_, l)| !l.trim().is_empty());
-        for (place, line) in lines {
-            let fail = |m: String| usage(format!("{}:{}: {m}", path.display(), place + 1));
+        for (number, line) in lines {
+            let fail = |m: String| usage(format!("{}:{}: {m}", path.display(), number + 1));
             let line: Line = serde_json::from_str(line).map_err(|e| fail(e.to_string()))?;
             if line.answer >= line.options.len() || line.options.iter().any(|o| o.trim().is_empty())
             {
@@ -84,7 +84,7 @@ fn items(retention: &Retention) -> Result<Vec<Item>> {
                 ));
             }
             items.extend(line.options.into_iter().enumerate().map(|(i, text)| Item {
-                place,
+                number,
                 prompt: Prompt::Chat(vec![Message::user(line.question.clone())]),
                 text,
                 right: Some(i == line.answer),
@@ -162,9 +162,9 @@ pub fn retain(plan: &RunPlan<'_>, pools: &Pools, folder: &RunFolder) -> Result<O
 /// Writes what intervals are over, for whoever computes them again.
 fn write_resamples(items: &[Item], folder: &RunFolder) -> Result<()> {
     let count = |passages: bool| {
-        let places = items.iter().filter(|i| i.right.is_none() == passages);
-        let places: BTreeSet<usize> = places.map(|i| i.place).collect();
-        places.len()
+        let counted = items.iter().filter(|i| i.right.is_none() == passages);
+        let numbers: BTreeSet<usize> = counted.map(|i| i.number).collect();
+        numbers.len()
     };
     for (name, n) in [("passages", count(true)), ("questions", count(false))] {
         let path = folder
@@ -204,10 +204,10 @@ fn read(
         }
         progress.advance(items.len() as u64);
     }
-    let places: Vec<u32> = items.iter().map(|i| i.place as u32).collect();
+    let numbers: Vec<u32> = items.iter().map(|i| i.number as u32).collect();
     let right: Vec<Option<bool>> = items.iter().map(|i| i.right).collect();
     Ok(DataFrame::new_infer_height(vec![
-        Column::new("item".into(), places),
+        Column::new("item".into(), numbers),
         Column::new("right".into(), right),
         Column::new("tokens".into(), counts),
         Column::new("log_prob".into(), log_probs),
@@ -233,22 +233,24 @@ impl Sums {
             let log_prob = log_probs.get(i).context("a log-probability is missing")?;
             match item.right {
                 None => {
-                    let own = self.passages.entry(item.place).or_default();
-                    own.0 -= log_prob;
-                    own.1 += f64::from(tokens.get(i).unwrap_or(0));
+                    let sum = self.passages.entry(item.number).or_default();
+                    sum.0 -= log_prob;
+                    sum.1 += f64::from(tokens.get(i).unwrap_or(0));
                 }
                 Some(right) => {
-                    let own = best.entry(item.place).or_insert((f64::NEG_INFINITY, false));
-                    if log_prob > own.0 {
-                        *own = (log_prob, right);
+                    let likeliest = best
+                        .entry(item.number)
+                        .or_insert((f64::NEG_INFINITY, false));
+                    if log_prob > likeliest.0 {
+                        *likeliest = (log_prob, right);
                     }
                 }
             }
         }
-        for (place, (_, right)) in best {
-            let own = self.questions.entry(place).or_default();
-            own.0 += f64::from(u8::from(right));
-            own.1 += 1.0;
+        for (number, (_, right)) in best {
+            let answers = self.questions.entry(number).or_default();
+            answers.0 += f64::from(u8::from(right));
+            answers.1 += 1.0;
         }
         Ok(())
     }

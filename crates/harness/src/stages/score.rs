@@ -1,67 +1,22 @@
-//! Stage "score": what every response is worth in every dimension, and to its preference.
-//!
-//! ```
-//! use lm::chat::{Message, Prompt};
-//! use mope_harness::experiment::Experiment;
-//! use mope_harness::stages::score::{open_scorer, utility};
-//!
-//! let folder = tempfile::tempdir()?;
-//! let experiment = Experiment::load(&pico::experiment(folder.path()))?;
-//! let mut scorer = open_scorer(&experiment)?;
-//! let prompt = Prompt::Chat(vec![Message::user("Why is the sky blue?")]);
-//! scorer.set_reference("sky", &prompt, "It is blue.")?;
-//! let utility = |response: &str| {
-//!     let rewards = scorer.reward(&prompt, response)?;
-//!     utility(&experiment, &scorer, "kind", "sky", &rewards)
-//! };
-//! // As good as the reference is one half.
-//! assert_eq!(utility("It is blue.")?, 0.5);
-//! assert!(utility("Thank you, what a lovely question!")? > 0.5);
-//! # anyhow::Ok(())
-//! ```
+//! Stage "score": rewards of every response in every dimension, and its utility for its preference.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
 use eval::rows::{GenerationRow, scores_frame};
-use eval::scoring::{ResponseScorer, Rewards};
+use eval::scoring::ResponseScorer;
 use eval::table::{parquet, read_parquet};
 use serde_json::json;
 
-use super::generate::{Rows, by_id, prompt_of, set_references};
-use crate::experiment::Experiment;
+use super::generate::Rows;
+use super::scorer::{by_id, prompt_of, set_references};
 use crate::plan::{Entry, RunPlan, key};
 use crate::progress::Progress;
 use crate::store::folder::RunFolder;
 
 /// Responses that are scored together: enough to fill the batches of a reward model (ours).
 const TOGETHER: usize = 64;
-
-/// Opens the rewards of an experiment's dimensions; there are no references yet.
-///
-/// # Errors
-/// A reward model that cannot be opened.
-pub fn open_scorer(experiment: &Experiment) -> Result<ResponseScorer> {
-    let dimensions = experiment.dimensions.iter();
-    Ok(ResponseScorer::open(dimensions, experiment.utility)?)
-}
-
-/// Utility of a response to the prompt called `id`, whose reference is set.
-///
-/// # Errors
-/// No reference response to this prompt, no such preference.
-pub fn utility(
-    experiment: &Experiment,
-    scorer: &ResponseScorer,
-    preference: &str,
-    id: &str,
-    rewards: &Rewards,
-) -> Result<f64> {
-    let reference = &scorer.reference(id)?.normalised;
-    let shares = experiment.preference(preference)?.shares()?;
-    Ok(scorer.utility(shares, &rewards.normalised, reference)?)
-}
 
 /// Scores all responses and writes `scores/<strategy>.<key>.parquet`; the key is one of all that the scores
 /// follow from, so what has been scored is found again, in a neighbouring run, too. The references are set where

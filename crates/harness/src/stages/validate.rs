@@ -32,8 +32,8 @@ use eval::rows::GenerationRow;
 use eval::scoring::ResponseScorer;
 use mixing::BASE;
 
-use super::generate::{Batches, by_id, prompt_of, set_references};
-use super::score::{open_scorer, utility};
+use super::generate::Batches;
+use super::scorer::{by_id, open_scorer, prompt_of, set_references, utility};
 use crate::models::Pools;
 use crate::plan::{Choices, Entry, RunPlan, Stage};
 use crate::progress::say;
@@ -45,7 +45,7 @@ use crate::store::manifest::Session;
 /// Utility refers to the base's responses to the same prompts.
 ///
 /// # Errors
-/// What generating reports.
+/// A model or a reward that fails, a folder that cannot be written.
 pub fn validate(
     plan: &RunPlan<'_>,
     pools: &Pools,

@@ -245,22 +245,22 @@ impl RunFolder {
     ) -> Result<Option<T>> {
         let path = self.path(part).join(name);
         if path.exists() {
-            let found = read(&path);
-            if found.is_none() {
+            let rows = read(&path);
+            if rows.is_none() {
                 say(&format!("{}: damaged; made again", path.display()));
                 self.supersede(part, name)?;
             }
-            return Ok(found);
+            return Ok(rows);
         }
         let runs = self.neighbours.iter().chain([&self.root]);
-        let places = runs.flat_map(|run| [run.clone(), run.join("superseded")]);
-        for elsewhere in places.map(|place| place.join(part).join(name)) {
+        let folders = runs.flat_map(|run| [run.clone(), run.join("superseded")]);
+        for elsewhere in folders.map(|folder| folder.join(part).join(name)) {
             let Ok(bytes) = fs::read(&elsewhere) else {
                 continue;
             };
-            if let Some(found) = read(&elsewhere) {
+            if let Some(rows) = read(&elsewhere) {
                 eval::write_atomic(&path, &bytes)?;
-                return Ok(Some(found));
+                return Ok(Some(rows));
             }
         }
         Ok(None)

@@ -104,8 +104,8 @@ impl Manifest {
 
     /// What was chosen on the validation set, by strategy and preference: the same in every session.
     pub fn chosen(&self) -> Option<&BTreeMap<String, BTreeMap<String, String>>> {
-        let each = self.sessions.iter().rev().map(|s| &s.chosen);
-        each.into_iter().find(|c| !c.is_empty())
+        let mut chosen = self.sessions.iter().rev().map(|s| &s.chosen);
+        chosen.find(|c| !c.is_empty())
     }
 
     /// Seconds per token of a strategy over all sessions that generated for it, the sequences of a batch
@@ -122,11 +122,11 @@ impl Manifest {
 
     /// Largest resident memory in bytes while any session generated for a strategy.
     pub fn peak_bytes(&self, strategy: &str) -> Option<u64> {
-        let each = self
+        let peaks = self
             .sessions
             .iter()
             .filter_map(|s| s.peak_bytes.get(strategy));
-        each.copied().max().filter(|bytes| *bytes > 0)
+        peaks.copied().max().filter(|bytes| *bytes > 0)
     }
 
     /// Reads the manifest of a run folder.

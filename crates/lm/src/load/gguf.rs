@@ -72,12 +72,12 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// A count of things of at least `each` bytes, which must fit into the rest of the file.
-    fn count(&mut self, each: usize, what: &str) -> Result<usize> {
+    /// A count of things of at least `size` bytes, which must fit into the rest of the file.
+    fn count(&mut self, size: usize, what: &str) -> Result<usize> {
         let (count, left) = (self.u64()?, self.bytes.len() - self.at);
         match usize::try_from(count)
             .ok()
-            .and_then(|n| n.checked_mul(each))
+            .and_then(|n| n.checked_mul(size))
         {
             Some(bytes) if bytes <= left => Ok(count as usize),
             _ => self.fail(format!(
@@ -106,13 +106,13 @@ impl<'a> Cursor<'a> {
             8 => Value::String(self.string()?),
             9 if depth < 4 => {
                 let kind = self.u32()?;
-                let each = match kind {
+                let size = match kind {
                     0 | 1 | 7 => 1,
                     2 | 3 => 2,
                     4..=6 => 4,
                     _ => 8,
                 };
-                let count = self.count(each, "array elements")?;
+                let count = self.count(size, "array elements")?;
                 let values = (0..count).map(|_| self.value(kind, depth + 1));
                 Value::Array(values.collect::<Result<_>>()?)
             }
@@ -122,6 +122,53 @@ impl<'a> Cursor<'a> {
             _ => return self.fail(format!("unknown metadata type {kind}")),
         })
     }
+
+    /// A tensor's entry in the header.
+    fn entry(&mut self) -> Result<Entry> {
+        let name = self.string()?;
+        let dims = self.u32()?;
+        if !(1..=4).contains(&dims) {
+            return self.fail(format!("tensor '{name}' has {dims} dimensions"));
+        }
+        let mut shape = (0..dims).map(|_| self.u64()).collect::<Result<Vec<_>>>()?;
+        shape.reverse();
+        let kind = self.u32()?;
+        let Some(format) = Format::from_ggml(kind) else {
+            let supported = Format::ALL.map(|f| format!("{f:?}")).join(", ");
+            let what = format!("tensor '{name}' in GGML type {kind}");
+            return Err(Error::unsupported(self.path, what, &supported));
+        };
+        let elements = shape.iter().try_fold(1usize, |product, &n| {
+            product.checked_mul(usize::try_from(n).ok()?)
+        });
+        let row_fits = shape
+            .last()
+            .is_some_and(|&n| n > 0 && usize::try_from(n).is_ok_and(|n| format.bytes(n).is_some()));
+        let Some(bytes) = elements.filter(|_| row_fits).and_then(|n| format.bytes(n)) else {
+            return self.fail(format!(
+                "tensor '{name}': shape {shape:?} is impossible in {format:?}"
+            ));
+        };
+        Ok(Entry {
+            name,
+            shape,
+            format,
+            bytes,
+            offset: self.u64()?,
+        })
+    }
+}
+
+/// A tensor as the header lists it.
+struct Entry {
+    name: String,
+    /// Slowest dimension first, as safetensors has it.
+    shape: Vec<u64>,
+    format: Format,
+    /// Length of its data.
+    bytes: usize,
+    /// Where its data begins, from the end of the header on.
+    offset: u64,
 }
 
 impl Header {
@@ -162,39 +209,19 @@ impl Header {
             Some(Value::Unsigned(a)) if a.is_power_of_two() && *a <= 1 << 20 => *a as usize,
             Some(other) => return c.fail(format!("general.alignment is {other:?}")),
         };
-        let mut found = Vec::with_capacity(tensor_count);
-        for _ in 0..tensor_count {
-            let name = c.string()?;
-            let dims = c.u32()?;
-            if !(1..=4).contains(&dims) {
-                return c.fail(format!("tensor '{name}' has {dims} dimensions"));
-            }
-            let mut shape = (0..dims).map(|_| c.u64()).collect::<Result<Vec<_>>>()?;
-            shape.reverse();
-            let kind = c.u32()?;
-            let Some(format) = Format::from_ggml(kind) else {
-                let supported = Format::ALL.map(|f| format!("{f:?}")).join(", ");
-                let what = format!("tensor '{name}' in GGML type {kind}");
-                return Err(Error::unsupported(file.path(), what, &supported));
-            };
-            let elements = shape.iter().try_fold(1usize, |product, &n| {
-                product.checked_mul(usize::try_from(n).ok()?)
-            });
-            let row_fits = shape.last().is_some_and(|&n| {
-                n > 0 && usize::try_from(n).is_ok_and(|n| format.bytes(n).is_some())
-            });
-            let Some(bytes) = elements.filter(|_| row_fits).and_then(|n| format.bytes(n)) else {
-                return c.fail(format!(
-                    "tensor '{name}': shape {shape:?} is impossible in {format:?}"
-                ));
-            };
-            let offset = c.u64()?;
-            found.push((name, shape, format, bytes, offset));
-        }
+        let entries = (0..tensor_count).map(|_| c.entry());
+        let entries = entries.collect::<Result<Vec<_>>>()?;
         let data = c.at.next_multiple_of(alignment);
         let mut tensors = HashMap::new();
-        let mut spans = Vec::with_capacity(found.len());
-        for (name, shape, format, bytes, offset) in found {
+        let mut spans = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let Entry {
+                name,
+                shape,
+                format,
+                bytes,
+                offset,
+            } = entry;
             let start = usize::try_from(offset)
                 .ok()
                 .and_then(|o| o.checked_add(data));

@@ -11,6 +11,11 @@ use crate::{Error, Result};
 
 const ARCHITECTURES: &str = "general.architecture llama, mistral, qwen2, qwen3";
 
+/// The config that a header's metadata describe. In one piece, because each field of the config is a key of the
+/// metadata and its default.
+///
+/// # Errors
+/// [`Error::Format`] for a key that is missing, [`Error::Unsupported`] for a model that is not run.
 fn decoder_config(
     path: &Path,
     header: &Header,
@@ -91,7 +96,9 @@ fn decoder_config(
         qk_norm: has("blk.0.attn_q_norm.weight"),
         sliding_window: optional("attention.sliding_window").filter(|&w| w > 0),
     };
-    config.validate().map_err(|e| Error::format(path, e))?;
+    config
+        .validate()
+        .map_err(|e| Error::format(path, e.to_string()))?;
     Ok(config)
 }
 

@@ -72,14 +72,14 @@ fn merges_from_scores(tokens: &[&str], scores: &[f64]) -> Vec<[String; 2]> {
         tokens.iter().enumerate().map(|(id, &t)| (t, id)).collect();
     let mut merges = Vec::new();
     for (id, token) in tokens.iter().enumerate() {
-        let mut own: Vec<_> = token
+        let mut splits: Vec<_> = token
             .char_indices()
             .skip(1)
             .map(|(at, _)| token.split_at(at))
             .filter_map(|(l, r)| Some((*ids.get(l)?, *ids.get(r)?, l, r)))
             .collect();
-        own.sort();
-        merges.extend(own.into_iter().map(|(_, _, l, r)| (id, l, r)));
+        splits.sort();
+        merges.extend(splits.into_iter().map(|(_, _, l, r)| (id, l, r)));
     }
     merges.sort_by(|a, b| scores[b.0].total_cmp(&scores[a.0]));
     merges
@@ -88,7 +88,7 @@ fn merges_from_scores(tokens: &[&str], scores: &[f64]) -> Vec<[String; 2]> {
         .collect()
 }
 
-/// Builds `tokenizer.json`.
+/// Builds `tokenizer.json`. In one piece, because it is one document, filled in from top to bottom.
 ///
 /// # Errors
 /// Missing vocabulary or merges, and tokenizer kinds that are not supported.
@@ -224,12 +224,12 @@ pub(crate) fn tokenizer_json(path: &Path, header: &Header) -> Result<Json> {
             "special_tokens": {tokens[id]: {"id": tokens[id], "ids": [id], "tokens": [tokens[id]]}},
         }),
     };
-    let mut whole = json!({
+    let mut document = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "post_processor": post,
     });
-    if let (Json::Object(whole), Json::Object(body)) = (&mut whole, body) {
-        whole.extend(body);
+    if let (Json::Object(document), Json::Object(body)) = (&mut document, body) {
+        document.extend(body);
     }
-    Ok(whole)
+    Ok(document)
 }

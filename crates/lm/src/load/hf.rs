@@ -150,7 +150,9 @@ fn decoder_config(path: &Path) -> Result<DecoderConfig> {
         qk_norm: family == "qwen3",
         sliding_window: if qwen { None } else { hf.sliding_window },
     };
-    config.validate().map_err(|e| Error::format(path, e))?;
+    config
+        .validate()
+        .map_err(|e| Error::format(path, e.to_string()))?;
     Ok(config)
 }
 

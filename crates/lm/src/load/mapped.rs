@@ -112,8 +112,8 @@ pub fn all_finite(path: &Path, name: &str, shape: &[usize], values: &[f32]) -> R
         return Ok(());
     };
     let mut position = vec![0; shape.len()];
-    for (place, &size) in position.iter_mut().zip(shape).rev() {
-        (*place, at) = (at % size.max(1), at / size.max(1));
+    for (index, &size) in position.iter_mut().zip(shape).rev() {
+        (*index, at) = (at % size.max(1), at / size.max(1));
     }
     Err(Error::NotFinite {
         path: path.into(),

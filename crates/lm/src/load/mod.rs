@@ -80,11 +80,11 @@ impl Checkpoint {
             return hf::open(path);
         }
         let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
-        let mut found: Vec<_> = entries
+        let mut files: Vec<_> = entries
             .filter_map(|e| Some(e.ok()?.path()))
             .filter(|p| p.extension().is_some_and(|e| e == "gguf"))
             .collect();
-        match (found.pop(), found.is_empty()) {
+        match (files.pop(), files.is_empty()) {
             (Some(only), true) => gguf_model::open(&only),
             _ => Err(Error::format(
                 path,
@@ -148,7 +148,7 @@ impl Checkpoint {
     }
 }
 
-/// Hands out tensors once each and knows at the end what nobody asked for.
+/// Hands out tensors once each and knows at the end which were not asked for.
 #[derive(Debug)]
 pub struct Reader<'a> {
     checkpoint: &'a Checkpoint,
@@ -200,7 +200,7 @@ impl Reader<'_> {
         Ok((&checkpoint.files[*file], tensor))
     }
 
-    /// Refuses a checkpoint that holds weights nobody read: they would be silently ignored.
+    /// Refuses a checkpoint that holds tensors that were not read: they would be silently ignored.
     ///
     /// # Errors
     /// Names the first of them.

@@ -124,7 +124,8 @@ impl Adapter {
         })
     }
 
-    /// Reads a PEFT folder for a model of shape `config`.
+    /// Reads a PEFT folder for a model of shape `config`. In one piece: most of it are the refusals of what is not
+    /// supported, each before what follows from it.
     ///
     /// # Errors
     /// [`Error::Unsupported`] with the name of anything but LoRA on the seven projections (DoRA,

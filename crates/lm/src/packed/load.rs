@@ -2,13 +2,10 @@
 
 use kernels::{Isa, Matrix};
 
-use super::PackedDecoder;
+use super::decoder::PackedDecoder;
 use crate::load::Checkpoint;
-use crate::load::tensors::{self, Role, Tensors};
+use crate::load::tensors::{Role, Tensors};
 use crate::{Format, Result};
-
-pub(super) type Linear = tensors::Linear<Matrix>;
-pub(super) type Block = tensors::Block<Matrix>;
 
 impl PackedDecoder {
     /// Reads and packs a checkpoint's parameters, one tensor at a time.

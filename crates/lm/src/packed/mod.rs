@@ -24,6 +24,7 @@
 
 mod adapters;
 mod cache;
+mod decoder;
 mod load;
 mod pass;
 
@@ -34,27 +35,14 @@ use kernels::{Isa, Matrix, Output, Shared, Team, multiply};
 pub use adapters::PackedAdapters;
 use cache::CacheFormat;
 pub use cache::PackedCache;
-use load::Block;
+use decoder::Block;
+pub use decoder::PackedDecoder;
 use pass::Row;
 pub use pass::Scratch;
 
 use crate::adapter::Adapter;
 use crate::config::DecoderConfig;
 use crate::{Error, Format, Result};
-
-/// A decoder with packed weights.
-#[derive(Debug)]
-pub struct PackedDecoder {
-    config: DecoderConfig,
-    format: Format,
-    isa: Isa,
-    embedding: Matrix,
-    /// `None`: the embedding is the head, too.
-    head: Option<Matrix>,
-    blocks: Vec<Block>,
-    norm: Vec<f32>,
-    frequencies: Vec<f32>,
-}
 
 /// Rows of one pass through the blocks; more are read in several passes.
 const ROWS: usize = 256;

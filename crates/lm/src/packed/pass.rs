@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kernels::{Input, InputView, Member, Output, Shared, Team, math, multiply};
 
+use super::adapters::PackedAdapters;
 use super::cache::{PackedCache, SharedLane};
-use super::load::{Block, Linear};
-use super::{PackedAdapters, PackedDecoder};
+use super::decoder::{Block, Linear, PackedDecoder};
 use crate::adapter::Target;
 
 /// One token on its way.

@@ -282,12 +282,12 @@ fn rope_scaling(path: &Path, c: &DecoderConfig) -> Result<Value> {
                     original_context: context,
                 },
             };
-            let (guess, own) = (
+            let (guess, factors) = (
                 guess.frequencies(c.head_dim),
                 c.rope.frequencies(c.head_dim),
             );
             let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * b.abs();
-            if !guess.iter().zip(&own).all(near) {
+            if !guess.iter().zip(&factors).all(near) {
                 let what = "rope_freqs with other factors";
                 return Err(Error::unsupported(path, what, "those of LLaMA 3"));
             }

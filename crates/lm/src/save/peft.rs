@@ -34,7 +34,7 @@ impl Adapter {
     /// let folder = std::env::temp_dir().join(format!("adapter-{}", std::process::id()));
     /// adapter.save(&folder, &config, Some("my/base"), Precision::F32)?;
     /// assert_eq!(Adapter::load(&folder, &config)?, adapter);
-    /// # std::fs::remove_dir_all(&folder).map_err(|e| mope_lm::Error::Argument(e.to_string()))?;
+    /// # std::fs::remove_dir_all(&folder).map_err(|e| mope_lm::Error::Io { path: folder.clone(), source: e })?;
     /// # Ok::<(), mope_lm::Error>(())
     /// ```
     pub fn save(
@@ -46,8 +46,8 @@ impl Adapter {
     ) -> Result<()> {
         let mut places: Vec<(usize, Target)> = self.pairs.keys().copied().collect();
         places.sort();
-        for place in &places {
-            check(folder, *place, &self.pairs[place], config)?;
+        for matrix in &places {
+            check(folder, *matrix, &self.pairs[matrix], config)?;
         }
         let rank = usual_rank(self);
         let Some(rank) = rank else {
@@ -99,9 +99,9 @@ impl Adapter {
             }
             let path = beside.join("adapter_model.safetensors");
             let mut file = SafetensorsWriter::create(&path, &tensors, precision)?;
-            for (place, names) in places.iter().zip(tensors.chunks(2)) {
-                let (inputs, outputs) = place.1.size(config);
-                let LowRank { rank, a, b } = &self.pairs[place];
+            for (matrix, names) in places.iter().zip(tensors.chunks(2)) {
+                let (inputs, outputs) = matrix.1.size(config);
+                let LowRank { rank, a, b } = &self.pairs[matrix];
                 file.write(&names[0].0, &transposed(a, inputs, *rank))?;
                 file.write(&names[1].0, &transposed(b, *rank, outputs))?;
             }

@@ -200,13 +200,13 @@ impl Back {
             }
             Sink::Lora(adapter, values) => (*adapter, values),
         };
-        let Some(place) = adapter.place(self.layer, self.target) else {
+        let Some(pair) = adapter.place(self.layer, self.target) else {
             return;
         };
         let config = &adapter.config;
         let (rank, scale) = (config.rank, config.scale());
-        let a = View::rows(&adapter.values[place.a.clone()], rank);
-        let b = View::rows(&adapter.values[place.b.clone()], outputs);
+        let a = View::rows(&adapter.values[pair.a.clone()], rank);
+        let b = View::rows(&adapter.values[pair.b.clone()], outputs);
         let d_side = sized(d_side, rows * rank);
         let dy = View::rows(dy, outputs);
         product(
@@ -219,11 +219,11 @@ impl Back {
             scale,
         );
         let h = View::rows(side, rank).transposed();
-        let d_b = &mut values[place.b.clone()];
+        let d_b = &mut values[pair.b.clone()];
         product([rank, rows, outputs], h, dy, d_b, outputs, true, scale);
         let d_side = View::rows(d_side, rank);
         let x = View::rows(x, inputs).transposed();
-        let d_a = &mut values[place.a.clone()];
+        let d_a = &mut values[pair.a.clone()];
         product([inputs, rows, rank], x, d_side, d_a, rank, true, 1.0);
         product(
             [rows, rank, inputs],

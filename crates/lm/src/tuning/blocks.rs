@@ -2,20 +2,15 @@
 //! and outputs, and perhaps train all parameters.
 
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kernels::{Dense, DenseScratch, Isa, Matrix, Team};
+use kernels::{Dense, Matrix};
 
-use super::CHUNK;
-use super::backward::{Sink, norm_rows_backward};
-use super::forward::norm_rows;
-use super::tape::Tape;
 use crate::adapter::Target;
 use crate::config::DecoderConfig;
 use crate::load::tensors::{Block, Linear};
 use crate::packed::PackedDecoder;
 use crate::sampling::Draws;
+use crate::{Error, Result};
 
 /// Blocks and last norm of a decoder.
 #[derive(Debug, Clone)]
@@ -93,15 +88,6 @@ impl Layout {
     }
 }
 
-/// Derivatives of a loss.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct BlockGradient {
-    /// By all parameters, in the order of [`Layout`].
-    pub values: Vec<f32>,
-    /// By every item's inputs, `[rows, hidden]` each.
-    pub inputs: Vec<Vec<f32>>,
-}
-
 impl Blocks {
     pub(super) fn new(config: DecoderConfig, blocks: Vec<Block<Dense>>, norm: Vec<f32>) -> Self {
         let frequencies = config.rope.frequencies(config.head_dim);
@@ -117,8 +103,8 @@ impl Blocks {
     /// by `√(2 layers)` (GPT-2's initialisation), norms 1.
     ///
     /// # Errors
-    /// A shape that does not fit together, or with biases or norms of heads.
-    pub fn random(config: &DecoderConfig, seed: u64) -> Result<Self, String> {
+    /// Those of [`DecoderConfig::validate`]; [`Error::TrainedBlocks`] for biases and norms of heads.
+    pub fn random(config: &DecoderConfig, seed: u64) -> Result<Self> {
         let residual = 0.02 / (2.0 * config.layers as f64).sqrt();
         Self::fresh(config, |layer, target, len| {
             let sd = match target {
@@ -133,20 +119,18 @@ impl Blocks {
     /// Matrices of zeros, to be set.
     ///
     /// # Errors
-    /// A shape that does not fit together, or with biases or norms of heads.
-    pub fn zeros(config: &DecoderConfig) -> Result<Self, String> {
+    /// Those of [`DecoderConfig::validate`]; [`Error::TrainedBlocks`] for biases and norms of heads.
+    pub fn zeros(config: &DecoderConfig) -> Result<Self> {
         Self::fresh(config, |_, _, len| vec![0.0; len])
     }
 
     fn fresh(
         config: &DecoderConfig,
         values: impl Fn(usize, Target, usize) -> Vec<f32>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self> {
         config.validate()?;
         if config.qkv_bias || config.output_bias || config.mlp_bias || config.qk_norm {
-            return Err(
-                "blocks that are trained whole have no biases and no norms of heads".into(),
-            );
+            return Err(Error::TrainedBlocks);
         }
         let matrix = |layer: usize, target: Target| {
             let (inputs, outputs) = target.size(config);
@@ -247,115 +231,6 @@ impl Blocks {
         let blocks = self.blocks.iter().map(|block| block.map(linear)).collect();
         PackedDecoder::from_blocks(self.config.clone(), blocks, self.norm.clone(), head)
     }
-
-    /// Last hidden states, normed, of every item's rows: `[rows, hidden]` in, the same out. Each item is one
-    /// sequence from position 0 on.
-    pub fn hidden(&self, items: &[&[f32]]) -> Vec<Vec<f32>> {
-        let out = Mutex::new(vec![Vec::new(); items.len()]);
-        let rows = |item: &&[f32]| item.len() / self.config.hidden_size;
-        each_chunk(items, rows, |_, range, memory: &mut Memory| {
-            let spans = self.take(&items[range.clone()], memory);
-            self.forward(None, &spans, &mut memory.tape, &mut memory.dense, false);
-            let normed = self.normed(memory);
-            let mut out = out.lock().unwrap_or_else(|e| e.into_inner());
-            for (item, span) in range.zip(spans) {
-                out[item] = normed[self.floats(&span)].to_vec();
-            }
-        });
-        out.into_inner().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Derivatives by parameters and inputs. `loss` gets an item's number and its last hidden states and returns
-    /// the derivative by them; the parameters' derivatives of all items are added in the items' order.
-    pub fn gradient(
-        &self,
-        items: &[&[f32]],
-        loss: impl Fn(usize, &[f32]) -> Vec<f32> + Sync,
-    ) -> BlockGradient {
-        let layout = Layout::new(&self.config);
-        let parts = Mutex::new(Vec::new());
-        let rows = |item: &&[f32]| item.len() / self.config.hidden_size;
-        let eps = self.config.norm_eps;
-        each_chunk(items, rows, |index, range, memory: &mut Memory| {
-            let spans = self.take(&items[range.clone()], memory);
-            self.forward(None, &spans, &mut memory.tape, &mut memory.dense, true);
-            let normed = self.normed(memory);
-            let mut d_normed = Vec::with_capacity(normed.len());
-            for (item, span) in range.zip(&spans) {
-                d_normed.extend(loss(item, &normed[self.floats(span)]));
-            }
-            let mut values = vec![0.0; layout.len()];
-            let stream = std::mem::take(&mut memory.tape.stream);
-            let mut d_stream = vec![0.0; stream.len()];
-            let mut sink = Sink::Full(&layout, &mut values);
-            sink.norm(Part::LastNorm, &stream, eps, &d_normed);
-            norm_rows_backward(
-                Isa::best(),
-                &stream,
-                &self.norm,
-                eps,
-                &d_normed,
-                &mut d_stream,
-            );
-            memory.tape.stream = d_stream;
-            self.backward(&spans, &mut memory.tape, &mut memory.dense, &mut sink);
-            let inputs = spans
-                .iter()
-                .map(|s| memory.tape.stream[self.floats(s)].to_vec());
-            let inputs: Vec<Vec<f32>> = inputs.collect();
-            let mut parts = parts.lock().unwrap_or_else(|e| e.into_inner());
-            parts.push((index, values, inputs));
-        });
-        let mut parts = parts.into_inner().unwrap_or_else(|e| e.into_inner());
-        parts.sort_by_key(|(index, ..)| *index);
-        let mut out = BlockGradient {
-            values: vec![0.0; layout.len()],
-            inputs: Vec::new(),
-        };
-        for (_, values, inputs) in parts {
-            let sums = out.values.iter_mut().zip(values);
-            sums.for_each(|(sum, value)| *sum += value);
-            out.inputs.extend(inputs);
-        }
-        out
-    }
-
-    /// Lays the items' rows behind each other.
-    fn take(&self, items: &[&[f32]], memory: &mut Memory) -> Vec<Range<usize>> {
-        memory.tape.stream = items.concat();
-        let mut end = 0;
-        let mut spans = Vec::new();
-        for item in items {
-            let rows = item.len() / self.config.hidden_size;
-            spans.push(end..end + rows);
-            end += rows;
-        }
-        spans
-    }
-
-    fn floats(&self, rows: &Range<usize>) -> Range<usize> {
-        rows.start * self.config.hidden_size..rows.end * self.config.hidden_size
-    }
-
-    fn normed(&self, memory: &Memory) -> Vec<f32> {
-        let stream = &memory.tape.stream;
-        let mut normed = vec![0.0; stream.len()];
-        norm_rows(
-            Isa::best(),
-            stream,
-            &self.norm,
-            self.config.norm_eps,
-            &mut normed,
-        );
-        normed
-    }
-}
-
-/// One thread's memory.
-#[derive(Debug, Default)]
-struct Memory {
-    tape: Tape,
-    dense: DenseScratch,
 }
 
 /// Normal numbers of standard deviation `sd` (Box and Muller).
@@ -367,39 +242,4 @@ pub fn normal(n: usize, sd: f64, parts: &[&[u8]]) -> Vec<f32> {
         (sd * radius * angle.cos()) as f32
     };
     (0..n).map(&mut one).collect()
-}
-
-/// Runs `f` for every chunk of items on the team's threads: its number, its items, memory. A chunk has at most
-/// [`CHUNK`] rows, or one item.
-pub(super) fn each_chunk<T: Sync, M: Default>(
-    items: &[T],
-    rows: impl Fn(&T) -> usize,
-    f: impl Fn(usize, Range<usize>, &mut M) + Sync,
-) {
-    let mut chunks: Vec<Range<usize>> = Vec::new();
-    let mut filled = CHUNK;
-    for (i, item) in items.iter().enumerate() {
-        let count = rows(item);
-        match chunks.last_mut() {
-            Some(last) if filled + count <= CHUNK => {
-                last.end = i + 1;
-                filled += count;
-            }
-            _ => {
-                chunks.push(i..i + 1);
-                filled = count;
-            }
-        }
-    }
-    let next = AtomicUsize::new(0);
-    Team::global().run(&|_| {
-        let mut memory = M::default();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(range) = chunks.get(index) else {
-                return;
-            };
-            f(index, range.clone(), &mut memory);
-        }
-    });
 }

@@ -171,12 +171,12 @@ fn project(
             row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
     }
-    let Some((adapter, place)) = adapter.and_then(|a| Some((a, a.place(layer, target)?))) else {
+    let Some((adapter, pair)) = adapter.and_then(|a| Some((a, a.place(layer, target)?))) else {
         return;
     };
     let (rank, scale) = (adapter.config.rank, adapter.config.scale());
-    let a = View::rows(&adapter.values[place.a.clone()], rank);
-    let b = View::rows(&adapter.values[place.b.clone()], outputs);
+    let a = View::rows(&adapter.values[pair.a.clone()], rank);
+    let b = View::rows(&adapter.values[pair.b.clone()], outputs);
     let side = sized(side, rows * rank);
     product(
         [rows, inputs, rank],

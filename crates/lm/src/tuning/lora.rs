@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::{Adapter, LowRank, Target};
 use crate::config::DecoderConfig;
+use crate::parameter::above_zero;
 use crate::sampling::Draws;
+use crate::{Error, Result};
 
 /// Shape of an adapter (LoRA, arXiv 2106.09685).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,20 +39,18 @@ impl LoraConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(&self) -> Result<(), String> {
+    /// [`Error::Parameter`] for rank and alpha, [`Error::NoTargets`], [`Error::SameTarget`].
+    pub fn validate(&self) -> Result<()> {
         if self.rank == 0 || self.rank > 1024 {
-            return Err(format!("a LoRA rank of {}, not 1 to 1024", self.rank));
+            return Err(Error::parameter("LoRA rank", self.rank, "from 1 to 1024"));
         }
-        if !(self.alpha > 0.0 && self.alpha.is_finite()) {
-            return Err(format!("a LoRA alpha of {}", self.alpha));
-        }
+        above_zero("LoRA alpha", self.alpha)?;
         if self.targets.is_empty() {
-            return Err("LoRA without target matrices".into());
+            return Err(Error::NoTargets);
         }
         for (i, target) in self.targets.iter().enumerate() {
             if self.targets[..i].contains(target) {
-                return Err(format!("LoRA target {target:?} is named twice"));
+                return Err(Error::SameTarget(format!("{target:?}")));
             }
         }
         Ok(())
@@ -87,7 +87,7 @@ impl LoraParameters {
     ///
     /// # Errors
     /// Those of [`LoraConfig::validate`].
-    pub fn new(config: &LoraConfig, decoder: &DecoderConfig, seed: u64) -> Result<Self, String> {
+    pub fn new(config: &LoraConfig, decoder: &DecoderConfig, seed: u64) -> Result<Self> {
         let mut fresh = Self::zero(config, decoder)?;
         for layer in 0..decoder.layers {
             for &target in &config.targets {
@@ -103,7 +103,7 @@ impl LoraParameters {
         Ok(fresh)
     }
 
-    fn zero(config: &LoraConfig, decoder: &DecoderConfig) -> Result<Self, String> {
+    fn zero(config: &LoraConfig, decoder: &DecoderConfig) -> Result<Self> {
         config.validate()?;
         let (mut places, mut end) = (HashMap::new(), 0);
         for layer in 0..decoder.layers {
@@ -129,24 +129,25 @@ impl LoraParameters {
     /// Continues a stored adapter.
     ///
     /// # Errors
-    /// One whose ranks or matrices differ from the config's.
+    /// [`Error::AdapterTargets`] or [`Error::AdapterPair`] where its ranks or matrices differ from the config's, and
+    /// those of [`LoraConfig::validate`].
     pub fn from_adapter(
         adapter: &Adapter,
         config: &LoraConfig,
         decoder: &DecoderConfig,
-    ) -> Result<Self, String> {
+    ) -> Result<Self> {
         let mut out = Self::zero(config, decoder)?;
         let scale = config.scale();
         let fits = |pair: &LowRank| pair.rank == config.rank;
         if adapter.pairs.len() != out.places.len() || !adapter.pairs.values().all(fits) {
-            return Err(format!(
-                "the adapter has not rank {} on exactly {:?}",
-                config.rank, config.targets
-            ));
+            return Err(Error::AdapterTargets {
+                rank: config.rank,
+                targets: config.targets.iter().map(|t| format!("{t:?}")).collect(),
+            });
         }
         for (matrix, pair) in &adapter.pairs {
             let Some(place) = out.places.get(matrix) else {
-                return Err(format!("the adapter has a pair on {:?}", matrix.1));
+                return Err(Error::AdapterPair(format!("{:?}", matrix.1)));
             };
             out.values[place.a.clone()].copy_from_slice(&pair.a);
             for (to, from) in out.values[place.b.clone()].iter_mut().zip(&pair.b) {
@@ -159,8 +160,8 @@ impl LoraParameters {
     /// The shape that a stored adapter has: one rank on the same matrices of every block, scale 1.
     ///
     /// # Errors
-    /// One whose ranks differ.
-    pub fn shape_of(adapter: &Adapter) -> Result<LoraConfig, String> {
+    /// [`Error::AdapterRanks`] where its ranks differ, or there are none.
+    pub fn shape_of(adapter: &Adapter) -> Result<LoraConfig> {
         let ranks: BTreeSet<usize> = adapter.pairs.values().map(|p| p.rank).collect();
         let targets: BTreeSet<Target> = adapter.pairs.keys().map(|(_, t)| *t).collect();
         match ranks.iter().next() {
@@ -169,7 +170,7 @@ impl LoraParameters {
                 alpha: rank as f32,
                 targets: targets.into_iter().collect(),
             }),
-            _ => Err(format!("the adapter's ranks are {ranks:?}, not one")),
+            _ => Err(Error::AdapterRanks(ranks.into_iter().collect())),
         }
     }
 

@@ -30,7 +30,9 @@
 mod attention;
 mod backward;
 mod blocks;
+mod chunks;
 mod forward;
+mod gradient;
 mod head;
 mod lora;
 mod optimiser;
@@ -49,12 +51,11 @@ pub use lora::{LoraConfig, LoraParameters};
 pub use optimiser::{AdamW, AdamWConfig, AdamWState, Optimisation, Schedule};
 
 use backward::Sink;
-use blocks::each_chunk;
-pub use blocks::{BlockGradient, Blocks, Layout, Part, normal};
+pub use blocks::{Blocks, Layout, Part, normal};
+pub use chunks::CHUNK;
+use chunks::each_chunk;
+pub use gradient::BlockGradient;
 use tape::{Tape, sized};
-
-/// Most tokens of a chunk (ours: bounds what a thread holds of activations).
-pub const CHUNK: usize = 384;
 
 /// A frozen decoder through which gradients flow.
 #[derive(Debug)]
@@ -106,7 +107,7 @@ pub type Item = Vec<Sequence>;
 /// An item's loss and its derivatives by what was asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Loss {
-    /// Value.
+    /// The loss.
     pub value: f64,
     /// By each sequence's outputs, in their shape.
     pub gradient: Vec<Vec<f32>>,

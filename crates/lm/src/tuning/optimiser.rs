@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
+use crate::parameter::{above_zero, below_one};
+
 /// Settings of [`AdamW`] (arXiv 1711.05101), which is PyTorch's `torch.optim.AdamW`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -131,24 +134,13 @@ impl Optimisation {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(&self) -> Result<(), String> {
-        let positive = |name: &str, value: f64| {
-            if value > 0.0 && value.is_finite() {
-                Ok(())
-            } else {
-                Err(format!("{name} is {value}, not a number above 0"))
-            }
-        };
-        positive("learning_rate", self.learning_rate)?;
-        positive("clip", self.clip)?;
-        positive("adamw.eps", self.adamw.eps)?;
-        for (name, beta) in [("beta1", self.adamw.beta1), ("beta2", self.adamw.beta2)] {
-            if !(0.0..1.0).contains(&beta) {
-                return Err(format!("adamw.{name} is {beta}, not in [0, 1)"));
-            }
-        }
-        Ok(())
+    /// [`Error::Parameter`](crate::Error::Parameter).
+    pub fn validate(&self) -> Result<()> {
+        above_zero("learning_rate", self.learning_rate)?;
+        above_zero("clip", self.clip)?;
+        above_zero("adamw.eps", self.adamw.eps)?;
+        below_one("adamw.beta1", self.adamw.beta1)?;
+        below_one("adamw.beta2", self.adamw.beta2)
     }
 
     /// Scales a gradient down to the clip where it is longer; returns its length before.

@@ -1,5 +1,5 @@
 //! Best of n: `y = arg max_{y_1 … y_n ~ p} utility(y)`, the responses sampled from another strategy. Of equals
-//! the first is kept. The utility comes from whoever runs it.
+//! the first is kept. The caller supplies the utility.
 //!
 //! 1. The log-probabilities that are recorded are those of the inner strategy, which made the response.
 

@@ -1,5 +1,5 @@
 //! The strategy of several that is best for a preference on a validation set:
-//! `s* = arg max_s mean utility(y ~ s)`. Of equals the first. The choice is made by whoever runs it.
+//! `s* = arg max_s mean utility(y ~ s)`. Of equals the first. The caller makes the choice.
 //!
 //! This is how parameters are tuned inside a comparison, on prompts that it does not compare on.
 

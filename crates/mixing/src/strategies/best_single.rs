@@ -1,7 +1,7 @@
 //! The single expert that is best for a preference on a validation set:
 //! `i* = arg max_i mean utility(y ~ p_i)`, then `p = p_{i*}`. Of equals the first by name.
 //!
-//! Asked for by reviewers of arXiv 2407.04181: what a mixture must beat. The choice is made by whoever runs it.
+//! Asked for by reviewers of arXiv 2407.04181: what a mixture must beat. The caller makes the choice.
 
 use serde::{Deserialize, Serialize};
 

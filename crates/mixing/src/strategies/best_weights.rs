@@ -3,7 +3,7 @@
 //! `w* = arg max_w mean utility(y ~ p_w)`. Of equals the first.
 //!
 //! Over soups this is the sweep of rewarded soups (arXiv 2306.04488); over mixtures it is what learned weights
-//! must beat (asked for by reviewers of arXiv 2407.04181). The choice is made by whoever runs it.
+//! must beat (asked for by reviewers of arXiv 2407.04181). The caller makes the choice.
 
 use std::collections::BTreeMap;
 

@@ -178,7 +178,7 @@ pub(crate) struct TrainedModel<'a> {
 pub struct InstanceContext<'a> {
     /// Experts that the preference asks for, in the order of their names.
     pub directions: &'a [&'a str],
-    /// One more expert, as somebody to contrast them with.
+    /// One more expert, to contrast them with.
     pub other: &'a str,
     /// Folder of a classifier that knows the directions.
     pub classifier: &'a Path,

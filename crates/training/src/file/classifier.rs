@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Context, Result, ensure};
 use eval::dimension::Dimension;
 use experts::ExpertSpec;
 use experts::training::classifier::ClassifierConfig;
+use lm::parameter::{above_zero, at_least_one};
 use mixing::{BASE, Named};
 use serde::{Deserialize, Serialize};
 
@@ -52,49 +54,41 @@ fn default_share() -> f64 {
 }
 
 impl ClassifierTraining {
-    pub(super) fn validate(&self) -> Result<(), String> {
-        if self.dimensions.is_empty() {
-            return Err("dimensions: at least one is needed".into());
-        }
+    pub(super) fn validate(&self) -> Result<()> {
+        ensure!(
+            !self.dimensions.is_empty(),
+            "dimensions: at least one is needed"
+        );
         let mut seen = Vec::new();
         for (name, dimension) in self.dimensions.iter() {
             let checked = dimension.validate();
-            checked.map_err(|e| format!("dimension '{name}': {e}"))?;
+            checked.with_context(|| format!("dimension '{name}'"))?;
             for end in [&dimension.low, &dimension.high] {
-                if seen.contains(&end) {
-                    return Err(format!(
-                        "dimension '{name}': the direction '{end}' is named twice"
-                    ));
-                }
+                ensure!(
+                    !seen.contains(&end),
+                    "dimension '{name}': the direction '{end}' is named twice"
+                );
                 seen.push(end);
             }
         }
-        if self.experts.get(BASE).is_some() {
-            return Err(format!(
-                "expert '{BASE}' is the base model itself, which answers anyway; leave it out"
-            ));
-        }
-        self.experts
-            .names()
+        ensure!(
+            self.experts.get(BASE).is_none(),
+            "expert '{BASE}' is the base model itself, which answers anyway; leave it out"
+        );
+        let names = self.experts.names();
+        names
             .iter()
-            .try_for_each(|name| validate_name("expert", name).map_err(|e| e.to_string()))?;
-        let all = self.samples * (1 + self.experts.names().len() as u64);
-        let positive = self.temperature > 0.0 && self.temperature.is_finite();
-        if all < 2 || self.max_new_tokens == 0 || !positive {
-            return Err(
-                "samples and experts: at least 2 responses to a prompt; max_new_tokens: at least 1; \
-                 temperature: above 0"
-                    .into(),
-            );
-        }
+            .try_for_each(|name| validate_name("expert", name))?;
+        ensure!(
+            self.samples * (1 + names.len() as u64) >= 2,
+            "samples and experts: at least 2 responses to a prompt"
+        );
+        at_least_one([("max_new_tokens", self.max_new_tokens as u64)])?;
+        above_zero("temperature", self.temperature)?;
         if !(self.share > 0.0 && self.share <= 0.5) {
-            return Err(format!(
-                "share is {}, not above 0 and at most 0.5",
-                self.share
-            ));
+            let expected = "above 0 and at most 0.5";
+            return Err(lm::Error::parameter("share", self.share, expected).into());
         }
-        self.settings
-            .validate()
-            .map_err(|e| format!("settings: {e}"))
+        self.settings.validate().context("settings")
     }
 }

@@ -24,12 +24,13 @@ mod pcm;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use eval::rewards::{RewardModelConfig, Scorer, ShapedReward};
 use experts::ExpertSpec;
 use experts::training::offline::OfflineConfig;
 use experts::training::rebel::RebelConfig;
 use lm::Format;
+use lm::parameter::{above_zero, at_least_one, from_zero_on};
 use lm::save::Precision;
 use lm::tuning::LoraConfig;
 use serde::{Deserialize, Serialize};
@@ -201,12 +202,13 @@ fn default_temperature() -> f32 {
 /// Checks how many responses are sampled, and how.
 ///
 /// # Errors
-/// What is wrong, in words.
-fn check_sampling(samples: u64, max_new_tokens: usize, temperature: f32) -> Result<(), String> {
-    if samples < 2 || max_new_tokens == 0 || !(temperature > 0.0 && temperature.is_finite()) {
-        return Err("samples: at least 2; max_new_tokens: at least 1; temperature: above 0".into());
+/// [`lm::Error::Parameter`] for the first that makes no sense.
+fn check_sampling(samples: u64, max_new_tokens: usize, temperature: f32) -> lm::Result<()> {
+    if samples < 2 {
+        return Err(lm::Error::parameter("samples", samples, "at least 2"));
     }
-    Ok(())
+    at_least_one([("max_new_tokens", max_new_tokens as u64)])?;
+    above_zero("temperature", temperature)
 }
 
 /// A reward model fitted to pairs.
@@ -274,7 +276,7 @@ impl Training {
                 }
             }
         }
-        let wrong = |e: String| usage(format!("{}: {e}", path.display()));
+        let wrong = |e| usage(format!("{}: {e:#}", path.display()));
         training.validate().map_err(wrong)?;
         Ok(training)
     }
@@ -294,51 +296,43 @@ impl Training {
     /// Checks what the file says.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn validate(&self) -> Result<(), String> {
-        validate_name("name", &self.name).map_err(|e| e.to_string())?;
-        if !matches!(self.format, Format::F32 | Format::Bf16) {
-            return Err(format!(
-                "format: {:?}: F32 or Bf16 in training",
-                self.format
-            ));
-        }
-        self.lora.validate().map_err(|e| format!("lora: {e}"))?;
-        if !(self.strength > 0.0 && self.strength.is_finite()) {
-            return Err(format!(
-                "strength is {}, not a number above 0",
-                self.strength
-            ));
-        }
-        let settings = match &self.recipe {
-            Recipe::Sft(t) if t.swap => Err("swap is for pairs".into()),
-            Recipe::Sft(t) | Recipe::Dpo(t) => t.settings.validate(),
+    /// The first thing that is wrong, after the field that says it.
+    pub fn validate(&self) -> Result<()> {
+        validate_name("name", &self.name)?;
+        ensure!(
+            matches!(self.format, Format::F32 | Format::Bf16),
+            "format: {:?}: F32 or Bf16 in training",
+            self.format
+        );
+        self.lora.validate().context("lora")?;
+        above_zero("strength", self.strength)?;
+        match &self.recipe {
+            Recipe::Sft(t) => {
+                ensure!(!t.swap, "settings: swap is for pairs");
+                t.settings.validate().context("settings")
+            }
+            Recipe::Dpo(t) => t.settings.validate().context("settings"),
             Recipe::Rebel(t) => {
-                t.reward.validate().map_err(|e| format!("reward: {e}"))?;
-                t.settings.validate()
+                t.reward.validate().context("reward")?;
+                t.settings.validate().context("settings")
             }
             Recipe::BestWorst(t) => {
-                t.reward.validate().map_err(|e| format!("reward: {e}"))?;
+                t.reward.validate().context("reward")?;
                 check_sampling(t.samples, t.max_new_tokens, t.temperature)?;
-                if !(t.missing_end >= 0.0 && t.missing_end.is_finite()) {
-                    let given = t.missing_end;
-                    return Err(format!("missing_end is {given}, not a number from 0 on"));
-                }
+                from_zero_on("missing_end", t.missing_end)?;
                 let over_base =
                     |c: &ExpertSpec| !matches!(c, ExpertSpec::Full(_) | ExpertSpec::Limited { .. });
-                if t.candidates.is_empty() || !t.candidates.iter().all(over_base) {
-                    return Err(
-                        "candidates: one or more of Base, Prompted(…) and Adapter(…)".into(),
-                    );
-                }
-                t.settings.validate()
+                ensure!(
+                    !t.candidates.is_empty() && t.candidates.iter().all(over_base),
+                    "candidates: one or more of Base, Prompted(…) and Adapter(…)"
+                );
+                t.settings.validate().context("settings")
             }
-            Recipe::Morl(t) => return t.validate(),
-            Recipe::Classifier(t) => return t.validate(),
-            Recipe::Reward(t) => t.settings.validate().map_err(|e| e.to_string()),
-            Recipe::Pcm(t) => return t.validate(),
-        };
-        settings.map_err(|e| format!("settings: {e}"))
+            Recipe::Morl(t) => t.validate(),
+            Recipe::Classifier(t) => t.validate(),
+            Recipe::Reward(t) => t.settings.validate().context("settings"),
+            Recipe::Pcm(t) => t.validate(),
+        }
     }
 }
 

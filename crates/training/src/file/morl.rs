@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use eval::dimension::{Dimension, Dimensions, locate};
 use eval::rewards::{Penalties, ShapedReward, Term};
 use experts::training::offline::OfflineConfig;
@@ -26,7 +26,7 @@ pub struct MorlTraining {
     /// Preferences that ask each prompt, in turn. Default 0: all of them.
     #[serde(default)]
     pub asks: usize,
-    /// Standard deviations beyond which a reward pays no more. Default 2.5 (ours).
+    /// Rewards are capped at this many standard deviations. Default 2.5 (ours).
     #[serde(default = "default_cap")]
     pub cap: f64,
     /// What is taken off a response's reward. Default: nothing.
@@ -73,19 +73,21 @@ impl MorlTraining {
         Ok(ShapedReward { terms, penalties })
     }
 
-    pub(super) fn validate(&self) -> Result<(), String> {
-        if self.preferences.is_empty() {
-            return Err("preferences: at least one is needed".into());
-        }
+    pub(super) fn validate(&self) -> Result<()> {
+        ensure!(
+            !self.preferences.is_empty(),
+            "preferences: at least one is needed"
+        );
         for (name, preference) in self.preferences.iter() {
-            let wrong = |e: &dyn std::fmt::Display| format!("preference '{name}': {e}");
-            if preference.text.trim().is_empty() {
-                return Err(wrong(&"it has no text, and the policy reads nothing else"));
-            }
-            let reward = self.reward(preference).map_err(|e| wrong(&e))?;
-            reward.validate().map_err(|e| wrong(&e))?;
+            ensure!(
+                !preference.text.trim().is_empty(),
+                "preference '{name}': it has no text, and the policy reads nothing else"
+            );
+            let context = || format!("preference '{name}'");
+            let reward = self.reward(preference).with_context(context)?;
+            reward.validate().with_context(context)?;
         }
         check_sampling(self.samples, self.max_new_tokens, self.temperature)?;
-        self.settings.validate()
+        self.settings.validate().context("settings")
     }
 }

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Context, Result, ensure};
 use eval::dimension::Dimension;
 use eval::utility::Utility;
 use experts::ExpertSpec;
+use lm::parameter::{above_zero, at_least_one, from_zero_on};
 use mixing::Named;
 use pcm::{Algorithm, Credit, Output, PcmConfig, PreferenceInput, TrainerConfig};
 use serde::{Deserialize, Serialize};
@@ -123,8 +125,8 @@ pub struct PcmSettings {
     pub max_new_tokens: usize,
     /// Temperature of every expert. Default 0.7 (REBEL's code: 0.5 to 0.7).
     pub temperature: f32,
-    /// Every fit goes over all that was recorded so far, records that were given included, and departs from a fresh
-    /// PCM; default false: it goes over what this iteration sampled and departs from there (paper). A whole
+    /// Every fit goes over all that was recorded so far, records that were given included, and starts from a fresh
+    /// PCM; default false: it goes over what this iteration sampled and continues from there (paper). A whole
     /// response's utility says little about each token: what one iteration says is mostly noise.
     pub replay: bool,
     /// Price of divergence: utility lost for each nat per token that the mixture is away from the base. Default 0
@@ -167,71 +169,63 @@ impl PcmTraining {
         if s.replay { 0 } else { s.iterations * steps }
     }
 
-    pub(super) fn validate(&self) -> Result<(), String> {
+    pub(super) fn validate(&self) -> Result<()> {
         let s = &self.settings;
-        if !self.records.is_empty() && !s.replay {
-            return Err("records are read where settings have replay: true".into());
-        }
-        if s.replay && !matches!(s.fit.algorithm, Algorithm::Rebel { .. }) {
-            return Err(
-                "settings: replay is for REBEL; PPO needs samples of the PCM itself".into(),
-            );
-        }
-        let iterations = s.iterations as usize + self.records.len();
-        let counts = [
-            ("iterations", iterations),
-            ("preferences", s.preferences),
-            ("prompts", s.prompts),
-            ("max_new_tokens", s.max_new_tokens),
-            ("keep", s.keep),
-        ];
-        if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
-            return Err(format!("settings: {name} is 0"));
-        }
-        if !(s.temperature > 0.0 && s.temperature.is_finite()) {
-            return Err("settings: temperature is a number above 0".into());
-        }
-        if !(s.kl >= 0.0 && s.kl.is_finite()) {
-            return Err(format!("settings: kl is {}, not a number from 0 on", s.kl));
-        }
-        self.output.validate().map_err(|e| format!("output: {e}"))?;
-        if self.output.reads_base() && (s.fit.entropy > 0.0 || s.fit.uniform > 0.0) {
-            return Err(
-                "settings: fit: entropy and uniform are for weights that sum to 1, not for Gates"
-                    .into(),
-            );
-        }
-        if self.settings.fit.kl > 0.0 && !self.output.reads_base() {
-            return Err(
-                "settings: fit: kl is worked out where the base takes part, with Gates; elsewhere settings: kl takes it \
-                 from the utility"
-                    .into(),
-            );
-        }
-        if matches!(s.fit.credit, Credit::Segments { .. }) && s.segment == 0 && s.iterations > 0 {
-            return Err(
-                "settings: segment is 0; credit by segments needs responses that are scored on their way".into(),
-            );
-        }
-        if let Preferences::Dirichlet { alpha } = self.preferences
-            && !(alpha > 0.0 && alpha.is_finite())
-        {
-            return Err(format!(
-                "preferences: alpha is {alpha}, not a number above 0"
-            ));
+        ensure!(
+            self.records.is_empty() || s.replay,
+            "records are read where settings have replay: true"
+        );
+        s.validate(self.records.len() as u64).context("settings")?;
+        self.output.validate().context("output")?;
+        ensure!(
+            !self.output.reads_base() || s.fit.entropy <= 0.0 && s.fit.uniform <= 0.0,
+            "settings: fit: entropy and uniform are for weights that sum to 1, not for Gates"
+        );
+        ensure!(
+            s.fit.kl <= 0.0 || self.output.reads_base(),
+            "settings: fit: kl is worked out where the base takes part, with Gates; elsewhere settings: kl takes it from \
+             the utility"
+        );
+        if let Preferences::Dirichlet { alpha } = self.preferences {
+            above_zero("alpha", alpha).context("preferences")?;
         }
         for (name, dimension) in self.dimensions.iter() {
             let checked = dimension.validate();
-            checked.map_err(|e| format!("dimension '{name}': {e}"))?;
+            checked.with_context(|| format!("dimension '{name}'"))?;
             for direction in [&dimension.low, &dimension.high] {
-                if self.experts.get(direction).is_none() {
-                    return Err(format!(
-                        "dimension '{name}': there is no expert '{direction}'; experts have the names of \
-                         the directions that they serve"
-                    ));
-                }
+                ensure!(
+                    self.experts.get(direction).is_some(),
+                    "dimension '{name}': there is no expert '{direction}'; experts have the names of the directions \
+                     that they serve"
+                );
             }
         }
-        s.fit.validate().map_err(|e| format!("settings: fit: {e}"))
+        s.fit.validate().context("settings: fit")
+    }
+}
+
+impl PcmSettings {
+    /// Checks the numbers; `records` are the runs whose records are given.
+    fn validate(&self, records: u64) -> Result<()> {
+        ensure!(
+            !self.replay || matches!(self.fit.algorithm, Algorithm::Rebel { .. }),
+            "replay is for REBEL; PPO needs samples of the PCM itself"
+        );
+        at_least_one([
+            ("iterations", self.iterations + records),
+            ("preferences", self.preferences as u64),
+            ("prompts", self.prompts as u64),
+            ("max_new_tokens", self.max_new_tokens as u64),
+            ("keep", self.keep as u64),
+        ])?;
+        above_zero("temperature", self.temperature)?;
+        from_zero_on("kl", self.kl)?;
+        ensure!(
+            !matches!(self.fit.credit, Credit::Segments { .. })
+                || self.segment > 0
+                || self.iterations == 0,
+            "segment is 0; credit by segments needs responses that are scored on their way"
+        );
+        Ok(())
     }
 }

@@ -2,6 +2,8 @@
 //! the records; again.
 
 mod records;
+mod reference;
+mod round;
 mod sampled_preferences;
 mod sampler;
 
@@ -11,7 +13,6 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use experts::training::Checkpoint;
 use pcm::{Fit, Pcm, PcmConfig, PcmTrainer, Rollout, read_rollouts, write_rollouts};
-use serde::Serialize;
 
 use super::file::PcmTraining;
 use super::session::{TrainingState, checkpoint_file, resume};
@@ -21,26 +22,13 @@ use harness::models::resolve;
 use harness::progress::{self, Progress};
 use harness::store::folder::parquet_files;
 
+use round::Round;
 use sampler::Sampler;
-
-/// What an iteration did; means over its responses.
-#[derive(Debug, Serialize)]
-struct Round {
-    iteration: u64,
-    utility: f64,
-    /// Divergence from the base in nats per token, where it is measured.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kl: Option<f64>,
-    length: f64,
-    ended: f64,
-    #[serde(flatten)]
-    fit: Fit,
-}
 
 /// Trains, or resumes.
 ///
 /// # Errors
-/// What the recipe's models, prompts, records or checkpoint report.
+/// Models, prompts or records that cannot be read; a checkpoint of another training.
 pub(super) fn train(job: &Job<'_>, recipe: &PcmTraining) -> Result<Outcome> {
     let mut run = Run::open(job, recipe)?;
     let began = Instant::now();
@@ -80,7 +68,7 @@ struct Run<'a> {
     job: &'a Job<'a>,
     recipe: &'a PcmTraining,
     sampler: Sampler<'a>,
-    /// The model before the first step, which every replay departs from.
+    /// The model before the first step, from which every replay starts.
     fresh: Pcm,
     trainer: PcmTrainer,
     state: TrainingState,

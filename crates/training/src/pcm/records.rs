@@ -1,22 +1,13 @@
 //! What a training records of a response, and the utility of it.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use lm::chat::Prompt;
 use mixing::{BASE, Preference, Response, Strategy};
 use pcm::{Context, PcmConfig, PreferenceInput, Prefixes, Rollout};
 
+use super::reference::Reference;
 use super::sampler::{Sampler, WIDTH};
 use harness::failure::usage;
-
-/// The base's response to a prompt.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Reference {
-    tokens: Vec<u32>,
-    /// Normalised rewards of its beginnings by their length, as far as they were asked for.
-    rewards: BTreeMap<usize, Vec<f64>>,
-}
 
 impl Sampler<'_> {
     /// Normalised rewards of texts, `[texts][dimensions]`, growing towards the high ends.
@@ -92,9 +83,9 @@ impl Sampler<'_> {
             ..
         } = &rollout.prefixes;
         let rows = cuts.len();
-        let whole = fits(&rollout.rewards, 1) && fits(&rollout.references, 1);
-        let parts = fits(rewards, rows) && fits(references, rows) && divergences.len() == rows;
-        if !whole || !parts || rollout.context.shares.len() != config.experts.len() {
+        let responses = fits(&rollout.rewards, 1) && fits(&rollout.references, 1);
+        let prefixes = fits(rewards, rows) && fits(references, rows) && divergences.len() == rows;
+        if !responses || !prefixes || rollout.context.shares.len() != config.experts.len() {
             return Err(usage(format!(
                 "records: a response to '{}' was scored in other than {dimensions} dimensions, or for other than {} \
                  experts; record again with these",
@@ -112,14 +103,14 @@ impl Sampler<'_> {
         let utilities = rows.zip(divergences).map(|((rewards, references), kl)| {
             Ok(self.utility(config, shares, rewards, references)? - price * kl)
         });
-        rollout.prefixes.worth = utilities.collect::<Result<_>>()?;
+        rollout.prefixes.utilities = utilities.collect::<Result<_>>()?;
         Ok(())
     }
 
     /// The record of a response to a prompt, its utility included; `shares` are importances of the PCM's experts.
     ///
     /// # Errors
-    /// What a scorer or the tokenizer reports.
+    /// Tokens that cannot be decoded, a scorer that fails.
     pub(super) fn record(
         &self,
         prompt: usize,
@@ -148,7 +139,7 @@ impl Sampler<'_> {
             0 => Prefixes::default(),
             _ => Prefixes {
                 cuts: cuts.iter().map(|c| *c as u32).collect(),
-                worth: Vec::new(),
+                utilities: Vec::new(),
                 rewards: rewards.concat(),
                 references: references.concat(),
                 divergences: cuts.iter().map(|&c| divergence(&response.kl, c)).collect(),

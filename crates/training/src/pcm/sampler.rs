@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use eval::dimension::Dimensions;
 use eval::scoring::ResponseScorer;
 use experts::{Expert, ExpertPool};
@@ -15,8 +15,8 @@ use mixing::{BASE, Generation, Generator, Plan, Preference, Request, Response, T
 use pcm::{Fit, Pcm, Rollout};
 use serde::Deserialize;
 
-use super::Round;
-use super::records::Reference;
+use super::reference::Reference;
+use super::round::Round;
 use crate::file::{PcmTraining, Training};
 use harness::failure::usage;
 use harness::models::Models;
@@ -67,7 +67,7 @@ impl<'a> Sampler<'a> {
     /// Opens the models, the prompts and the scorers.
     ///
     /// # Errors
-    /// What is missing or wrong.
+    /// A model, an adapter, prompts, wordings or a scorer that cannot be opened.
     pub fn open(training: &'a Training, recipe: &'a PcmTraining) -> Result<Self> {
         let mut models = Models::on(&DeviceSpec::Cpu, training.sampling_format)?;
         let base = models.open(&training.model)?;
@@ -84,7 +84,7 @@ impl<'a> Sampler<'a> {
             recipe,
             base,
             experts,
-            prompts: prompts::load(&recipe.prompts)?,
+            prompts: prompts::load(&recipe.prompts).context("prompts")?,
             scorer,
             dimensions,
             wordings,

@@ -261,7 +261,7 @@ pub(super) fn frame(rows: &[Measured]) -> Result<DataFrame> {
 /// Writes a plot of lane-tokens per second over lanes.
 ///
 /// # Errors
-/// What the file system reports.
+/// A folder that cannot be written.
 pub(super) fn plot(rows: &[Measured], out: &Path) -> Result<()> {
     let mut curves: Vec<Curve> = Vec::new();
     for row in rows {

@@ -28,7 +28,7 @@ const PASSAGE: &str = include_str!("../../../../../scripts/fixtures/passage.txt"
 /// Measures, prints the table, and writes it where the arguments say.
 ///
 /// # Errors
-/// What a model or an adapter reports.
+/// A device, a model or an adapter that cannot be opened; a folder that cannot be written.
 pub fn bench(global: &Global, command: BenchCommand, formats: &[Format]) -> Result<()> {
     let device = global.device.clone().unwrap_or_default();
     let seed = global.seed.unwrap_or(0);

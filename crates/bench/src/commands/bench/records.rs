@@ -34,7 +34,7 @@ pub(super) struct MeasuredEpoch {
 /// Times an epoch and the experts for every number of experts and sequences that the arguments list.
 ///
 /// # Errors
-/// What the model or the trainer reports.
+/// A model that cannot be opened, or too few tokens for the sequences that the arguments ask for.
 pub(super) fn measure(
     args: &RecordsArgs,
     device: &DeviceSpec,

@@ -34,7 +34,7 @@ pub(super) struct MeasuredTraining {
 /// Times steps and scoring in `F32` and `Bf16`, as far as the formats name them.
 ///
 /// # Errors
-/// What the model reports.
+/// A model that cannot be opened.
 pub(super) fn measure(
     args: &Workload,
     formats: &[Format],
@@ -52,8 +52,7 @@ pub(super) fn measure(
             ..LoraConfig::default()
         };
         for &sequences in &args.sequences {
-            let mut lora =
-                LoraParameters::new(&config, decoder.config(), seed).map_err(anyhow::Error::msg)?;
+            let mut lora = LoraParameters::new(&config, decoder.config(), seed)?;
             let mut adam = AdamW::new(AdamWConfig::default(), AdamWState::default());
             let items: Vec<Item> = (0..sequences)
                 .map(|i| {

@@ -95,10 +95,10 @@ impl Plots<'_> {
         let (strategies, comparison) = (self.strategies(), self.comparison);
         let n = strategies.len();
         let mut rates = vec![None; n * n];
-        let place = |name: &str| strategies.iter().position(|s| s == name);
+        let index = |name: &str| strategies.iter().position(|s| s == name);
         let wins = comparison.win_rates().iter();
         for win in wins.filter(|w| w.measure == Measure::Utility) {
-            if let (Some(row), Some(column)) = (place(&win.strategy), place(&win.opponent)) {
+            if let (Some(row), Some(column)) = (index(&win.strategy), index(&win.opponent)) {
                 rates[row * n + column] = Some(win.rate.mean);
             }
         }
@@ -116,8 +116,8 @@ impl Plots<'_> {
         )?;
         let preferences = comparison.preferences();
         let cells = strategies.iter().flat_map(|s| {
-            let each = preferences.iter();
-            each.map(move |p| comparison.utility_for(s, p).map(|e| e.mean))
+            let utility = move |p: &String| comparison.utility_for(s, p).map(|e| e.mean);
+            preferences.iter().map(utility)
         });
         let by_preference = HeatPlot {
             title: "Utility by preference".into(),
@@ -232,12 +232,12 @@ impl Plots<'_> {
     fn weights(&mut self) -> Result<()> {
         for (strategy, weights) in self.weights {
             if weights.preference_information > NOTHING {
-                let own = weights.by_preference.values().flatten();
+                let means = weights.by_preference.values().flatten();
                 let plot = HeatPlot {
                     title: format!("{strategy}: mean weights"),
                     rows: weights.by_preference.keys().cloned().collect(),
                     columns: weights.experts.clone(),
-                    values: own.map(|w| Some(*w)).collect(),
+                    values: means.map(|w| Some(*w)).collect(),
                     middle: 0.0,
                 };
                 let caption =
@@ -253,8 +253,8 @@ impl Plots<'_> {
 
     /// The place of an expert in the order of colours, the same in every plot and in the browser of responses.
     fn place(&self, expert: &str) -> usize {
-        let place = self.experts.iter().position(|e| e == expert);
-        place.unwrap_or(self.experts.len())
+        let index = self.experts.iter().position(|e| e == expert);
+        index.unwrap_or(self.experts.len())
     }
 
     /// Weights that change from token to token.
@@ -279,12 +279,12 @@ impl Plots<'_> {
         let mut rows: Vec<&GenerationRow> = Vec::new();
         for row in self.generations.iter() {
             let Identity {
-                strategy: own,
+                strategy: of_row,
                 preference,
                 ..
             } = &row.identity;
             let seen = rows.iter().any(|r| r.identity.preference == *preference);
-            if own == strategy && !seen && rows.len() < TRACES {
+            if of_row == strategy && !seen && rows.len() < TRACES {
                 rows.push(row);
             }
         }

@@ -18,7 +18,7 @@ pub(super) struct Table {
     pub frame: DataFrame,
 }
 
-/// All of them, in the order of the report.
+/// All of them, in the order of the report; long because it lists them.
 pub(super) fn tables(
     manifest: &Manifest,
     comparison: &Comparison<'_>,
@@ -142,8 +142,8 @@ fn chosen(manifest: &Manifest) -> Result<DataFrame> {
     let mut rows = [Vec::new(), Vec::new(), Vec::new()];
     for strategy in experiment.strategies.names() {
         for preference in experiment.preferences.names() {
-            let found = chosen.and_then(|c| c.get(strategy)?.get(preference));
-            if let Some(name) = found {
+            let choice = chosen.and_then(|c| c.get(strategy)?.get(preference));
+            if let Some(name) = choice {
                 let row = [strategy, preference, name.as_str()];
                 rows.iter_mut()
                     .zip(row)
