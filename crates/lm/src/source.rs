@@ -15,9 +15,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 #[cfg(feature = "http")]
-use std::io::{Read, Write};
+use std::io::Write;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 #[cfg(feature = "http")]
 use std::process::Command;
@@ -149,8 +149,13 @@ pub fn cache_folder() -> Result<PathBuf> {
 pub fn sha256(path: &Path) -> Result<String> {
     let mut file = fs::File::open(path).map_err(Error::io(path))?;
     let mut hash = Sha256::new();
-    io::copy(&mut file, &mut hash).map_err(Error::io(path))?;
-    Ok(hex(&hash.finalize()))
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io(path))? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
 }
 
 /// Bytes in hexadecimal digits.
