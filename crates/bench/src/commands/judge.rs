@@ -514,10 +514,12 @@ mod tests {
 
     #[test]
     fn the_files_of_the_book_and_of_the_experiments_are_read() {
-        let book = include_str!("../../../../docs/src/judges.md");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+        let book = read("docs/src/judges.md");
         let example = book.split("```ron\n").nth(1).unwrap().split("```").next();
-        let shipped = include_str!("../../../../experiments/judges/judges.ron");
-        for text in [example.unwrap(), shipped] {
+        let shipped = read("experiments/judges/judges.ron");
+        for text in [example.unwrap(), &shipped] {
             let judges: Judges = config::parse(Path::new("judges.ron"), text).unwrap();
             assert!(!judges.judges.is_empty() && !judges.criteria.is_empty());
             for (name, judge) in judges.judges.iter() {

@@ -23,7 +23,7 @@ use super::Global;
 use crate::cli::{BenchCommand, FORMATS};
 
 /// What prompts are cut from; one is as long as the others.
-const PASSAGE: &str = include_str!("../../../../../scripts/fixtures/passage.txt");
+const PASSAGE: &str = include_str!("passage.txt");
 
 /// Measures, prints the table, and writes it where the arguments say.
 ///
