@@ -312,6 +312,74 @@ mod tests {
         assert!(!endpoint.adapt("temperature and max_completion_tokens"));
     }
 
+    /// A server that says `replies` one after the other; what it was asked.
+    fn server(replies: Vec<(u16, Value)>) -> (EndpointSpec, std::sync::mpsc::Receiver<Value>) {
+        use std::io::{BufRead, BufReader, Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let (sender, asked) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for (status, reply) in replies {
+                let mut stream = listener.accept().unwrap().0;
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut line, mut length) = (String::new(), 0);
+                while reader.read_line(&mut line).unwrap() > 2 {
+                    if let Some(n) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = n.trim().parse().unwrap();
+                    }
+                    line.clear();
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                sender.send(serde_json::from_slice(&body).unwrap()).unwrap();
+                let reply = reply.to_string();
+                let length = reply.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{reply}"
+                )
+                .unwrap();
+            }
+        });
+        let spec = json!({"url": url, "model": "m", "attempts": 1});
+        (serde_json::from_value(spec).unwrap(), asked)
+    }
+
+    #[test]
+    fn a_reasoning_model_is_asked_again_in_its_way() {
+        let refuse = |message: &str| (400, json!({"error": {"message": message}}));
+        let parts = json!([{"type": "thinking", "thinking": "B"}, {"type": "text", "text": "A"}]);
+        let says = |content: Value| (200, json!({"choices": [{"message": {"content": content}}]}));
+        let (spec, asked) = server(vec![
+            refuse("Use 'max_completion_tokens' instead of 'max_tokens'."),
+            refuse("'temperature' does not support 0 with this model."),
+            says(parts),
+            says(json!("<think>\nOkay, Response B is")),
+            refuse("the prompt is too long"),
+        ]);
+        let mut endpoint = Endpoint::new(&spec).unwrap();
+        let prompt = lm::chat::Prompt::Raw("Hum".into());
+        let question = Question {
+            criterion: "Which?",
+            prompt: &prompt,
+            responses: ["x", "y"],
+        };
+        let verdicts = [(); 3].map(|()| endpoint.ask(&question).unwrap().verdict);
+        let expected = [Verdict::First, Verdict::Unreadable, Verdict::Unreadable];
+        assert_eq!(verdicts, expected);
+        let asked: Vec<Value> = asked.iter().collect();
+        let told: Vec<[bool; 3]> = asked
+            .iter()
+            .map(|body| {
+                ["max_tokens", "max_completion_tokens", "temperature"]
+                    .map(|f| body.get(f).is_some())
+            })
+            .collect();
+        let settled = [false, true, false];
+        let first = [[true, false, true], [false, true, true]];
+        assert_eq!(told, [&first[..], &[settled; 3]].concat());
+    }
+
     #[test]
     fn the_key_is_hidden_however_it_is_written() {
         let spec = serde_json::json!({"url": "http://127.0.0.1:1/v1", "model": "m"});
