@@ -773,6 +773,7 @@ fn a_model_in_parts_is_read_whole_or_named() {
         let parts = in_parts(folder.path(), counts);
         assert_eq!(score(&open(&parts[0]).unwrap()), expected);
         assert_eq!(score(&open(folder.path()).unwrap()), expected);
+        assert_eq!(mope_lm::load::gguf_files(&parts[0]).unwrap(), parts);
         let error = open(&parts[1]).unwrap_err().to_string();
         let named = format!(
             "part 2 of {} of a model; open the first, x-00001",
@@ -829,7 +830,7 @@ fn sentence_piece(open: &str, close: &str, prefix: Option<bool>) -> Tokenizer {
 }
 
 #[test]
-fn control_tokens_in_brackets_get_no_space_behind_them() {
+fn tokens_of_turns_get_no_space_behind_them() {
     let mistral = sentence_piece("[INST]", "[/INST]", None);
     let ids = |t: &Tokenizer, text: &str| t.encode(text, false).unwrap();
     // mistral-common for v3: the control tokens' ids, then the text with its own space.
@@ -848,6 +849,9 @@ fn control_tokens_in_brackets_get_no_space_behind_them() {
     let llama = sentence_piece("<x>", "</x>", None);
     assert_eq!(ids(&llama, "<s> Why?"), [1, 5, 12, 9]);
     assert_eq!(ids(&llama, "<s>Why?</s>Why?"), [1, 12, 9, 2, 12, 9]);
+    // A token for padding that somebody added makes no Mistral of it.
+    let padded = sentence_piece("[PAD]", "<x>", None);
+    assert_eq!(ids(&padded, "<s>Why?</s>Why?"), [1, 12, 9, 2, 12, 9]);
 }
 
 #[test]

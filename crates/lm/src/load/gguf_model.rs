@@ -199,6 +199,16 @@ fn other_parts(path: &Path, header: &Header) -> Result<Vec<PathBuf>> {
     }
 }
 
+/// All files of the model that a `.gguf` file is, or is the first part of.
+///
+/// # Errors
+/// A file that is no GGUF; a part that is not the first, or another one that is missing.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    let header = Header::parse(&Mapped::open(path)?)?;
+    let others = other_parts(path, &header)?;
+    Ok([vec![path.to_path_buf()], others].concat())
+}
+
 /// Whether a file is a part of a model other than the first, by the name that `gguf-split` gave it.
 pub(super) fn is_later_part(path: &Path) -> bool {
     let stem = path.file_stem().and_then(|s| s.to_str());

@@ -180,11 +180,11 @@ fn pre_tokenizer(path: &Path, name: &str) -> Result<PreTokenizer> {
     })
 }
 
-/// Control tokens like `[INST]` (Mistral from 0.3 on): a vocabulary whose texts get their `▁` at the very
-/// beginning only. Others, LLaMA 2 first, keep the old rule: behind every special token there is one.
-fn has_bracket_tokens(tokens: &[&str], kinds: &[i64]) -> bool {
+/// `[INST]` is a token (Mistral from 0.3 on): texts of such a vocabulary get their `▁` at the very beginning
+/// only. Others, LLaMA 2 first, keep the old rule: behind every special token there is one.
+fn has_turn_tokens(tokens: &[&str], kinds: &[i64]) -> bool {
     let mut all = tokens.iter().zip(kinds);
-    all.any(|(token, kind)| *kind == 3 && token.starts_with('[') && token.ends_with(']'))
+    all.any(|(token, kind)| matches!(kind, 3 | 4) && ["[INST]", "[/INST]"].contains(token))
 }
 
 /// What surrounds the merges of a SentencePiece model: normalizer, pre-tokenizer and decoder.
@@ -344,7 +344,7 @@ pub(crate) fn tokenizer_json(path: &Path, header: &Header) -> Result<Json> {
                     "vocab": vocab, "merges": merges_from_scores(&tokens, &scores),
                 },
             });
-            for (key, value) in sentence_piece(prefix, has_bracket_tokens(&tokens, &kinds)) {
+            for (key, value) in sentence_piece(prefix, has_turn_tokens(&tokens, &kinds)) {
                 body[key] = value;
             }
             (true, body)

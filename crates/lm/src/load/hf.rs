@@ -166,7 +166,11 @@ fn hf_config(path: &Path) -> Result<HfConfig> {
 fn decoder_config(path: &Path) -> Result<DecoderConfig> {
     let hf = hf_config(path)?;
     let family = hf.model_type.as_str();
-    if let Some(act) = hf.hidden_act.as_deref().filter(|a| *a != "silu") {
+    if let Some(act) = hf
+        .hidden_act
+        .as_deref()
+        .filter(|a| !["silu", "swish"].contains(a))
+    {
         return Err(Error::unsupported(
             path,
             format!("hidden_act '{act}'"),

@@ -20,6 +20,8 @@ pub mod mapped;
 pub mod peft;
 pub(crate) mod tensors;
 
+pub use gguf_model::files as gguf_files;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

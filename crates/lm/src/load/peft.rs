@@ -101,8 +101,7 @@ struct PeftConfig {
     rank_pattern: Option<Patterns<usize>>,
     #[serde(default)]
     alpha_pattern: Option<Patterns<f64>>,
-    #[serde(default)]
-    use_rslora: bool,
+    use_rslora: Option<bool>,
     bias: Option<String>,
     task_type: Option<String>,
     init_lora_weights: Option<Value>,
@@ -344,7 +343,7 @@ impl Stored<'_> {
                 });
             }
         }
-        let root = match peft.use_rslora {
+        let root = match peft.use_rslora.unwrap_or(false) {
             true => (rank as f64).sqrt(),
             false => rank as f64,
         };
