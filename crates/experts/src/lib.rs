@@ -17,4 +17,4 @@ pub mod training;
 pub use error::{Error, Result};
 pub use expert::Expert;
 pub use kinds::{Capabilities, ExpertSpec, Files};
-pub use pool::{ExpertPool, NextTokens, PoolState};
+pub use pool::{ExpertPool, NextTokens, PoolState, vocabulary_difference};

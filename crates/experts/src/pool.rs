@@ -10,7 +10,7 @@ use kernels::{Isa, Team, math};
 use lm::chat::Prompt;
 use lm::engine::{Adapters, Cache};
 use lm::sampling::keep_likeliest;
-use lm::{Adapter, LanguageModel};
+use lm::{Adapter, LanguageModel, Tokenizer};
 
 use crate::{Error, Expert, Result};
 
@@ -24,6 +24,8 @@ pub struct ExpertPool {
     /// Runs beside them, with prompts of its own.
     reference: Option<Reference>,
     groups: Vec<Group>,
+    /// Tokens that all of them have; some pad their embeddings behind these.
+    vocab: usize,
 }
 
 /// What the experts are measured against.
@@ -127,6 +129,8 @@ impl ExpertPool {
             same_vocabulary(first, extra)?;
         }
         let all: Vec<&Expert> = experts.iter().chain(extra).collect();
+        let sizes = all.iter().map(|e| e.model.config().vocab_size);
+        let vocab = sizes.min().unwrap_or(0);
         let mut groups: Vec<Group> = Vec::new();
         for (i, expert) in all.iter().enumerate() {
             match groups
@@ -155,6 +159,7 @@ impl ExpertPool {
             experts,
             reference,
             groups,
+            vocab,
         })
     }
 
@@ -177,9 +182,9 @@ impl ExpertPool {
         &self.experts
     }
 
-    /// Size of the shared vocabulary.
+    /// Size of the shared vocabulary, without rows that only fill an embedding up.
     pub fn vocab(&self) -> usize {
-        self.experts[0].model.config().vocab_size
+        self.vocab
     }
 
     /// Longest sequence that every expert can read, in tokens.
@@ -290,7 +295,7 @@ impl ExpertPool {
         let lanes: Vec<&[u32]> = (0..experts)
             .map(|e| &tokens[e * sequences][..shared[e]])
             .collect();
-        let mut unused = vec![0.0; experts * self.vocab()];
+        let mut unused = vec![0.0; experts * group.model.config().vocab_size];
         engine
             .next_logits(&lanes, &mut cache, group.adapters.as_ref(), &mut unused)
             .map_err(|e| self.blame(group, 1, e))?;
@@ -419,20 +424,24 @@ impl ExpertPool {
         let width = next.sequences * next.vocab;
         let engine = &group.model.engine;
         let members = &group.members;
+        let rows = group.model.config().vocab_size;
         // Members that stand together are written in place.
         let (first, count) = (members[0], members.len());
-        if members.iter().enumerate().all(|(i, m)| *m == first + i) {
+        if rows == next.vocab && members.iter().enumerate().all(|(i, m)| *m == first + i) {
             let logits = &mut next.log_probs[first * width..(first + count) * width];
             return engine
                 .next_logits(lanes, cache, group.adapters.as_ref(), logits)
                 .map_err(|e| self.blame(group, next.sequences, e));
         }
-        let mut logits = vec![0.0; count * width];
+        let mut logits = vec![0.0; count * next.sequences * rows];
         engine
             .next_logits(lanes, cache, group.adapters.as_ref(), &mut logits)
             .map_err(|e| self.blame(group, next.sequences, e))?;
-        for (&member, logits) in members.iter().zip(logits.chunks(width)) {
-            next.log_probs[member * width..][..width].copy_from_slice(logits);
+        for (&member, logits) in members.iter().zip(logits.chunks(next.sequences * rows)) {
+            let own = next.log_probs[member * width..][..width].chunks_mut(next.vocab);
+            // Rows behind the shared vocabulary are padding.
+            own.zip(logits.chunks(rows))
+                .for_each(|(own, logits)| own.copy_from_slice(&logits[..next.vocab]));
         }
         Ok(())
     }
@@ -494,19 +503,37 @@ fn same_vocabulary(first: &Expert, second: &Expert) -> Result<()> {
             reason,
         })
     };
-    let size = |e: &Expert| e.model.config().vocab_size;
-    if size(first) != size(second) {
-        return differ(format!("{} and {} entries", size(first), size(second)));
+    let experts = [first, second];
+    let tokenizers = experts.map(|e| &e.model.tokenizer);
+    let sizes = experts.map(|e| e.model.config().vocab_size);
+    match vocabulary_difference(tokenizers, sizes) {
+        None => Ok(()),
+        Some(reason) => differ(reason),
     }
-    let (one, two) = (&first.model.tokenizer, &second.model.tokenizer);
-    for id in 0..size(first) as u32 {
+}
+
+/// Where the tokens of two models differ, in words; `sizes` are the rows of their embeddings. Rows without a
+/// token, by which one is larger, make no difference.
+pub fn vocabulary_difference(tokenizers: [&Tokenizer; 2], sizes: [usize; 2]) -> Option<String> {
+    let [one, two] = tokenizers;
+    let shared = sizes[0].min(sizes[1]);
+    for id in 0..shared as u32 {
         if one.piece(id) != two.piece(id) {
-            return differ(format!(
+            return Some(format!(
                 "token {id} is {:?} and {:?}",
                 one.piece(id),
                 two.piece(id)
             ));
         }
     }
-    Ok(())
+    let larger = if sizes[0] > sizes[1] { one } else { two };
+    let rest = shared as u32..sizes[0].max(sizes[1]) as u32;
+    rest.filter_map(|id| Some((id, larger.piece(id)?)))
+        .map(|(id, piece)| {
+            format!(
+                "{} and {} entries: only one of them has token {id}, {piece:?}",
+                sizes[0], sizes[1]
+            )
+        })
+        .next()
 }

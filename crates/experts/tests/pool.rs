@@ -163,6 +163,81 @@ fn experts_that_do_not_fit_are_refused_by_name() {
     assert!(error.contains("needs a chat prompt"), "{error}");
 }
 
+/// The base with `rows` rows of its embedding, those behind its own filled up.
+fn padded(rows: usize) -> tempfile::TempDir {
+    use safetensors::tensor::{SafeTensors, TensorView};
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let text = std::fs::read_to_string(pico::path("llama").join(name)).unwrap();
+        let size = format!("\"vocab_size\": {rows}");
+        let text = text.replace("\"vocab_size\": 96", &size);
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let bytes = std::fs::read(pico::path("llama").join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors = file.tensors();
+    let embedding = tensors
+        .iter()
+        .position(|(n, _)| n == "model.embed_tokens.weight");
+    let view = tensors.swap_remove(embedding.unwrap()).1;
+    let width = view.shape()[1];
+    let mut data = view.data().to_vec();
+    // Large numbers, whose share of a softmax would be seen.
+    data.extend((96 * width..rows * width).flat_map(|_| 3f32.to_le_bytes()));
+    let view = TensorView::new(view.dtype(), vec![rows, width], &data).unwrap();
+    tensors.push(("model.embed_tokens.weight".into(), view));
+    let path = folder.path().join("model.safetensors");
+    safetensors::serialize_to_file(tensors, None, &path).unwrap();
+    folder
+}
+
+#[test]
+fn embeddings_that_are_filled_up_are_one_vocabulary() {
+    let base = pico::model("llama");
+    let folder = padded(104);
+    let open = |name: &str, spec: ExpertSpec| {
+        Expert::open(name, &spec, &base, |_| pico::open(folder.path())).unwrap()
+    };
+    let own = open("own", ExpertSpec::Base);
+    let adapted = open("adapted", pico::spec("plain"));
+    let other = open("other", ExpertSpec::Full("padded".into()));
+    let prompts = prompts();
+    for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1]] {
+        let all = [&own, &other, &adapted].map(Clone::clone);
+        let pool = ExpertPool::new(order.map(|i| all[i].clone()).to_vec()).unwrap();
+        assert_eq!(pool.vocab(), 96);
+        let at = |which: usize| order.iter().position(|i| *i == which).unwrap();
+        let mut next = Default::default();
+        let mut state = pool.begin(&prompts, 4, &mut next).unwrap();
+        for step in 0..2 {
+            for s in 0..prompts.len() {
+                close(next.row(at(0), s), next.row(at(1), s), 1e-6);
+                assert_ne!(next.row(at(0), s), next.row(at(2), s));
+                let mass: f32 = next.row(at(1), s).iter().map(|v| v.exp()).sum();
+                assert!((mass - 1.0).abs() < 1e-4, "{mass}");
+            }
+            pool.step(&mut state, &[5, 9, 14 + step, 3], &mut next)
+                .unwrap();
+        }
+    }
+    // A row that is a token's is no filling.
+    let path = folder.path().join("tokenizer.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut token = tokenizer["added_tokens"][2].clone();
+    token["id"] = 96.into();
+    token["content"] = "<late>".into();
+    tokenizer["added_tokens"]
+        .as_array_mut()
+        .unwrap()
+        .push(token);
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let late = open("late", ExpertSpec::Full("padded".into()));
+    let error = ExpertPool::new(vec![own, late]).unwrap_err().to_string();
+    let expected = "96 and 104 entries: only one of them has token 96, \"<late>\"";
+    assert!(error.contains(expected), "{error}");
+}
+
 #[test]
 fn the_order_of_experts_does_not_matter() {
     let prompts = prompts();

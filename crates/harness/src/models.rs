@@ -80,6 +80,8 @@ pub fn hashes(path: &Path) -> Result<BTreeMap<String, String>> {
                 files.push(file);
             }
         }
+    } else if path.extension().is_some_and(|e| e == "gguf") {
+        files = lm::load::gguf_files(path)?;
     } else {
         files.push(path.to_path_buf());
     }

@@ -13,11 +13,13 @@
 //! # anyhow::Ok(())
 //! ```
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::Result;
 use lm::chat::{Message, Prompt, Role};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::failure::usage;
 
@@ -30,46 +32,86 @@ pub struct NamedPrompt {
     pub prompt: Prompt,
 }
 
-/// A line of a `.jsonl` file; other fields are allowed and ignored.
+/// A prompt of a JSON file; other fields are allowed and ignored.
 #[derive(Deserialize)]
 struct Line {
-    id: Option<serde_json::Value>,
+    id: Option<Value>,
     prompt: Option<Content>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Vec<Turn>>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Content {
     Text(String),
-    Messages(Vec<Message>),
+    Messages(Vec<Turn>),
+}
+
+/// A message whose content is a text, or a list of parts as OpenAI has them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Turn {
+    role: Role,
+    content: Value,
+}
+
+impl Turn {
+    fn message(self) -> Result<Message, String> {
+        let part = |part: &Value| {
+            let text = part.get("text").and_then(Value::as_str);
+            match (part.get("type").and_then(Value::as_str), text) {
+                (Some("text" | "input_text"), Some(text)) => Ok(text.to_string()),
+                (Some(kind), _) => Err(format!(
+                    "a content part of type '{kind}'; models here read text, so only {{\"type\": \"text\", \"text\": …}}"
+                )),
+                (None, _) => Err("a content part without a type".to_string()),
+            }
+        };
+        let content = match &self.content {
+            Value::String(text) => text.clone(),
+            Value::Array(parts) => parts.iter().map(part).collect::<Result<_, _>>()?,
+            other => {
+                return Err(format!(
+                    "a message's content is a text or a list of parts, not {other}"
+                ));
+            }
+        };
+        let role = self.role;
+        Ok(Message { role, content })
+    }
 }
 
 /// Reads a prompt set. A file ending in `.jsonl` or `.json` has one object a line with `prompt` (a
-/// text or a list of messages) or `messages`, and perhaps `id`; any other is text, one prompt a line.
-/// Empty lines are skipped.
+/// text or a list of messages) or `messages`, and perhaps `id`, or is one array of such objects; any
+/// other is text, one prompt a line. Empty lines and a byte order mark are skipped.
 ///
 /// # Errors
-/// With file and line. Also for an empty set, and for an id that comes twice.
+/// With file and line, or number in the array. Also for an empty set, and for an id that comes twice.
 pub fn load(path: &Path) -> Result<Vec<NamedPrompt>> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+    let text = lm::load::read_text(path).map_err(|e| usage(e.to_string()))?;
     let json = path
         .extension()
         .is_some_and(|e| e == "jsonl" || e == "json");
+    let lines = match json && text.trim_start().starts_with('[') {
+        true => array(path, &text)?,
+        false => text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty())
+            .map(|(i, line)| (i + 1, line.to_string()))
+            .collect(),
+    };
+    let mut ids = HashSet::new();
     let mut prompts: Vec<NamedPrompt> = Vec::new();
-    for (number, line) in text.lines().enumerate().map(|(i, l)| (i + 1, l)) {
-        if line.trim().is_empty() {
-            continue;
-        }
+    for (number, line) in lines {
         let fail = |message: String| usage(format!("{}:{number}: {message}", path.display()));
         let (id, prompt) = if json {
-            parse(line).map_err(fail)?
+            parse(&line).map_err(fail)?
         } else {
             (None, Prompt::Chat(vec![Message::user(line.trim())]))
         };
         let id = id.unwrap_or_else(|| number.to_string());
-        if prompts.iter().any(|p| p.id == id) {
+        if !ids.insert(id.clone()) {
             return Err(fail(format!("the id '{id}' comes twice")));
         }
         prompts.push(NamedPrompt { id, prompt });
@@ -81,6 +123,14 @@ pub fn load(path: &Path) -> Result<Vec<NamedPrompt>> {
     Ok(prompts)
 }
 
+/// The elements of a JSON array, numbered from 1.
+fn array(path: &Path, text: &str) -> Result<Vec<(usize, String)>> {
+    let elements: Vec<Value> = serde_json::from_str(text)
+        .map_err(|e| usage(format!("{}:{}: {e}", path.display(), e.line())))?;
+    let texts = elements.iter().map(Value::to_string);
+    Ok(texts.enumerate().map(|(i, text)| (i + 1, text)).collect())
+}
+
 fn parse(line: &str) -> Result<(Option<String>, Prompt), String> {
     let line: Line = serde_json::from_str(line).map_err(|e| {
         format!(
@@ -89,13 +139,16 @@ fn parse(line: &str) -> Result<(Option<String>, Prompt), String> {
         )
     })?;
     let id = match line.id {
-        None | Some(serde_json::Value::Null) => None,
-        Some(serde_json::Value::String(id)) => Some(id),
+        None | Some(Value::Null) => None,
+        Some(Value::String(id)) => Some(id),
         Some(other) => Some(other.to_string()),
     };
     let messages = match (line.prompt, line.messages) {
         (Some(Content::Text(text)), None) => vec![Message::user(text)],
-        (Some(Content::Messages(messages)), None) | (None, Some(messages)) => messages,
+        (Some(Content::Messages(turns)), None) | (None, Some(turns)) => turns
+            .into_iter()
+            .map(Turn::message)
+            .collect::<Result<_, _>>()?,
         (None, None) => return Err("neither `prompt` nor `messages`".into()),
         (Some(_), Some(_)) => return Err("both `prompt` and `messages`".into()),
     };
@@ -141,6 +194,53 @@ mod tests {
         assert_eq!(prompts[2].prompt.question(), "Ho");
         let prompts = read("p.txt", "one\n\n two \n").unwrap();
         assert_eq!((prompts.len(), prompts[1].prompt.question()), (2, "two"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_prompt() {
+        for (name, content) in [
+            ("p.txt", "\u{feff}Why?\r\nHow?\r\n"),
+            (
+                "p.jsonl",
+                "\u{feff}{\"prompt\": \"Why?\"}\n{\"prompt\": \"How?\"}",
+            ),
+            (
+                "p.json",
+                "\u{feff}[{\"prompt\": \"Why?\"}, {\"prompt\": \"How?\"}]",
+            ),
+        ] {
+            let prompts = read(name, content).unwrap();
+            let questions: Vec<&str> = prompts.iter().map(|p| p.prompt.question()).collect();
+            assert_eq!(questions, ["Why?", "How?"], "{name}");
+        }
+    }
+
+    #[test]
+    fn arrays_and_content_parts() {
+        let array = r#"[
+            {"id": "a", "prompt": "Why?"},
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Ho"}, {"type": "text", "text": "w?"}]}]}
+        ]"#;
+        let prompts = read("p.json", array).unwrap();
+        let ids: Vec<&str> = prompts.iter().map(|p| p.id.as_str()).collect();
+        assert_eq!(ids, ["a", "2"]);
+        assert_eq!(prompts[1].prompt.question(), "How?");
+        for (content, message) in [
+            (r#"[{"prompt": "a"}, {"text": "b"}]"#, ":2: neither"),
+            ("[{]", "p.json:1: "),
+            ("[]", "no prompt in it"),
+            (
+                r#"[{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}]"#,
+                "type 'image_url'",
+            ),
+            (
+                r#"[{"messages": [{"role": "user", "content": null}]}]"#,
+                "a text or a list of parts, not null",
+            ),
+        ] {
+            let error = read("p.json", content).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
     }
 
     #[test]

@@ -136,11 +136,23 @@ impl Adapter {
     }
 }
 
-/// `…layers.3.self_attn.q_proj` to layer and target.
+/// Where a language model's layers stand in the modules that contain it.
+const LAYERS: [&str; 4] = [
+    "model.layers.",
+    "layers.",
+    "model.language_model.layers.",
+    "language_model.model.layers.",
+];
+
+/// `model.layers.3.self_attn.q_proj` to layer and target; `None` for any other module, be it a vision
+/// tower's whose name ends alike.
 pub(crate) fn place(module: &str) -> Option<(usize, Target)> {
-    let (layer, rest) = module.rsplit_once("layers.")?.1.split_once('.')?;
+    let rest = LAYERS.iter().find_map(|body| module.strip_prefix(body))?;
+    let (number, rest) = rest.split_once('.')?;
+    let layer: usize = number.parse().ok()?;
     let target = Target::ALL.into_iter().find(|t| t.module() == rest)?;
-    Some((layer.parse().ok()?, target))
+    // "00" and "+1" are no names of layers.
+    (layer.to_string() == number).then_some((layer, target))
 }
 
 /// `[rows, columns]` to `[columns, rows]`.

@@ -32,7 +32,8 @@ impl LanguageModel {
         Self::load(&Checkpoint::open(path)?, device, format)
     }
 
-    /// Loads an opened checkpoint.
+    /// Loads an opened checkpoint. A tokenizer may have more ids than the embedding has rows (added tokens that
+    /// nobody trained); a text that holds such a token is refused when it is read.
     ///
     /// # Errors
     /// Those of [`Self::open`].
@@ -41,11 +42,6 @@ impl LanguageModel {
         let tokenizer = Tokenizer::load(checkpoint)?;
         let chat = ChatTemplate::load(checkpoint)?;
         let vocab_size = checkpoint.config().vocab_size;
-        if tokenizer.vocab_size() > vocab_size {
-            let ids = tokenizer.vocab_size();
-            let message = format!("the tokenizer has {ids} ids, the embedding {vocab_size} rows");
-            return Err(Error::format(path, message));
-        }
         if let Some(id) = checkpoint
             .end_tokens
             .iter()

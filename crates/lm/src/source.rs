@@ -89,7 +89,7 @@ impl Registry {
         let built_in = Path::new("models.ron");
         let mut entries = parse(built_in, include_str!("models.ron"))?;
         if let Some(path) = std::env::var_os("MOPE_MODELS").map(PathBuf::from) {
-            let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+            let text = crate::load::read_text(&path)?;
             entries.extend(parse(&path, &text)?);
         }
         Ok(Self { entries })

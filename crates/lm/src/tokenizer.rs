@@ -38,8 +38,8 @@ impl Tokenizer {
             return Self::parse(&checkpoint.path, &bytes);
         }
         let path = checkpoint.path.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-        Self::parse(&path, &bytes)
+        let text = crate::load::read_text(&path)?;
+        Self::parse(&path, text.as_bytes())
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {

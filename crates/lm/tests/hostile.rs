@@ -1,8 +1,11 @@
 //! Damaged and hostile files: one clear error that names the file, no panic, no huge allocation.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
+use common::gguf::{Gguf, number, string, strings};
 use mope_lm::load::Checkpoint;
 use mope_lm::load::gguf::Header;
 use mope_lm::load::mapped::Mapped;
@@ -10,118 +13,6 @@ use mope_lm::{Adapter, DeviceSpec, Format, LanguageModel, Tokenizer};
 use pico::copy;
 use proptest::prelude::*;
 use tempfile::TempDir;
-
-/// Writes a GGUF file byte by byte.
-#[derive(Clone)]
-struct Gguf {
-    tensor_count: Option<u64>,
-    metadata: Vec<(String, Vec<u8>)>,
-    /// Name, shape as stored, offset; all in f32.
-    tensors: Vec<(String, Vec<u64>, u64)>,
-    data: Vec<u8>,
-}
-
-fn text(s: &str) -> Vec<u8> {
-    [&(s.len() as u64).to_le_bytes(), s.as_bytes()].concat()
-}
-
-fn string(s: &str) -> Vec<u8> {
-    [&8u32.to_le_bytes()[..], &text(s)].concat()
-}
-
-fn number(v: u32) -> Vec<u8> {
-    [4u32.to_le_bytes(), v.to_le_bytes()].concat()
-}
-
-fn strings(items: &[String]) -> Vec<u8> {
-    let head = [
-        &9u32.to_le_bytes()[..],
-        &8u32.to_le_bytes(),
-        &(items.len() as u64).to_le_bytes(),
-    ];
-    [head.concat(), items.iter().flat_map(|s| text(s)).collect()].concat()
-}
-
-impl Gguf {
-    /// A LLaMA of one layer, width 8, two heads, over 20 single-letter tokens.
-    fn pico() -> Self {
-        let letters: Vec<String> = ('a'..='t').map(|c| c.to_string()).collect();
-        let metadata = [
-            ("general.architecture", string("llama")),
-            ("llama.embedding_length", number(8)),
-            ("llama.feed_forward_length", number(12)),
-            ("llama.block_count", number(1)),
-            ("llama.attention.head_count", number(2)),
-            ("llama.context_length", number(32)),
-            ("tokenizer.ggml.model", string("gpt2")),
-            ("tokenizer.ggml.pre", string("gpt-2")),
-            ("tokenizer.ggml.tokens", strings(&letters)),
-            ("tokenizer.ggml.merges", strings(&["a b".into()])),
-            ("tokenizer.ggml.eos_token_id", number(19)),
-        ];
-        let mut file = Self {
-            tensor_count: None,
-            metadata: metadata.into_iter().map(|(k, v)| (k.into(), v)).collect(),
-            tensors: vec![],
-            data: vec![],
-        };
-        file.metadata[8].1 = strings(&[&letters[..18], &["ab".into(), "t".into()]].concat());
-        for (name, shape) in [
-            ("token_embd.weight", vec![8, 20]),
-            ("output_norm.weight", vec![8]),
-            ("blk.0.attn_norm.weight", vec![8]),
-            ("blk.0.ffn_norm.weight", vec![8]),
-            ("blk.0.attn_q.weight", vec![8, 8]),
-            ("blk.0.attn_k.weight", vec![8, 8]),
-            ("blk.0.attn_v.weight", vec![8, 8]),
-            ("blk.0.attn_output.weight", vec![8, 8]),
-            ("blk.0.ffn_gate.weight", vec![8, 12]),
-            ("blk.0.ffn_up.weight", vec![8, 12]),
-            ("blk.0.ffn_down.weight", vec![12, 8]),
-        ] {
-            file.tensors
-                .push((name.into(), shape.clone(), file.data.len() as u64));
-            for i in 0..shape.iter().product::<u64>() {
-                file.data
-                    .extend((((i * 37 % 19) as f32 - 9.0) / 30.0).to_le_bytes());
-            }
-            file.data.resize(file.data.len().next_multiple_of(32), 0);
-        }
-        file
-    }
-
-    fn set(&mut self, key: &str, value: Vec<u8>) {
-        self.metadata.iter_mut().find(|(k, _)| k == key).unwrap().1 = value;
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut out = [&b"GGUF"[..], &3u32.to_le_bytes()].concat();
-        out.extend(
-            self.tensor_count
-                .unwrap_or(self.tensors.len() as u64)
-                .to_le_bytes(),
-        );
-        out.extend((self.metadata.len() as u64).to_le_bytes());
-        for (key, value) in &self.metadata {
-            out.extend(text(key));
-            out.extend(value);
-        }
-        for (name, shape, offset) in &self.tensors {
-            out.extend(text(name));
-            out.extend((shape.len() as u32).to_le_bytes());
-            shape.iter().for_each(|n| out.extend(n.to_le_bytes()));
-            out.extend(0u32.to_le_bytes());
-            out.extend(offset.to_le_bytes());
-        }
-        out.resize(out.len().next_multiple_of(32), 0);
-        out.extend(&self.data);
-        out
-    }
-
-    fn write(&self) -> (TempDir, PathBuf) {
-        file("model.gguf", &self.bytes())
-    }
-}
 
 fn file(name: &str, bytes: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -134,9 +25,13 @@ fn open(path: &Path) -> mope_lm::Result<LanguageModel> {
     LanguageModel::open(path, &DeviceSpec::Cpu, Format::F32)
 }
 
+fn written(gguf: &Gguf) -> (TempDir, PathBuf) {
+    file("model.gguf", &gguf.bytes())
+}
+
 /// The error of opening a file; it names the file.
 fn refused(file: &Gguf) -> String {
-    let (_folder, path) = file.write();
+    let (_folder, path) = written(file);
     let error = open(&path).unwrap_err().to_string();
     assert!(error.contains("model.gguf"), "{error}");
     error
@@ -144,7 +39,7 @@ fn refused(file: &Gguf) -> String {
 
 #[test]
 fn the_pico_file_itself_is_fine() {
-    let (_folder, path) = Gguf::pico().write();
+    let (_folder, path) = written(&Gguf::pico());
     let model = open(&path).unwrap();
     let ids = model.tokenizer.encode("cabt", true).unwrap();
     assert_eq!((ids, model.end_tokens), (vec![2, 18, 19], vec![19]));
@@ -310,7 +205,7 @@ fn a_folder_with_a_wrong_part_is_refused() {
             "config.json",
             "\"vocab_size\": 96",
             "\"vocab_size\": 90",
-            "the embedding 90 rows",
+            "expected shape [90, 32]",
         ),
         ("config.json", "{", "", "config.json"),
         (

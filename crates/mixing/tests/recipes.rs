@@ -133,6 +133,31 @@ fn a_merged_model_is_written_as_it_is_read() {
 }
 
 #[test]
+fn models_with_permuted_tokens_are_not_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(pico::path("llama")).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
+    }
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let (a, b) = (vocab["A"].clone(), vocab["B"].clone());
+    vocab.insert("A".into(), b);
+    vocab.insert("B".into(), a.clone());
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let other = || Source::Full(Arc::new(Checkpoint::open(folder.path()).unwrap()));
+    for sources in [vec![other(), adapter("plain")], vec![Source::Base, other()]] {
+        let recipe = recipe(soup(Average::Delta), &[0.5, 0.5]);
+        let merged = recipe.merge(checkpoint("llama"), sources);
+        let error = merged.unwrap_err().to_string();
+        assert!(error.contains("has other tokens than the base"), "{error}");
+        assert!(error.contains(&format!("token {a} is")), "{error}");
+    }
+}
+
+#[test]
 fn what_cannot_be_merged_is_refused() {
     let refused = |recipe: Recipe, sources: Vec<Source>| {
         let merged = recipe.merge(checkpoint("llama"), sources);

@@ -27,6 +27,14 @@ pub struct EndpointSpec {
     /// Longest reply in tokens. Default 8 (ours: one letter and what comes around it).
     #[serde(default = "default_max_tokens")]
     pub max_tokens: u32,
+    /// Name the length `max_completion_tokens`, as servers of reasoning models want it. Default: no, until the
+    /// server refuses `max_tokens`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub max_completion_tokens: bool,
+    /// Send no temperature, because the server accepts none but its own. Default: 0 is sent, until the server
+    /// refuses it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_temperature: bool,
     /// Seconds that a reply may take. Default 60 (ours).
     #[serde(default = "default_timeout")]
     pub timeout: f64,
@@ -123,6 +131,8 @@ mod tests {
             model: "m".into(),
             key_variable: None,
             max_tokens: default_max_tokens(),
+            max_completion_tokens: false,
+            no_temperature: false,
             timeout: default_timeout(),
             attempts: default_attempts(),
             backoff: default_backoff(),

@@ -135,9 +135,38 @@ impl Question<'_> {
     }
 }
 
+/// Marks around what reasoning models think before they answer.
+const THOUGHTS: [(&str, &str); 9] = [
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<analysis>", "</analysis>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|channel|>analysis", "<|channel|>final"),
+];
+
+/// What is said behind the thoughts; `None` where the reply ends before they do. A template may have written
+/// the opening mark, so that the closing one stands alone.
+fn said(reply: &str) -> Option<&str> {
+    let mut rest = reply;
+    for (open, close) in THOUGHTS {
+        if let Some((_, behind)) = rest.rsplit_once(close) {
+            rest = behind;
+        }
+        if rest.contains(open) {
+            return None;
+        }
+    }
+    Some(rest)
+}
+
 impl Verdict {
-    /// Reads a reply: the one of the letters A, B and C that stands alone in it. A reply that names two is
-    /// unreadable, as is an "A" that reads like an article ("A tie").
+    /// Reads a reply: the one of the letters A, B and C that stands alone in it, after what the judge thought
+    /// aloud. A reply that names two is unreadable, as is an "A" that reads like an article ("A tie"), and one
+    /// that was cut while the judge was thinking.
     ///
     /// ```
     /// use mope_eval::judges::Verdict;
@@ -145,8 +174,13 @@ impl Verdict {
     /// assert_eq!(Verdict::read("A is better"), Verdict::First);
     /// assert_eq!(Verdict::read("A better one is B"), Verdict::Second);
     /// assert_eq!(Verdict::read("I cannot say"), Verdict::Unreadable);
+    /// assert_eq!(Verdict::read("<think>B is warmer, but C …</think>\n\nA"), Verdict::First);
+    /// assert_eq!(Verdict::read("<think>\nOkay, Response B is"), Verdict::Unreadable);
     /// ```
     pub fn read(reply: &str) -> Self {
+        let Some(reply) = said(reply) else {
+            return Self::Unreadable;
+        };
         let words = reply.split(|c: char| !c.is_alphanumeric());
         let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
         let mut verdict = Self::Unreadable;
@@ -195,6 +229,21 @@ mod tests {
         assert_eq!(Verdict::read("**C**"), Verdict::Tie);
         for reply in ["About", "", "A tie", "A or B", "Not A but B", "a"] {
             assert_eq!(Verdict::read(reply), Verdict::Unreadable, "{reply}");
+        }
+        for (reply, verdict) in [
+            ("B is clear.</think>A", Verdict::First),
+            ("<think>A</think><think>B", Verdict::Unreadable),
+            ("[THINK]A or B[/THINK]B", Verdict::Second),
+            ("<thinking>A</thinking> C", Verdict::Tie),
+            ("<think></think>\n\nB", Verdict::Second),
+            (
+                "<|channel|>analysis<|message|>B?<|end|><|start|>assistant<|channel|>final<|message|>A",
+                Verdict::First,
+            ),
+            ("<|channel|>analysis<|message|>B", Verdict::Unreadable),
+            ("<think>A</think>", Verdict::Unreadable),
+        ] {
+            assert_eq!(Verdict::read(reply), verdict, "{reply}");
         }
         let (a, b) = (Verdict::First, Verdict::Second);
         assert_eq!(Verdict::of_both(a, b), Some(1.0));

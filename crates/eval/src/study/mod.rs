@@ -286,7 +286,7 @@ pub fn read_answers(key: &Key, paths: &[PathBuf]) -> Result<Vec<Answers>> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = lm::load::read_text(path)?;
     serde_json::from_str(&text).map_err(|error| Error::Json {
         path: path.into(),
         error,

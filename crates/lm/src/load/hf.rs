@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::Checkpoint;
 use super::dequant::Format;
 use super::mapped::{Mapped, StoredTensor};
+use super::{Checkpoint, read_text, template_source};
 use crate::config::{DecoderConfig, Rope, RopeScaling};
 use crate::{Error, Result};
 
@@ -26,8 +26,8 @@ struct HfConfig {
     num_attention_heads: usize,
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
-    max_position_embeddings: usize,
-    rms_norm_eps: f32,
+    max_position_embeddings: Option<usize>,
+    rms_norm_eps: Option<f32>,
     rope_theta: Option<f32>,
     rope_scaling: Option<Value>,
     /// Newer form of `rope_theta` and `rope_scaling`.
@@ -46,8 +46,15 @@ struct HfConfig {
 /// # Errors
 /// With path, line and column.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::format(path, format!("not as expected: {e}")))
+    parse_json(path, &read_text(path)?)
+}
+
+/// Parses the JSON text of a file.
+///
+/// # Errors
+/// With path, line and column.
+pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| Error::format(path, format!("not as expected: {e}")))
 }
 
 fn rope_scaling(path: &Path, value: Option<&Value>) -> Result<RopeScaling> {
@@ -83,18 +90,87 @@ fn rope_scaling(path: &Path, value: Option<&Value>) -> Result<RopeScaling> {
     }
 }
 
+/// Puts what a field that is not there means: the defaults of transformers' config classes.
+fn put_defaults(hf: &mut HfConfig, fields: &Map<String, Value>) {
+    let (context, kv_heads, window, head_dim) = match hf.model_type.as_str() {
+        "llama" => (2048, None, None, None),
+        "mistral" => (131_072, Some(8), Some(4096), None),
+        "qwen3" => (32_768, Some(32), None, Some(128)),
+        _ => (32_768, Some(32), None, None),
+    };
+    hf.max_position_embeddings.get_or_insert(context);
+    hf.rms_norm_eps.get_or_insert(1e-6);
+    // A null says something else than an absence here: as many as heads, no window, hidden / heads.
+    for (name, field, default) in [
+        ("num_key_value_heads", &mut hf.num_key_value_heads, kv_heads),
+        ("sliding_window", &mut hf.sliding_window, window),
+        ("head_dim", &mut hf.head_dim, head_dim),
+    ] {
+        if !fields.contains_key(name) {
+            *field = default;
+        }
+    }
+}
+
+/// Reads `config.json`: the family first, then the fields that its class has.
+///
+/// # Errors
+/// Another family by its name; features of `config.json` that would change the result.
+fn hf_config(path: &Path) -> Result<HfConfig> {
+    let text = read_text(path)?;
+    let fields: Map<String, Value> = parse_json(path, &text)?;
+    let family = match fields.get("model_type") {
+        Some(Value::String(family)) => family.clone(),
+        _ => {
+            let class = fields.get("architectures").and_then(|a| a.get(0)?.as_str());
+            let class = class.map_or(String::new(), |c| format!(" (of class {c})"));
+            return Err(Error::format(
+                path,
+                format!("no model_type in it{class}; supported: {FAMILIES}"),
+            ));
+        }
+    };
+    let unsupported = |what: String, supported| Err(Error::unsupported(path, what, supported));
+    if !["llama", "mistral", "qwen2", "qwen3"].contains(&family.as_str()) {
+        return unsupported(format!("model_type '{family}'"), FAMILIES);
+    }
+    if let Some(quantised) = fields.get("quantization_config").filter(|q| !q.is_null()) {
+        let method = quantised.get("quant_method").and_then(Value::as_str);
+        let what = format!("quantization_config of '{}'", method.unwrap_or("no method"));
+        return unsupported(what, "F32, F16, BF16 in safetensors, and GGUF");
+    }
+    let partial = [fields.get("rope_parameters"), fields.get("rope_scaling")];
+    let partial = partial.map(|p| p.and_then(|p| p.get("partial_rotary_factor")));
+    let partial = partial
+        .into_iter()
+        .chain([fields.get("partial_rotary_factor")]);
+    if let Some(factor) = partial
+        .flatten()
+        .find(|f| f.as_f64() != Some(1.0) && !f.is_null())
+    {
+        let what = format!("partial_rotary_factor {factor}");
+        return unsupported(what, "heads that are rotated whole");
+    }
+    if let Some(Value::Object(parameters)) = fields.get("rope_parameters")
+        && let Some((layers, _)) = parameters.iter().find(|(_, v)| v.is_object())
+    {
+        let what = format!("rope_parameters of their own for '{layers}' layers");
+        return unsupported(what, "one rope for all layers");
+    }
+    let mut hf: HfConfig = parse_json(path, &text)?;
+    put_defaults(&mut hf, &fields);
+    Ok(hf)
+}
+
 /// Converts `config.json`.
 fn decoder_config(path: &Path) -> Result<DecoderConfig> {
-    let hf: HfConfig = read_json(path)?;
+    let hf = hf_config(path)?;
     let family = hf.model_type.as_str();
-    if !["llama", "mistral", "qwen2", "qwen3"].contains(&family) {
-        return Err(Error::unsupported(
-            path,
-            format!("model_type '{family}'"),
-            FAMILIES,
-        ));
-    }
-    if let Some(act) = hf.hidden_act.as_deref().filter(|a| *a != "silu") {
+    if let Some(act) = hf
+        .hidden_act
+        .as_deref()
+        .filter(|a| !["silu", "swish"].contains(a))
+    {
         return Err(Error::unsupported(
             path,
             format!("hidden_act '{act}'"),
@@ -134,11 +210,10 @@ fn decoder_config(path: &Path) -> Result<DecoderConfig> {
         kv_heads: hf.num_key_value_heads.unwrap_or(hf.num_attention_heads),
         head_dim: match hf.head_dim {
             Some(head_dim) => head_dim,
-            None if family == "qwen3" => 128,
             None => hf.hidden_size / hf.num_attention_heads.max(1),
         },
-        context_length: hf.max_position_embeddings,
-        norm_eps: hf.rms_norm_eps,
+        context_length: hf.max_position_embeddings.unwrap_or(0),
+        norm_eps: hf.rms_norm_eps.unwrap_or(f32::NAN),
         rope: Rope {
             theta,
             scaling: rope_scaling(path, parameters.or(hf.rope_scaling.as_ref()))?,
@@ -253,34 +328,65 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
 fn chat_template(folder: &Path, tokenizer_config: &Value) -> Result<Option<String>> {
     let file = folder.join("chat_template.jinja");
     if file.is_file() {
-        return std::fs::read_to_string(&file)
-            .map(Some)
-            .map_err(Error::io(&file));
+        return read_text(&file).map(|text| Some(template_source(&text)));
     }
     Ok(match tokenizer_config.get("chat_template") {
-        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::String(text)) => Some(template_source(text)),
         Some(Value::Array(named)) => named
             .iter()
             .find(|t| t.get("name").and_then(Value::as_str) == Some("default"))
             .and_then(|t| t.get("template")?.as_str())
-            .map(String::from),
+            .map(template_source),
         _ => None,
     })
 }
 
-/// A special token's text, which `tokenizer_config.json` gives plainly or as an object.
-fn token_text(config: &Value, key: &str) -> Option<String> {
-    let value = config.get(key)?;
-    value
-        .as_str()
-        .or_else(|| value.get("content")?.as_str())
-        .map(String::from)
+/// A special token's text: as transformers has it, from `special_tokens_map.json` where
+/// `tokenizer_config.json` has no `added_tokens_decoder`, else from the latter; where neither names it, the
+/// default of the tokenizer's class.
+fn token_text(config: &Value, map: &Value, key: &str) -> Option<String> {
+    let text = |v: &Value| {
+        let text = v.as_str().or_else(|| v.get("content")?.as_str());
+        text.map(String::from)
+    };
+    let legacy = config.get("added_tokens_decoder").is_none();
+    if let Some(value) = map.get(key).filter(|_| legacy).or_else(|| config.get(key)) {
+        return text(value);
+    }
+    let class = config.get("tokenizer_class").and_then(Value::as_str)?;
+    let default = match (class.trim_end_matches("Fast"), key) {
+        ("LlamaTokenizer" | "CodeLlamaTokenizer", "bos_token") => "<s>",
+        ("LlamaTokenizer" | "CodeLlamaTokenizer", "eos_token") => "</s>",
+        ("Qwen2Tokenizer", "eos_token") => "<|endoftext|>",
+        _ => return None,
+    };
+    Some(default.into())
+}
+
+/// The file holds a head that differs from the embedding, so that the config's `tie_word_embeddings` does not
+/// describe it. transformers uses such a head, too.
+fn has_other_head(
+    files: &[Mapped],
+    tensors: &HashMap<String, (usize, StoredTensor)>,
+) -> Result<bool> {
+    let names = ["model.embed_tokens.weight", "lm_head.weight"];
+    let [Some((at, embedding)), Some((head_at, head))] = names.map(|name| tensors.get(name)) else {
+        return Ok(false);
+    };
+    let (file, head_file) = (&files[*at], &files[*head_at]);
+    if embedding.shape != head.shape {
+        return Ok(true);
+    }
+    if embedding.format == head.format {
+        return Ok(file.raw(embedding) != head_file.raw(head));
+    }
+    Ok(file.read(names[0], embedding)? != head_file.read(names[1], head)?)
 }
 
 /// Opens a folder as written by `save_pretrained`.
 pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     let config_path = folder.join("config.json");
-    let config = decoder_config(&config_path)?;
+    let mut config = decoder_config(&config_path)?;
     let optional = |name: &str| -> Result<Value> {
         let path = folder.join(name);
         if path.is_file() {
@@ -290,6 +396,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
         }
     };
     let tokenizer_config = optional("tokenizer_config.json")?;
+    let special_tokens = optional("special_tokens_map.json")?;
     let mut end_tokens = ids(optional("generation_config.json")?.get("eos_token_id"));
     if end_tokens.is_empty() {
         end_tokens = ids(optional("config.json")?.get("eos_token_id"));
@@ -320,12 +427,15 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
             .map(|(n, t)| (format!("model.{n}"), t))
             .collect();
     }
+    if config.tied_head && has_other_head(&files, &tensors)? {
+        config.tied_head = false;
+    }
     Ok(Checkpoint {
         path: folder.into(),
         config,
         chat_template: chat_template(folder, &tokenizer_config)?,
-        bos_token: token_text(&tokenizer_config, "bos_token"),
-        eos_token: token_text(&tokenizer_config, "eos_token"),
+        bos_token: token_text(&tokenizer_config, &special_tokens, "bos_token"),
+        eos_token: token_text(&tokenizer_config, &special_tokens, "eos_token"),
         end_tokens,
         files,
         tensors,

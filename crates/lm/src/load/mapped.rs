@@ -57,6 +57,11 @@ impl Mapped {
         self.map.as_deref().unwrap_or_default()
     }
 
+    /// A tensor's bytes.
+    pub(super) fn raw(&self, tensor: &StoredTensor) -> &[u8] {
+        &self.bytes()[tensor.range.clone()]
+    }
+
     /// Decodes the tensor `name` to f32 and gives its pages back, so that file and weights are not both
     /// resident.
     ///

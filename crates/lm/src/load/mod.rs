@@ -20,6 +20,8 @@ pub mod mapped;
 pub mod peft;
 pub(crate) mod tensors;
 
+pub use gguf_model::files as gguf_files;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -28,6 +30,33 @@ use mapped::{Mapped, StoredTensor};
 
 use crate::config::DecoderConfig;
 use crate::{Error, Result};
+
+/// Reads a text, without the byte order mark (U+FEFF) that some editors put before it.
+///
+/// # Errors
+/// [`Error::Io`], also for bytes that are no UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    Ok(without_mark(text))
+}
+
+/// A text without the byte order mark before it.
+///
+/// ```
+/// use mope_lm::load::without_mark;
+/// assert_eq!(without_mark("\u{feff}Why?".into()), "Why?");
+/// ```
+pub fn without_mark(mut text: String) -> String {
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    text
+}
+
+/// The source of a template as jinja2 reads it: every line ends in `\n`.
+fn template_source(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
+}
 
 /// Changes a tensor as it is read: name, shape, values.
 pub type Edit = Box<dyn Fn(&str, &[usize], Vec<f32>) -> Result<Vec<f32>> + Send + Sync>;
@@ -66,8 +95,8 @@ impl Checkpoint {
         &self.end_tokens
     }
 
-    /// Opens a `.gguf` file, a Hugging Face folder, or a folder that holds one `.gguf` file. Only
-    /// headers are read.
+    /// Opens a `.gguf` file (of a model in parts the first), a Hugging Face folder, or a folder that holds one
+    /// model in `.gguf`. Only headers are read, and a head that may be the embedding again.
     ///
     /// # Errors
     /// Missing, damaged or unsupported files, by name and position.
@@ -83,6 +112,7 @@ impl Checkpoint {
         let mut files: Vec<_> = entries
             .filter_map(|e| Some(e.ok()?.path()))
             .filter(|p| p.extension().is_some_and(|e| e == "gguf"))
+            .filter(|p| !gguf_model::is_later_part(p))
             .collect();
         match (files.pop(), files.is_empty()) {
             (Some(only), true) => gguf_model::open(&only),
@@ -207,7 +237,15 @@ impl Reader<'_> {
     pub fn finish(self) -> Result<()> {
         let read = self.read.borrow();
         let harmless = |name: &str| {
-            name.ends_with("rotary_emb.inv_freq")
+            // Constants that old versions of transformers stored; a tied head is the embedding again.
+            [
+                ".rotary_emb.inv_freq",
+                ".rotary_emb.cos_cached",
+                ".rotary_emb.sin_cached",
+                ".masked_bias",
+            ]
+            .iter()
+            .any(|constant| name.ends_with(constant))
                 || (name == "lm_head.weight" && self.checkpoint.config.tied_head)
         };
         let mut left: Vec<_> = self.checkpoint.tensors.keys().collect();

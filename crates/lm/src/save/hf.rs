@@ -125,6 +125,11 @@ fn copied(like: &Checkpoint, to: &Path, precision: Precision) -> Result<()> {
     let path = like.path().join("config.json");
     let mut config: Map<String, Value> = read_json(&path)?;
     config.remove("quantization_config");
+    // A head of its own may have stood in the file against the config.
+    if config.contains_key("tie_word_embeddings") {
+        let tied = like.config().tied_head;
+        config.insert("tie_word_embeddings".into(), json!(tied));
+    }
     let newer = config.contains_key("dtype");
     let field = if newer { "dtype" } else { "torch_dtype" };
     config.insert(field.into(), json!(precision.torch()));

@@ -1,6 +1,8 @@
 //! What the tests share: fixtures, devices, comparisons.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod gguf;
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};

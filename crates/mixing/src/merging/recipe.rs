@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use lm::Adapter;
+use experts::vocabulary_difference;
 use lm::load::Checkpoint;
 use lm::sampling::Draws;
+use lm::{Adapter, Tokenizer};
 use serde::Serialize;
 
 use super::{Method, Part, Tensors};
@@ -47,7 +48,7 @@ impl Recipe {
     /// Merges the experts' `sources`, which come in their order, over `base`.
     ///
     /// # Errors
-    /// A model of another shape than the base, adapters that the method cannot merge, a tensor that is
+    /// A model of another shape or vocabulary than the base, adapters that the method cannot merge, a tensor that is
     /// missing.
     pub fn merge(&self, base: Checkpoint, sources: Vec<Source>) -> Result<Merged> {
         self.method.check(sources.len())?;
@@ -86,8 +87,10 @@ impl Recipe {
         Ok(Merged::Model(Box::new(base.edited(Box::new(edit)))))
     }
 
-    /// Refuses models of another shape than the base.
+    /// Refuses models of another shape or of other tokens than the base: row `i` of their embeddings would be
+    /// averaged with another token's.
     fn same_shapes(&self, base: &Checkpoint, sources: &[Source]) -> Result<()> {
+        let mut base_tokens = None;
         for (name, source) in self.experts.iter().zip(sources) {
             let Source::Full(model) = source else {
                 continue;
@@ -103,6 +106,20 @@ impl Recipe {
                 )));
             }
             model.check()?;
+            let tokens = match &base_tokens {
+                Some(tokens) => tokens,
+                None => base_tokens.insert(Tokenizer::load(base)?),
+            };
+            let other = Tokenizer::load(model)?;
+            let size = base.config().vocab_size;
+            if let Some(difference) = vocabulary_difference([tokens, &other], [size; 2]) {
+                return Err(Error::Merge(format!(
+                    "expert '{name}' ({}) has other tokens than the base ({}): {difference}; only models with one \
+                     vocabulary can be merged",
+                    model.path().display(),
+                    base.path().display()
+                )));
+            }
         }
         Ok(())
     }

@@ -113,7 +113,7 @@ pub(super) fn measure(args: &AccuracyArgs, formats: &[Format], seed: u64) -> Res
     let device = DeviceSpec::Cpu;
     let exact = Models::on(&device, Format::F32)?.open(&args.model)?;
     let text = &args.text;
-    let content = std::fs::read_to_string(text).with_context(|| text.display().to_string())?;
+    let content = lm::load::read_text(text)?;
     let ids = exact.tokenizer.encode(&content, false)?;
     let pieces: Vec<&[u32]> = ids.chunks_exact(PIECE).collect();
     if pieces.is_empty() {

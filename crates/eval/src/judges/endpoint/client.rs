@@ -41,6 +41,8 @@ enum Failure {
     Strange(String),
     /// It refuses this question, which another attempt would not change.
     Refused(String),
+    /// It refuses how it is asked, and can be asked in another way.
+    Dialect,
     /// It refuses all questions.
     Lasting(String),
 }
@@ -57,6 +59,25 @@ fn key(variable: &str) -> Result<String> {
         return Err(fail("is empty or holds what no key consists of"));
     }
     Ok(key.into())
+}
+
+/// What a message says: its text, or the texts of its parts, without thoughts and refusals. `None` where it says
+/// nothing.
+fn content(value: &Value) -> Option<String> {
+    let part = |part: &Value| {
+        let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
+        let text = part.as_str().or_else(|| part.get("text")?.as_str());
+        text.filter(|_| matches!(kind, "text" | "output_text"))
+            .map(String::from)
+    };
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(parts) => {
+            let texts: Vec<String> = parts.iter().filter_map(part).collect();
+            (!texts.is_empty()).then(|| texts.concat())
+        }
+        _ => None,
+    }
 }
 
 /// The beginning of what a server said.
@@ -99,15 +120,41 @@ impl Endpoint {
             .replace(&escaped.replace('/', "\\/"), "…")
     }
 
-    /// One request; texts come back without the key.
-    fn attempt(&self, question: &str) -> Result<Reply, Failure> {
-        let url = format!("{}/chat/completions", self.spec.url.trim_end_matches('/'));
-        let body = json!({
+    /// The request for a question.
+    fn body(&self, question: &str) -> Value {
+        let mut body = json!({
             "model": self.spec.model,
             "messages": [{"role": "user", "content": question}],
-            "temperature": 0,
-            "max_tokens": self.spec.max_tokens,
         });
+        if !self.spec.no_temperature {
+            body["temperature"] = json!(0);
+        }
+        let length = match self.spec.max_completion_tokens {
+            true => "max_completion_tokens",
+            false => "max_tokens",
+        };
+        body[length] = json!(self.spec.max_tokens);
+        body
+    }
+
+    /// Changes how this server is asked, where it refused just that; `false` where nothing is left to change.
+    fn adapt(&mut self, refusal: &str) -> bool {
+        let names = |parameter: &str| refusal.contains(parameter);
+        if names("max_completion_tokens") && !self.spec.max_completion_tokens {
+            self.spec.max_completion_tokens = true;
+            return true;
+        }
+        if names("temperature") && !self.spec.no_temperature {
+            self.spec.no_temperature = true;
+            return true;
+        }
+        false
+    }
+
+    /// One request; texts come back without the key.
+    fn attempt(&mut self, question: &str) -> Result<Reply, Failure> {
+        let url = format!("{}/chat/completions", self.spec.url.trim_end_matches('/'));
+        let body = self.body(question);
         let mut request = self
             .agent
             .post(&url)
@@ -133,6 +180,7 @@ impl Endpoint {
                 )));
             }
             (408 | 409 | 425 | 429 | 500.., _) => return Err(Failure::Passing(message, wait)),
+            (400 | 422, _) if self.adapt(&text) => return Err(Failure::Dialect),
             (400 | 413 | 422, _) => return Err(Failure::Refused(text)),
             _ => return Err(Failure::Lasting(message)),
         }
@@ -140,7 +188,7 @@ impl Endpoint {
         let reply = document
             .as_ref()
             .and_then(|d| d.pointer("/choices/0/message"));
-        match reply.map(|r| r.get("content").and_then(Value::as_str)) {
+        match reply.map(|r| r.get("content").and_then(content)) {
             None => Err(Failure::Strange(text)),
             // Models that refuse or think too long have no content; they would again.
             Some(None) => Ok(Reply {
@@ -148,8 +196,8 @@ impl Endpoint {
                 raw: text,
             }),
             Some(Some(content)) => Ok(Reply {
-                verdict: Verdict::read(content),
-                raw: self.hide(content),
+                verdict: Verdict::read(&content),
+                raw: self.hide(&content),
             }),
         }
     }
@@ -202,6 +250,8 @@ impl Judge for Endpoint {
                     self.strange = 0;
                     return Ok(reply);
                 }
+                // As often as there are ways to ask, which is twice.
+                Err(Failure::Dialect) => continue,
                 Err(Failure::Passing(_, wait)) if again => self.pause(attempt, wait),
                 Err(Failure::Strange(_)) if again => self.pause(attempt, None),
                 Err(Failure::Strange(raw) | Failure::Refused(raw)) => {
@@ -224,6 +274,111 @@ impl Judge for Endpoint {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn a_message_is_a_text_or_parts() {
+        let thought = json!({"type": "thinking", "thinking": [{"type": "text", "text": "B?"}]});
+        let text = json!({"type": "text", "text": "A"});
+        assert_eq!(content(&json!("A")).as_deref(), Some("A"));
+        assert_eq!(content(&json!([thought, text])).as_deref(), Some("A"));
+        assert_eq!(content(&json!([text, text])).as_deref(), Some("AA"));
+        let reasoning = json!({"type": "reasoning", "text": "B"});
+        for silent in [json!(null), json!([]), json!([thought]), json!([reasoning])] {
+            assert_eq!(content(&silent), None, "{silent}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_asked_as_it_wants() {
+        let spec = serde_json::json!({"url": "http://127.0.0.1:1/v1", "model": "m"});
+        let mut endpoint = Endpoint::new(&serde_json::from_value(spec).unwrap()).unwrap();
+        let before = endpoint.body("Which?");
+        assert_eq!(
+            (&before["max_tokens"], &before["temperature"]),
+            (&json!(8), &json!(0))
+        );
+        // What OpenAI's o-series and GPT-5 say.
+        assert!(endpoint.adapt(
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+        ));
+        assert!(endpoint.adapt(
+            "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported."
+        ));
+        let message = json!([{"role": "user", "content": "Which?"}]);
+        assert_eq!(
+            endpoint.body("Which?"),
+            json!({"model": "m", "messages": message, "max_completion_tokens": 8})
+        );
+        assert!(!endpoint.adapt("temperature and max_completion_tokens"));
+    }
+
+    /// A server that says `replies` one after the other; what it was asked.
+    fn server(replies: Vec<(u16, Value)>) -> (EndpointSpec, std::sync::mpsc::Receiver<Value>) {
+        use std::io::{BufRead, BufReader, Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let (sender, asked) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for (status, reply) in replies {
+                let mut stream = listener.accept().unwrap().0;
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut line, mut length) = (String::new(), 0);
+                while reader.read_line(&mut line).unwrap() > 2 {
+                    if let Some(n) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = n.trim().parse().unwrap();
+                    }
+                    line.clear();
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                sender.send(serde_json::from_slice(&body).unwrap()).unwrap();
+                let reply = reply.to_string();
+                let length = reply.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{reply}"
+                )
+                .unwrap();
+            }
+        });
+        let spec = json!({"url": url, "model": "m", "attempts": 1});
+        (serde_json::from_value(spec).unwrap(), asked)
+    }
+
+    #[test]
+    fn a_reasoning_model_is_asked_again_in_its_way() {
+        let refuse = |message: &str| (400, json!({"error": {"message": message}}));
+        let parts = json!([{"type": "thinking", "thinking": "B"}, {"type": "text", "text": "A"}]);
+        let says = |content: Value| (200, json!({"choices": [{"message": {"content": content}}]}));
+        let (spec, asked) = server(vec![
+            refuse("Use 'max_completion_tokens' instead of 'max_tokens'."),
+            refuse("'temperature' does not support 0 with this model."),
+            says(parts),
+            says(json!("<think>\nOkay, Response B is")),
+            refuse("the prompt is too long"),
+        ]);
+        let mut endpoint = Endpoint::new(&spec).unwrap();
+        let prompt = lm::chat::Prompt::Raw("Hum".into());
+        let question = Question {
+            criterion: "Which?",
+            prompt: &prompt,
+            responses: ["x", "y"],
+        };
+        let verdicts = [(); 3].map(|()| endpoint.ask(&question).unwrap().verdict);
+        let expected = [Verdict::First, Verdict::Unreadable, Verdict::Unreadable];
+        assert_eq!(verdicts, expected);
+        let asked: Vec<Value> = asked.iter().collect();
+        let told: Vec<[bool; 3]> = asked
+            .iter()
+            .map(|body| {
+                ["max_tokens", "max_completion_tokens", "temperature"]
+                    .map(|f| body.get(f).is_some())
+            })
+            .collect();
+        let settled = [false, true, false];
+        let first = [[true, false, true], [false, true, true]];
+        assert_eq!(told, [&first[..], &[settled; 3]].concat());
+    }
 
     #[test]
     fn the_key_is_hidden_however_it_is_written() {
