@@ -20,7 +20,7 @@ without() {
 }
 without mope-mixing polars plotters ureq tokio clap
 without mope-eval polars plotters ureq tokio clap
-without mope-harness ureq tokio clap
+without mope-harness ureq clap
 
 cargo check --workspace --release --lib --no-default-features --locked
 # In the workspace the program brings all features of the libraries; here they are built without.
