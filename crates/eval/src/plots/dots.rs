@@ -71,10 +71,6 @@ impl Plot for DotPlot {
             let (column, line) = ((i % ABREAST) as u32, (i / ABREAST) as u32);
             let x = left + column * (self.panel() + GAP);
             let y = line * (HEAD + self.inner() + FOOT) + HEAD;
-            let inner = area.clone().shrink(
-                (pixel(x), pixel(y)),
-                (pixel(self.panel()), pixel(self.inner())),
-            );
             let middle = pixel(x + self.panel() / 2);
             let bold = text(13, scale, HPos::Center);
             area.draw(&Text::new(title.clone(), (middle, pixel(y - 14)), bold))?;
@@ -86,8 +82,10 @@ impl Plot for DotPlot {
                 estimates,
                 range: &range,
                 at: self.at,
+                corner: (pixel(x), pixel(y)),
+                size: (pixel(self.panel()), pixel(self.inner())),
             };
-            panel.draw(&inner, scale)?;
+            panel.draw(area, scale)?;
             if column == 0 {
                 for (row, (name, place)) in self.rows.iter().enumerate() {
                     let y = pixel(y + ROW * row as u32 + ROW / 2);
@@ -107,6 +105,9 @@ struct Panel<'a> {
     estimates: &'a [Option<Estimate>],
     range: &'a std::ops::Range<f64>,
     at: f64,
+    /// Left upper corner, width and height, in pixels of the whole area.
+    corner: (i32, i32),
+    size: (i32, i32),
 }
 
 impl Panel<'_> {
@@ -115,35 +116,34 @@ impl Panel<'_> {
         B: DrawingBackend,
         B::ErrorType: 'static,
     {
-        let (width, height) = area.dim_in_pixel();
+        let ((left, top), (width, height)) = (self.corner, self.size);
         let span = self.range.end - self.range.start;
-        let x = |v: f64| ((v - self.range.start) / span * f64::from(width)).round() as i32;
-        let (high, row) = (height as i32, (ROW * scale) as i32);
+        let x = |v: f64| left + ((v - self.range.start) / span * f64::from(width)).round() as i32;
+        let (bottom, row) = (top + height, (ROW * scale) as i32);
         // The smallest ticks that leave room for their labels.
-        let ticks = tick::ticks(self.range, (width / (52 * scale)).max(2) as usize);
+        let room = width / (48 * scale as i32);
+        let ticks = tick::ticks(self.range, room.max(2) as usize);
         let decimals = tick::decimals(&ticks);
         for &value in &ticks {
-            let line = vec![(x(value), 0), (x(value), high)];
+            let line = vec![(x(value), top), (x(value), bottom)];
             area.draw(&PathElement::new(line, FAINT.stroke_width(scale)))?;
-            let label = tick::label(value, decimals);
-            let below = (x(value), high + 12 * scale as i32);
-            area.draw(&Text::new(label, below, text(11, scale, HPos::Center)))?;
+            let below = (x(value), bottom + 12 * scale as i32);
+            let style = text(11, scale, HPos::Center);
+            area.draw(&Text::new(tick::label(value, decimals), below, style))?;
         }
         let dash = 4 * scale as i32;
-        for from in (0..high).step_by(2 * dash as usize) {
-            let line = vec![(x(self.at), from), (x(self.at), (from + dash).min(high))];
+        for from in (top..bottom).step_by(2 * dash as usize) {
+            let line = vec![(x(self.at), from), (x(self.at), (from + dash).min(bottom))];
             area.draw(&PathElement::new(line, INK.stroke_width(scale)))?;
         }
-        let axis = vec![(0, high), (width as i32, high)];
+        let axis = vec![(left, bottom), (left + width, bottom)];
         area.draw(&PathElement::new(axis, INK.stroke_width(scale)))?;
         for (i, ((_, place), estimate)) in self.rows.iter().zip(self.estimates).enumerate() {
-            let y = row * i as i32 + row / 2;
+            let y = top + row * i as i32 + row / 2;
             if let Some(e) = estimate.as_ref().filter(|e| drawn(e)) {
                 let line = vec![(x(e.low), y), (x(e.high), y)];
-                area.draw(&PathElement::new(
-                    line,
-                    colour(*place).stroke_width(2 * scale),
-                ))?;
+                let style = colour(*place).stroke_width(2 * scale);
+                area.draw(&PathElement::new(line, style))?;
                 draw_mark(area, *place, (x(e.mean), y), 5 * scale)?;
             }
         }

@@ -37,7 +37,7 @@ fn overlap(a: &Space, b: &Space) -> f64 {
     side(0) * side(1)
 }
 
-/// Centres of names near their points: of eight sides of the point the one that covers least of marks and names
+/// Centres of names near their points: of twelve positions around the point the one that covers least of marks and names
 /// and stays inside, names that come first choosing first.
 fn arrange(points: &[(f64, f64)], widths: &[f64], scale: f64, inside: &Space) -> Vec<(f64, f64)> {
     let mark = |&(x, y): &(f64, f64)| {
@@ -55,9 +55,13 @@ fn arrange(points: &[(f64, f64)], widths: &[f64], scale: f64, inside: &Space) ->
         let half = widths[i] / 2.0;
         let aside = half + 9.0 * scale;
         let near = 7.0 * scale + high / 2.0;
-        let mut candidates = vec![(aside, 0.0), (-aside, 0.0), (0.0, -near), (0.0, near)];
+        // Aslant first: intervals run straight through the point.
+        let mut candidates = Vec::new();
         for sign in [1.0, -1.0] {
             candidates.extend([(sign * aside, -near * 0.8), (sign * aside, near * 0.8)]);
+        }
+        candidates.extend([(aside, 0.0), (-aside, 0.0), (0.0, -near), (0.0, near)]);
+        for sign in [1.0, -1.0] {
             candidates.extend([
                 (0.0, sign * (near + high * 1.1)),
                 (sign * aside, -near * 1.6),
