@@ -38,6 +38,11 @@ impl DotPlot {
         self.rows.iter().map(|(name, _)| name.clone()).collect()
     }
 
+    /// Room for the names and their marks.
+    fn left(&self) -> u32 {
+        label_width(&self.names()) + 18
+    }
+
     fn panel(&self) -> u32 {
         if self.panels.len() > 1 { PANEL } else { ALONE }
     }
@@ -53,7 +58,7 @@ impl Plot for DotPlot {
         let wide = count.min(ABREAST) as u32;
         let lines = count.div_ceil(ABREAST) as u32;
         (
-            label_width(&self.names()) + wide * (self.panel() + GAP) + 8,
+            self.left() + wide * (self.panel() + GAP) + 8,
             lines * (HEAD + self.inner() + FOOT),
         )
     }
@@ -66,7 +71,7 @@ impl Plot for DotPlot {
         let pixel = |v: u32| (v * scale) as i32;
         let all = self.panels.iter().flat_map(|(_, e)| e.iter().flatten());
         let range = range(all, self.at);
-        let left = label_width(&self.names());
+        let left = self.left();
         for (i, (title, estimates)) in self.panels.iter().enumerate() {
             let (column, line) = ((i % ABREAST) as u32, (i / ABREAST) as u32);
             let x = left + column * (self.panel() + GAP);
