@@ -330,7 +330,7 @@ mod tests {
     fn what_is_sure_is_said_so() {
         let mut all = rows("pcm", 20, |p| 0.7 + noise(p), 1.0);
         all.extend(rows("base", 20, |p| 0.5 + noise(p + 1), 0.0));
-        all.extend(rows("equal", 20, |p| 0.699 + noise(p * 7), 1.0));
+        all.extend(rows("equal", 20, |p| 0.699 + noise(p + 2), 1.0));
         let names = ["pcm", "base", "equal"].map(String::from);
         let comparison = Comparison::new(&all, &names).unwrap();
         let said = comparison.findings();

@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(labels, ["0.5", "0.6", "0.7", "0.8"]);
         let all = ticks(&(-1.2..0.9), 4);
         let labels: Vec<String> = all.iter().map(|v| label(*v, decimals(&all))).collect();
-        assert_eq!(labels, ["−1", "0"]);
+        assert_eq!(labels, ["−1.0", "−0.5", "0.0", "0.5"]);
         assert_eq!(decimals(&ticks(&(0.0..210.0), 5)), 0);
         assert_eq!(ticks(&(0.0..210.0), 5), [0.0, 50.0, 100.0, 150.0, 200.0]);
         assert!(ticks(&(1.0..1.0), 5).is_empty());
