@@ -22,6 +22,7 @@ pub mod plots;
 #[cfg(feature = "tables")]
 pub mod report;
 pub mod rewards;
+pub mod rounding;
 pub mod rows;
 pub mod scoring;
 pub mod statistics;

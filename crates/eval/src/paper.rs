@@ -86,6 +86,11 @@ impl Paper {
     /// For LaTeX's `booktabs`.
     pub fn latex(&self) -> String {
         let cells = self.cells(" $\\pm$ ", |mean| format!("\\textbf{{{mean}}}"));
+        // Cells are numbers: a hyphen there is a minus sign.
+        let cells = cells.into_iter().map(|row| {
+            let row = row.iter().map(|cell| cell.replace('-', "$-$"));
+            row.collect::<Vec<String>>()
+        });
         let marks = "r".repeat(self.columns.len());
         let heading = self.columns.iter().map(|(name, ..)| escape_latex(name));
         let heading: Vec<String> = heading.collect();
@@ -151,18 +156,22 @@ mod tests {
                 ("kl_1".into(), 1, Better::Lower),
             ],
             rows: vec![
-                ("base".into(), false, vec![e(0.5), e(0.0)]),
+                ("base".into(), false, vec![e(0.5), e(-2.0)]),
                 ("a_b".into(), true, vec![e(0.75), None]),
             ],
             note: "† differs.".into(),
         };
         assert_eq!(
             paper.markdown(),
-            "| | utility | kl_1 |\n| --- | --: | --: |\n| base | 0.50 ± 0.10 | **0.0** ± 0.1 |\n\
+            "| | utility | kl_1 |\n| --- | --: | --: |\n| base | 0.50 ± 0.10 | **-2.0** ± 0.1 |\n\
              | a_b† | **0.75** ± 0.10 |  |\n\n† differs.\n"
         );
         let latex = paper.latex();
         assert!(latex.contains("a\\_b$^{\\dagger}$ & \\textbf{0.75} $\\pm$ 0.10 &  \\\\"));
         assert!(latex.contains("& kl\\_1 \\\\"));
+        assert!(
+            latex.contains("& \\textbf{$-$2.0} $\\pm$ 0.1 \\\\"),
+            "{latex}"
+        );
     }
 }

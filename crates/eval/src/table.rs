@@ -8,7 +8,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use polars::prelude::*;
@@ -133,35 +132,6 @@ pub fn latex(frame: &DataFrame) -> Result<String> {
     Ok(out)
 }
 
-/// A table in HTML whose headings are buttons; cells carry numbers in full in `data-v`, for sorting.
-///
-/// # Errors
-/// [`Error::Table`].
-pub fn html(frame: &DataFrame) -> Result<String> {
-    let (header, rows) = cells(frame)?;
-    let mut out = String::from("<table><thead><tr>");
-    let numeric: Vec<bool> = frame.columns().iter().map(numeric).collect();
-    let class = |column: usize| if numeric[column] { " class=\"n\"" } else { "" };
-    for (i, name) in header.iter().enumerate() {
-        let name = escape_html(name);
-        write!(out, "<th{}><button>{name}</button></th>", class(i)).ok();
-    }
-    out.push_str("</tr></thead><tbody>");
-    for (r, row) in rows.iter().enumerate() {
-        out.push_str("<tr>");
-        for (i, text) in row.iter().enumerate() {
-            let full = match frame.columns()[i].get(r) {
-                Ok(value) if numeric[i] && !value.is_null() => format!(" data-v=\"{value}\""),
-                _ => String::new(),
-            };
-            write!(out, "<td{}{full}>{}</td>", class(i), escape_html(text)).ok();
-        }
-        out.push_str("</tr>");
-    }
-    out.push_str("</tbody></table>");
-    Ok(out)
-}
-
 /// Writes `folder/name.csv`, with full precision.
 ///
 /// # Errors
@@ -206,12 +176,6 @@ mod tests {
             "\\begin{tabular}{lrr}\n\\toprule\nstrategy & utility & n \\\\\n\\midrule\n\
              a|b & 0.123 & 3 \\\\\nc\\_d &  & 4 \\\\\n\\bottomrule\n\\end{tabular}\n"
         );
-        let html = html(&frame).unwrap();
-        assert!(
-            html.contains("<td class=\"n\" data-v=\"0.12345\">0.123</td>"),
-            "{html}"
-        );
-        assert!(html.contains("<td class=\"n\"></td>"));
     }
 
     #[test]

@@ -38,18 +38,23 @@ mod paper;
 mod quality;
 #[cfg(feature = "tables")]
 mod seeds;
+mod summary;
 #[cfg(feature = "tables")]
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use fronts::Sweep;
+pub use summary::Summary;
 #[cfg(feature = "tables")]
 pub use tables::interval;
 
 use crate::rows::ScoreRow;
 use crate::statistics::{Bootstrap, Estimate, permutation, power, ranking, win};
 use crate::{Error, Result};
+
+/// Level of the tests that marks and sentences stand for.
+pub const LEVEL: f64 = 0.05;
 
 /// Scores of a run, by strategy.
 #[derive(Debug)]

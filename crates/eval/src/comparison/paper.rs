@@ -1,11 +1,8 @@
 //! The tables that a paper prints.
 
-use super::{Comparison, Measure};
+use super::{Comparison, LEVEL, Measure};
 use crate::paper::{Better, Paper};
 use crate::statistics::Estimate;
-
-/// Level of the tests that the marks stand for.
-const LEVEL: f64 = 0.05;
 
 impl Comparison<'_> {
     /// A sentence on the table, and what its intervals and marks mean.

@@ -1,10 +1,11 @@
 //! Estimates as data frames, one function a table.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use polars::prelude::*;
 
-use super::{Comparison, Difference, WinRate};
+use super::{Comparison, Difference, Measure, WinRate};
 use crate::rows::ScoreRow;
 use crate::statistics::Estimate;
 use crate::{Error, Result};
@@ -116,6 +117,44 @@ impl Comparison<'_> {
             prompts_needed(all.iter().map(|d| d.prompts_needed)),
         ];
         frame("differences", columns)
+    }
+
+    /// Every pair of strategies once: the difference in utility, and who wins by what. It is what `differences` and
+    /// `win_rates` hold, for reading.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn pair_table(&self) -> Result<DataFrame> {
+        let all = &self.differences;
+        let names: Vec<String> = all
+            .iter()
+            .map(|d| format!("{} − {}", d.strategy, d.opponent))
+            .collect();
+        let mut columns = vec![Column::new("pair".into(), names)];
+        let differences: Vec<Option<Estimate>> = all.iter().map(|d| Some(d.difference)).collect();
+        columns.extend(interval("difference", &differences));
+        let p: Vec<f64> = all.iter().map(|d| d.p_holm).collect();
+        columns.push(Column::new("p_holm".into(), p));
+        let mut measures = vec![Measure::Utility];
+        measures.extend(self.dimensions.iter().cloned().map(Measure::Reward));
+        let rates: HashMap<(&str, &str, &str), f64> = self
+            .wins
+            .iter()
+            .map(|w| {
+                (
+                    (w.strategy.as_str(), w.opponent.as_str(), w.measure.name()),
+                    w.rate.mean,
+                )
+            })
+            .collect();
+        for measure in &measures {
+            let name = measure.name();
+            let key = |d: &Difference| rates.get(&(&*d.strategy, &*d.opponent, name)).copied();
+            let values: Vec<Option<f64>> = all.iter().map(key).collect();
+            columns.push(Column::new(format!("wins by {name}").into(), values));
+        }
+        columns.push(prompts_needed(all.iter().map(|d| d.prompts_needed)));
+        frame("pairs", columns)
     }
 
     /// `rewards`: every strategy and dimension, normalised (signed towards the preference, with its

@@ -15,12 +15,11 @@
 //! ```
 
 mod curves;
+mod dots;
 mod front;
 mod heat;
-mod radar;
-mod rewards;
 mod scatter;
-mod utility;
+mod tick;
 mod weights;
 
 use std::path::Path;
@@ -31,12 +30,10 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 pub use curves::{Curve, CurvePlot};
+pub use dots::DotPlot;
 pub use front::FrontPlot;
 pub use heat::HeatPlot;
-pub use radar::RadarPlot;
-pub use rewards::RewardPlot;
 pub use scatter::ScatterPlot;
-pub use utility::UtilityPlot;
 pub use weights::WeightPlot;
 
 pub use crate::colours::COLOURS;
@@ -61,6 +58,10 @@ pub trait Plot {
         B: DrawingBackend,
         B::ErrorType: 'static;
 }
+
+/// A name with its place in the order of colours and marks: the same in every plot of a run, whatever the order of its
+/// rows.
+pub type Labelled = (String, usize);
 
 /// The colour of the `i`-th strategy or expert.
 pub fn colour(i: usize) -> RGBColor {
@@ -109,6 +110,11 @@ where
 
 /// Pixels of a PNG per pixel of the SVG, so that it prints well.
 const PNG_SCALE: u32 = 2;
+/// Pixels that are drawn per pixel of a PNG, each way: letters stand where they belong, not at the nearest pixel, and edges
+/// are smooth.
+const SMOOTH: u32 = 2;
+/// What an SVG's text is set in: the font that it was measured with, or one as wide.
+const FAMILIES: &str = "font-family=\"DejaVu Sans,Verdana,Helvetica,Arial,sans-serif\"";
 const INK: RGBColor = RGBColor(40, 40, 40);
 const FAINT: RGBColor = RGBColor(225, 225, 225);
 
@@ -158,7 +164,22 @@ pub fn svg(plot: &impl Plot) -> Result<String> {
             .and_then(|()| area.present().map_err(Failure::from))
             .map_err(|e| failed(Path::new("svg"), e))?;
     }
-    Ok(out)
+    Ok(out.replace("font-family=\"sans-serif\"", FAMILIES))
+}
+
+/// The mean of each square of `SMOOTH × SMOOTH` pixels; `width` and the height are those of the result.
+fn smoothed(drawn: &[u8], width: u32) -> Vec<u8> {
+    let (wide, step) = (width as usize * SMOOTH as usize, SMOOTH as usize);
+    let rows = drawn.chunks_exact(3 * wide * step);
+    let mean = |rows: &[u8], x: usize, channel: usize| {
+        let pixels =
+            (0..step * step).map(|i| (i / step * wide + x * step + i % step) * 3 + channel);
+        let sum: usize = pixels.map(|at| usize::from(rows[at])).sum();
+        ((sum + step * step / 2) / (step * step)) as u8
+    };
+    let each_row =
+        rows.flat_map(|rows| (0..width as usize * 3).map(move |at| mean(rows, at / 3, at % 3)));
+    each_row.collect()
 }
 
 /// Writes `folder/name.svg` and `folder/name.png`; returns the SVG.
@@ -172,13 +193,21 @@ pub fn save(folder: &Path, name: &str, plot: &impl Plot) -> Result<String> {
     // plotters chooses the format by the ending and writes the file itself.
     let beside = folder.join(format!(".{name}.part.png"));
     let (width, height) = plot.size();
+    let size = (width * PNG_SCALE, height * PNG_SCALE);
+    let large = (size.0 * SMOOTH, size.1 * SMOOTH);
+    let mut drawn = vec![0; large.0 as usize * large.1 as usize * 3];
     {
-        let size = (width * PNG_SCALE, height * PNG_SCALE);
-        let area = BitMapBackend::new(&beside, size).into_drawing_area();
-        let drawn = area.fill(&WHITE).map_err(Failure::from);
-        drawn
-            .and_then(|()| plot.draw(&area, PNG_SCALE))
+        let area = BitMapBackend::with_buffer(&mut drawn, large).into_drawing_area();
+        area.fill(&WHITE)
+            .map_err(Failure::from)
+            .and_then(|()| plot.draw(&area, PNG_SCALE * SMOOTH))
             .and_then(|()| area.present().map_err(Failure::from))
+            .map_err(|e| failed(&path, e))?;
+    }
+    {
+        let mut file = BitMapBackend::new(&beside, size);
+        file.blit_bitmap((0, 0), size, &smoothed(&drawn, size.0))
+            .and_then(|()| file.present())
             .map_err(|e| failed(&path, e))?;
     }
     std::fs::rename(&beside, &path).map_err(Error::io(&path))?;
@@ -219,72 +248,6 @@ fn range<'a>(estimates: impl Iterator<Item = &'a Estimate>, at: f64) -> std::ops
     low - margin..high + margin
 }
 
-/// One panel of dots with intervals, a row for each label; a dashed line marks `at`.
-struct DotPanel<'a> {
-    title: &'a str,
-    axis: &'a str,
-    /// Left margin in pixels at scale 1; labels are written when it is above the standard one.
-    left: u32,
-    labels: &'a [String],
-    estimates: &'a [Option<Estimate>],
-    range: std::ops::Range<f64>,
-    at: f64,
-}
-
-impl DotPanel<'_> {
-    fn draw<B>(&self, area: &DrawingArea<B, Shift>, scale: u32) -> Result<(), Failure>
-    where
-        B: DrawingBackend,
-        B::ErrorType: 'static,
-    {
-        let rows = self.labels.len() as f64;
-        let mut chart = ChartBuilder::on(area)
-            .caption(self.title, text(14, scale, HPos::Center))
-            .margin(6 * scale)
-            .set_label_area_size(LabelAreaPosition::Left, self.left * scale)
-            .set_label_area_size(LabelAreaPosition::Bottom, 42 * scale)
-            .build_cartesian_2d(self.range.clone(), 0.0..rows)?;
-        chart
-            .configure_mesh()
-            .disable_y_mesh()
-            .disable_y_axis()
-            .x_labels(5)
-            .x_desc(self.axis)
-            .label_style(text(11, scale, HPos::Center))
-            .axis_desc_style(text(11, scale, HPos::Center))
-            .bold_line_style(FAINT)
-            .light_line_style(TRANSPARENT)
-            .axis_style(INK.stroke_width(scale))
-            .draw()?;
-        let dashes = DashedLineSeries::new(
-            [(self.at, 0.0), (self.at, rows)],
-            4 * scale as i32,
-            3 * scale as i32,
-            INK.stroke_width(scale),
-        );
-        chart.draw_series(dashes)?;
-        for (i, (label, estimate)) in self.labels.iter().zip(self.estimates).enumerate() {
-            let y = rows - 0.5 - i as f64;
-            if let Some(e) = estimate.as_ref().filter(|e| drawn(e)) {
-                let bar = PathElement::new(
-                    vec![(e.low, y), (e.high, y)],
-                    colour(i).stroke_width(2 * scale),
-                );
-                chart.draw_series([bar])?;
-                let shape = Polygon::new(mark(i, 5 * scale), colour(i).filled());
-                chart.draw_series([EmptyElement::at((e.mean, y)) + shape])?;
-            }
-            if self.left > 12 {
-                let (x, y) = chart.backend_coord(&(self.range.start, y));
-                let (left, top) = area.get_base_pixel();
-                let at = (x - left - 8 * scale as i32, y - top);
-                area.draw(&Text::new(label.clone(), at, text(12, scale, HPos::Right)))?;
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -297,6 +260,14 @@ mod tests {
             high: mean + 0.2,
             count: 10,
         })
+    }
+
+    #[test]
+    fn squares_of_pixels_become_one() {
+        // Two pixels beside each other, each of four: black and white, and one grey.
+        let (black, white, grey) = ([0u8; 3], [255u8; 3], [100u8; 3]);
+        let drawn = [black, white, grey, grey, white, black, grey, grey].concat();
+        assert_eq!(smoothed(&drawn, 2), [128, 128, 128, 100, 100, 100]);
     }
 
     #[test]
@@ -314,21 +285,25 @@ mod tests {
     fn every_plot_is_drawn_with_its_labels_in_both_formats() {
         let folder = tempfile::tempdir().unwrap();
         let names = ["base".to_string(), "fixed <log>".to_string()];
-        let rewards = RewardPlot {
-            strategies: names.to_vec(),
-            rewards: vec![
+        let rows = [(names[0].clone(), 1), (names[1].clone(), 0)];
+        let rewards = DotPlot {
+            rows: rows.to_vec(),
+            panels: vec![
                 ("style".into(), vec![estimate(0.1), None]),
                 ("expertise".into(), vec![estimate(-1.0), estimate(2.0)]),
             ],
+            axis: "reward".into(),
+            at: 0.0,
         };
         let svg = save(folder.path(), "rewards", &rewards).unwrap();
         for part in ["base", "fixed &lt;log&gt;", "style", "expertise"] {
             assert!(svg.contains(part), "{part}");
         }
-        let utility = UtilityPlot {
-            strategies: names.to_vec(),
-            utilities: vec![estimate(0.4), estimate(0.6)],
-            neutral: 0.5,
+        let utility = DotPlot {
+            rows: rows.to_vec(),
+            panels: vec![("utility".into(), vec![estimate(0.4), estimate(0.6)])],
+            axis: "utility".into(),
+            at: 0.5,
         };
         assert!(
             save(folder.path(), "utility", &utility)
@@ -369,7 +344,7 @@ mod tests {
                 .unwrap()
                 .contains("lanes")
         );
-        let point = |name: &str, x| Some((name.to_string(), estimate(x)?, estimate(-x)?));
+        let point = |name: &str, x| Some(((name.to_string(), 0), estimate(x)?, estimate(-x)?));
         let scatter = ScatterPlot {
             title: "far".into(),
             x: "nats".into(),
@@ -384,23 +359,13 @@ mod tests {
         let front = FrontPlot {
             title: "sweep".into(),
             directions: ["+style".into(), "−length".into()],
-            fronts: vec![("soup".into(), vec![[0.0, 1.0], [1.0, 0.5]])],
+            fronts: vec![(("soup".into(), 3), vec![[0.0, 1.0], [1.0, 0.5]])],
             reference: [-2.0, -2.0],
         };
         assert!(
             save(folder.path(), "front", &front)
                 .unwrap()
                 .contains("+style")
-        );
-        let radar = RadarPlot {
-            title: "by preference".into(),
-            axes: ["p", "q", "r"].map(String::from).to_vec(),
-            outlines: vec![("pcm".into(), 2, vec![0.5, 0.6, 0.4])],
-        };
-        assert!(
-            save(folder.path(), "radar", &radar)
-                .unwrap()
-                .contains("pcm")
         );
         for name in [
             "rewards",
@@ -410,11 +375,10 @@ mod tests {
             "curves",
             "scatter",
             "front",
-            "radar",
         ] {
             let png = std::fs::read(folder.path().join(format!("{name}.png"))).unwrap();
             assert_eq!(&png[1..4], b"PNG");
         }
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 16);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 14);
     }
 }

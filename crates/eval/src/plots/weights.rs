@@ -79,17 +79,25 @@ impl Plot for WeightPlot {
             .axis_style(INK.stroke_width(scale))
             .bold_line_style(FAINT)
             .draw()?;
-        for (t, row) in self.weights.chunks(experts).enumerate() {
-            let mut from = 0.0;
-            for (expert, weight) in row.iter().enumerate() {
-                let to = from + height(weight);
-                let corners = [(t as f64, from), (t as f64 + 1.0, to)];
-                chart.draw_series([Rectangle::new(
-                    corners,
-                    colour(self.places[expert]).mix(0.85).filled(),
-                )])?;
-                from = to;
+        // A band for each expert, with a step at every token.
+        let mut floor = vec![0.0; tokens];
+        for (expert, index) in self.places.iter().enumerate() {
+            let ceiling: Vec<f64> = self
+                .weights
+                .chunks(experts)
+                .zip(&floor)
+                .map(|(row, from)| from + row.get(expert).map_or(0.0, height))
+                .collect();
+            let step = |(t, v): (usize, &f64)| [(t as f64, *v), (t as f64 + 1.0, *v)];
+            let mut outline: Vec<(f64, f64)> = ceiling.iter().enumerate().flat_map(step).collect();
+            let mut back: Vec<(f64, f64)> = floor.iter().enumerate().flat_map(step).collect();
+            back.reverse();
+            outline.extend(back);
+            if !outline.is_empty() {
+                let band = Polygon::new(outline, colour(*index).mix(0.85).filled());
+                chart.draw_series([band])?;
             }
+            floor = ceiling;
         }
         let shown = self.experts.iter().zip(&self.places);
         for ((name, expert), (x, y)) in shown.zip(self.legend()) {

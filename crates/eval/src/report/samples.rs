@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::Report;
 use crate::colours::COLOURS;
 use crate::rows::{GenerationRow, ScoreRow};
 
@@ -13,8 +14,10 @@ const TOKENS: usize = 60_000;
 #[derive(Debug, Serialize)]
 pub(super) struct Data<'a> {
     strategies: &'a [String],
-    preferences: &'a [String],
-    samples: Vec<u32>,
+    /// Indices of the strategies in the order that their answers stand in.
+    order: Vec<usize>,
+    /// Names and texts.
+    preferences: &'a [(String, String)],
     pub prompts: Vec<Question<'a>>,
     experts: &'a [String],
     colours: Vec<String>,
@@ -61,12 +64,9 @@ pub(super) fn prompts<'a>(samples: &Samples<'a>) -> Vec<&'a str> {
 }
 
 /// What the browser shows of the samples: as many prompts as fit, the first ones.
-pub(super) fn data<'a>(
-    strategies: &'a [String],
-    preferences: &'a [String],
-    experts: &'a [String],
-    samples: &Samples<'a>,
-) -> Data<'a> {
+pub(super) fn data<'a>(report: &Report<'a>) -> Data<'a> {
+    let (strategies, experts) = (report.strategies, report.experts);
+    let (preferences, samples) = (report.preferences, &report.samples);
     let mut tokens = 0;
     let mut prompts = prompts(samples);
     let fits = |prompt: &&&str| {
@@ -81,8 +81,8 @@ pub(super) fn data<'a>(
     prompts.truncate(shown);
     let mut data = Data {
         strategies,
+        order: order(report),
         preferences,
-        samples: Vec::new(),
         prompts: Vec::new(),
         experts,
         colours: COLOURS
@@ -96,9 +96,9 @@ pub(super) fn data<'a>(
         let Some(p) = prompts.iter().position(|p| *p == i.prompt) else {
             continue;
         };
-        let index = |all: &[String], name: &str| all.iter().position(|n| n == name);
-        let strategy = index(strategies, &i.strategy);
-        let Some((s, f)) = strategy.zip(index(preferences, &i.preference)) else {
+        let strategy = strategies.iter().position(|n| *n == i.strategy);
+        let preference = preferences.iter().position(|(n, _)| *n == i.preference);
+        let Some((s, f)) = strategy.zip(preference) else {
             continue;
         };
         if p == data.prompts.len() {
@@ -107,12 +107,18 @@ pub(super) fn data<'a>(
                 question: &row.question,
             });
         }
-        if !data.samples.contains(&i.sample) {
-            data.samples.push(i.sample);
-        }
         data.items.push(item([s, p, f], row, score, experts));
     }
     data
+}
+
+/// By utility, then those that the summaries don't have.
+fn order(report: &Report<'_>) -> Vec<usize> {
+    let mut order: Vec<usize> = report.summaries.iter().map(|s| s.place).collect();
+    order.extend(
+        (0..report.strategies.len()).filter(|i| !report.summaries.iter().any(|s| s.place == *i)),
+    );
+    order
 }
 
 /// A response for the browser; `indices` are those of its strategy, prompt and preference.

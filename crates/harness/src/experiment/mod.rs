@@ -45,6 +45,10 @@ pub use retention::Retention;
 pub struct Experiment {
     /// Names the run folder, `runs/<name>`.
     pub name: String,
+    /// What the experiment asks, as its report opens. Default: the first paragraph of the comment at the head of the file
+    /// that is no command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
     /// All randomness follows from it. Default 0 (ours).
     #[serde(default)]
     pub seed: u64,

@@ -12,6 +12,7 @@
 //! ```
 
 mod plots;
+mod question;
 mod tables;
 
 use std::collections::HashMap;
@@ -19,9 +20,10 @@ use std::collections::HashMap;
 use anyhow::{Result, ensure};
 use eval::comparison::Comparison;
 use eval::mixing_weights::MixingWeights;
-use eval::report::Report;
+use eval::report::{Report, Table};
 use eval::rows::{self, GenerationRow, Identity, ScoreRow};
 use eval::table::{parquet, read_parquet, write_all, write_csv};
+use eval::utility::Utility;
 use polars::prelude::{Column, DataFrame};
 
 use crate::store::folder::{RunFolder, parquet_files};
@@ -66,8 +68,10 @@ pub fn report(
     let experiment = &manifest.experiment;
     let names = experiment.strategies.names();
     let strategies: Vec<String> = names.iter().map(|s| s.to_string()).collect();
-    let preference_names = experiment.preferences.names();
-    let preference_names: Vec<String> = preference_names.iter().map(|p| p.to_string()).collect();
+    let preferences = experiment.preferences.iter();
+    let preferences: Vec<(String, String)> = preferences
+        .map(|(name, p)| (name.to_string(), p.text.clone()))
+        .collect();
     let comparison = Comparison::new(scores, &strategies)?;
 
     let weights: Vec<(String, MixingWeights)> = strategies
@@ -77,7 +81,7 @@ pub fn report(
     let mut tables = tables::tables(manifest, &comparison, generations, &weights, retention)?;
     let folder_of_tables = folder.path("tables");
     for table in &mut tables {
-        write_all(&folder_of_tables, table.file, &mut table.frame)?;
+        write_all(folder.root(), table.file, &mut table.frame)?;
     }
     comparison.paper().write(&folder_of_tables, "paper")?;
     comparison
@@ -105,23 +109,30 @@ pub fn report(
         generations,
         weights: &weights,
         experts: &experts,
+        neutral: neutral(manifest),
         folder: folder.path("plots"),
         drawn: Vec::new(),
     };
     let text = serde_json::to_string_pretty(manifest)?;
-    let filled = tables.iter().filter(|t| t.frame.height() > 0);
+    let judged = tables::judged(folder)?;
+    let pairs = comparison.pair_table()?;
     let page = Report {
         title: &experiment.name,
-        facts: &facts(manifest),
+        question: experiment
+            .question
+            .clone()
+            .or_else(|| question::question(&manifest.source)),
+        findings: comparison.findings(),
         warnings: warnings(manifest, generations, scores),
-        tables: filled
-            .map(|t| (t.heading, t.hint.clone(), &t.frame))
-            .collect(),
-        plots: plots.draw()?,
+        summaries: comparison.summaries(),
+        neutral: neutral(manifest),
+        figures: plots.draw()?,
         strategies: &strategies,
-        preferences: &preference_names,
+        preferences: &preferences,
         experts: &experts,
         samples: samples(generations, scores),
+        tables: folded(&tables, &pairs, &judged),
+        facts: facts(manifest),
         config: &manifest.source,
         manifest: &text,
     };
@@ -129,6 +140,46 @@ pub fn report(
     eval::write_atomic(&path, page.html()?.as_bytes())?;
     // The ranking comes first.
     Ok(tables.swap_remove(0).frame)
+}
+
+/// Utility of a response that is as good as the reference.
+fn neutral(manifest: &Manifest) -> f64 {
+    match manifest.experiment.utility {
+        Utility::BradleyTerry => 0.5,
+        Utility::Mean => 0.0,
+    }
+}
+
+/// The tables below the first, in which every pair stands once.
+fn folded<'a>(
+    tables: &'a [tables::Table],
+    pairs: &'a DataFrame,
+    judged: &'a [tables::Table],
+) -> Vec<Table<'a>> {
+    let mut out = Vec::new();
+    for table in tables.iter().chain(judged) {
+        let (heading, hint, frame) = match table.file {
+            // The opening has it.
+            "tables/ranking" | "tables/win_rates" => continue,
+            "tables/differences" => (
+                "Pairs",
+                "Every pair of strategies once, on the same prompt, preference and sample: the mean difference in \
+                 utility, and the share of pairs that the first wins, by utility and by each reward where the preference \
+                 states its dimension, a tie half. Win rates with intervals: tables/win_rates.csv.",
+                pairs,
+            ),
+            _ => (table.heading, table.hint.as_str(), &table.frame),
+        };
+        if frame.height() > 0 {
+            out.push(Table {
+                file: table.file,
+                heading,
+                hint: hint.into(),
+                frame,
+            });
+        }
+    }
+    out
 }
 
 /// What a reader must know before believing the tables.

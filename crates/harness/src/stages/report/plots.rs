@@ -6,23 +6,22 @@ use anyhow::Result;
 use eval::comparison::{Comparison, Measure};
 use eval::mixing_weights::MixingWeights;
 use eval::plots::{
-    CurvePlot, FrontPlot, HeatPlot, Plot, RadarPlot, RewardPlot, ScatterPlot, UtilityPlot,
-    WeightPlot, save,
+    CurvePlot, DotPlot, FrontPlot, HeatPlot, Labelled, Plot, ScatterPlot, WeightPlot, save,
 };
+use eval::report::Figure;
 use eval::rows::{GenerationRow, Identity};
 use eval::statistics::Estimate;
-use eval::utility::Utility;
 
 use crate::store::manifest::Manifest;
-
-/// Outlines of the radar plot; more can't be told apart (ours).
-const OUTLINES: usize = 5;
 
 /// Responses whose weights are shown, of different preferences (ours).
 const TRACES: usize = 3;
 
 /// Information in nats below which weights don't change: there is nothing to see then.
 const NOTHING: f64 = 1e-6;
+
+/// Names of the figures that stand open in the report, beside the fronts.
+const MAIN: [&str; 4] = ["utility_by_divergence", "utility", "preferences", "rewards"];
 
 /// Draws plots into a folder and keeps them as SVG with their captions.
 pub(super) struct Plots<'a> {
@@ -32,71 +31,85 @@ pub(super) struct Plots<'a> {
     pub weights: &'a [(String, MixingWeights)],
     /// In the order of colours.
     pub experts: &'a [String],
+    /// Utility of a response that is as good as the reference.
+    pub neutral: f64,
     pub folder: PathBuf,
-    pub drawn: Vec<(String, String)>,
+    pub drawn: Vec<Figure>,
 }
 
 impl Plots<'_> {
     /// All of them, in the order of the report.
-    pub fn draw(mut self) -> Result<Vec<(String, String)>> {
-        self.estimates()?;
-        self.matrices()?;
-        self.radar()?;
+    pub fn draw(mut self) -> Result<Vec<Figure>> {
         self.costs()?;
         self.fronts()?;
+        self.estimates()?;
+        self.matrices()?;
         self.weights()?;
         Ok(self.drawn)
     }
 
     fn add(&mut self, name: &str, caption: impl Into<String>, plot: &impl Plot) -> Result<()> {
         let svg = save(&self.folder, name, plot)?;
-        self.drawn.push((caption.into(), svg));
+        self.drawn.push(Figure {
+            name: name.into(),
+            caption: caption.into(),
+            svg,
+            main: MAIN.contains(&name) || name.starts_with("front_"),
+        });
         Ok(())
     }
 
-    fn strategies(&self) -> Vec<String> {
-        self.comparison.strategies().to_vec()
-    }
-
-    /// Utility of a response that is as good as the reference.
-    fn neutral(&self) -> f64 {
-        match self.manifest.experiment.utility {
-            Utility::BradleyTerry => 0.5,
-            Utility::Mean => 0.0,
-        }
+    /// Strategies in the order of the report's table, each with its place in the order of colours.
+    fn rows(&self) -> Vec<Labelled> {
+        let names = self.comparison.strategies();
+        let order = self.comparison.by_utility().into_iter();
+        order.map(|i| (names[i].clone(), i)).collect()
     }
 
     fn estimates(&mut self) -> Result<()> {
-        let (strategies, comparison) = (self.strategies(), self.comparison);
-        let utility = UtilityPlot {
-            utilities: strategies.iter().map(|s| comparison.utility(s)).collect(),
-            neutral: self.neutral(),
-            strategies: strategies.clone(),
+        let (rows, comparison) = (self.rows(), self.comparison);
+        let of_all = |f: &dyn Fn(&str) -> Option<Estimate>| -> Vec<Option<Estimate>> {
+            rows.iter().map(|(name, _)| f(name)).collect()
         };
-        let caption =
-            "Utility by strategy; the dashed line is a response as good as the reference.";
-        self.add("utility", caption, &utility)?;
-        let rewards = comparison.dimensions().iter().map(|d| {
-            let estimates = strategies.iter().map(|s| comparison.reward(s, d));
-            (d.clone(), estimates.collect::<Vec<_>>())
-        });
+        let preferences = comparison.preferences().iter();
+        let mut panels = vec![("all preferences".into(), of_all(&|s| comparison.utility(s)))];
+        let alone = DotPlot {
+            rows: rows.clone(),
+            panels: panels.clone(),
+            axis: "utility (more is better)".into(),
+            at: self.neutral,
+        };
+        let caption = "Utility by strategy with 95 % intervals; the dashed line is a response as good as the reference.";
+        self.add("utility", caption, &alone)?;
+        panels = preferences
+            .map(|p| (p.clone(), of_all(&|s| comparison.utility_for(s, p))))
+            .collect();
+        if panels.len() > 1 {
+            let caption = "Utility by preference with 95 % intervals.";
+            self.add("preferences", caption, &DotPlot { panels, ..alone })?;
+        }
+        let rewards = comparison.dimensions().iter();
+        let rewards = rewards.map(|d| (d.clone(), of_all(&|s| comparison.reward(s, d))));
         let stated = |(_, estimates): &(String, Vec<Option<Estimate>>)| {
             estimates.iter().any(Option::is_some)
         };
-        let rewards = RewardPlot {
-            rewards: rewards.filter(stated).collect(),
-            strategies,
+        let rewards = DotPlot {
+            panels: rewards.filter(stated).collect(),
+            rows: rows.clone(),
+            axis: "reward (sd of the base)".into(),
+            at: 0.0,
         };
-        let caption = "Reward in each dimension that a preference states; zero is the base's mean.";
+        let caption = "Reward in each dimension that a preference states, signed so that more is better; the dashed line is \
+                       the base's mean.";
         self.add("rewards", caption, &rewards)
     }
 
     fn matrices(&mut self) -> Result<()> {
-        let (strategies, comparison) = (self.strategies(), self.comparison);
+        let strategies: Vec<String> = self.rows().into_iter().map(|(name, _)| name).collect();
         let n = strategies.len();
         let mut rates = vec![None; n * n];
         let index = |name: &str| strategies.iter().position(|s| s == name);
-        let wins = comparison.win_rates().iter();
+        let wins = self.comparison.win_rates().iter();
         for win in wins.filter(|w| w.measure == Measure::Utility) {
             if let (Some(row), Some(column)) = (index(&win.strategy), index(&win.opponent)) {
                 rates[row * n + column] = Some(win.rate.mean);
@@ -113,44 +126,7 @@ impl Plots<'_> {
             "win_rates",
             "Share of pairs that the row's strategy wins.",
             &matrix,
-        )?;
-        let preferences = comparison.preferences();
-        let cells = strategies.iter().flat_map(|s| {
-            let utility = move |p: &String| comparison.utility_for(s, p).map(|e| e.mean);
-            preferences.iter().map(utility)
-        });
-        let by_preference = HeatPlot {
-            title: "Utility by preference".into(),
-            values: cells.collect(),
-            rows: strategies.clone(),
-            columns: preferences.to_vec(),
-            middle: self.neutral(),
-        };
-        self.add("preferences", "Mean utility by preference.", &by_preference)
-    }
-
-    fn radar(&mut self) -> Result<()> {
-        let (strategies, comparison) = (self.strategies(), self.comparison);
-        let preferences = comparison.preferences();
-        if preferences.len() < 3 {
-            return Ok(());
-        }
-        let mut shown: Vec<usize> = comparison.order().into_iter().take(OUTLINES).collect();
-        if !shown.contains(&0) {
-            shown.push(0);
-        }
-        let outline = |&i: &usize| {
-            let values = preferences.iter();
-            let values = values.map(|p| Some(comparison.utility_for(&strategies[i], p)?.mean));
-            Some((strategies[i].clone(), i, values.collect::<Option<_>>()?))
-        };
-        let radar = RadarPlot {
-            title: "Utility by preference".into(),
-            axes: preferences.to_vec(),
-            outlines: shown.iter().filter_map(outline).collect(),
-        };
-        let caption = "Utility by preference: the strongest strategies, and the one that differences are against.";
-        self.add("radar", caption, &radar)
+        )
     }
 
     fn costs(&mut self) -> Result<()> {
@@ -161,18 +137,19 @@ impl Plots<'_> {
             high: mean,
             count: 1,
         };
-        let divergence = |s: &String| comparison.kl(s);
-        let time = |s: &String| Some(exact(manifest.seconds_per_token(s)? * 1000.0));
+        let divergence = |s: &str| comparison.estimate(s, |r| r.kl);
+        let time = |s: &str| Some(exact(manifest.seconds_per_token(s)? * 1000.0));
         self.scatter(
             "divergence",
-            "What utility costs in divergence from the base.",
-            "KL to the base, nats per token",
+            "What utility costs in divergence from the base, with 95 % intervals. Further up and further to the left is \
+             better.",
+            "KL to the base, nats per response (less is closer)",
             &divergence,
         )?;
         self.scatter(
             "cost",
             "What utility costs in time.",
-            "milliseconds per token",
+            "milliseconds per token (less is faster)",
             &time,
         )
     }
@@ -182,18 +159,21 @@ impl Plots<'_> {
         name: &str,
         caption: &str,
         axis: &str,
-        x: &dyn Fn(&String) -> Option<Estimate>,
+        x: &dyn Fn(&str) -> Option<Estimate>,
     ) -> Result<()> {
         let comparison = self.comparison;
-        let point = |s: &String| Some((s.clone(), x(s)?, comparison.utility(s)?));
-        let points: Vec<_> = self.strategies().iter().filter_map(point).collect();
+        let point = |label: Labelled| {
+            let (x, y) = (x(&label.0)?, comparison.utility(&label.0)?);
+            Some((label, x, y))
+        };
+        let points: Vec<_> = self.rows().into_iter().filter_map(point).collect();
         if points.len() < 2 {
             return Ok(());
         }
         let plot = ScatterPlot {
             title: format!("Utility against {name}"),
             x: axis.into(),
-            y: "utility".into(),
+            y: "utility (more is better)".into(),
             points,
         };
         self.add(&format!("utility_by_{name}"), caption, &plot)
@@ -207,14 +187,13 @@ impl Plots<'_> {
                 continue;
             };
             let sign = |s: f64| if s > 0.0 { '+' } else { '−' };
-            let strategies = self.strategies();
-            let fronts = strategies.iter().filter_map(|s| {
-                let points = comparison.front(s, sweep)?;
+            let fronts = self.rows().into_iter().filter_map(|label| {
+                let points = comparison.front(&label.0, sweep)?;
                 let mut order: Vec<usize> = (0..points.len()).collect();
                 let share = |i: &usize| sweep.preferences[*i].1[0];
                 order.sort_by(|a, b| share(a).total_cmp(&share(b)));
                 let path = order.iter().map(|&i| [points[i][0], points[i][1]]);
-                Some((s.clone(), path.collect()))
+                Some((label, path.collect()))
             });
             let plot = FrontPlot {
                 title: "Rewards over a sweep of preferences".into(),

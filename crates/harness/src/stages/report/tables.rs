@@ -5,13 +5,15 @@ use eval::comparison::Comparison;
 use eval::mixing_weights::MixingWeights;
 use eval::rows::GenerationRow;
 use eval::statistics::RESAMPLES;
+use eval::table::read_parquet;
 use polars::prelude::{Column, DataFrame};
 
+use crate::store::folder::RunFolder;
 use crate::store::manifest::Manifest;
 
 /// A table, where it is written and how it is read.
 pub(super) struct Table {
-    /// Name of its files.
+    /// Its files in the run folder, without ending.
     pub file: &'static str,
     pub heading: &'static str,
     pub hint: String,
@@ -36,7 +38,7 @@ pub(super) fn tables(
     };
     let mut tables = vec![
         table(
-            "ranking",
+            "tables/ranking",
             "Ranking",
             format!(
                 "By Bradley-Terry strength: the log-odds of winning against the average strategy. A win is a \
@@ -49,18 +51,14 @@ pub(super) fn tables(
             comparison.ranking()?,
         ),
         table(
-            "quality",
+            "tables/quality",
             "Quality",
-            "kl: divergence of the mixture from the base, in nats; base_perplexity: of the responses under \
-             the base; worst_dimension: the smallest reward among those stated, on average; repetition: share \
-             of token trigrams that came before in the response; distinct: different n-grams of words over \
-             all; self_bleu: of each response against those to other prompts (100: all alike)."
-                .into(),
+            "What the responses are like, whatever they are worth; headings say what they mean.".into(),
             comparison.quality_table(generations)?,
         ),
-        table("cost", "Cost", cost_hint(experiment.kl), cost(manifest)?),
+        table("tables/cost", "Cost", cost_hint(experiment.kl), cost(manifest)?),
         table(
-            "rewards",
+            "tables/rewards",
             "Rewards",
             "Normalised rewards with intervals, signed so that more is better, where the preference states \
              the dimension; bradley_terry: mean probability of beating the reference; mean and standard \
@@ -69,26 +67,26 @@ pub(super) fn tables(
             comparison.reward_table()?,
         ),
         table(
-            "preferences",
+            "tables/preferences",
             "Preferences",
             "Mean utility of every strategy for every preference.".into(),
             comparison.preference_table()?,
         ),
         table(
-            "differences",
+            "tables/differences",
             "Differences",
             "Mean difference in utility of every pair on the same prompt, preference and sample.".into(),
             comparison.difference_table()?,
         ),
         table(
-            "win_rates",
+            "tables/win_rates",
             "Win rates",
             "By utility, and by each reward where the preference states its dimension; a tie is half."
                 .into(),
             comparison.win_rate_table()?,
         ),
         table(
-            "seeds",
+            "tables/seeds",
             "Seeds",
             format!(
                 "Strategies with several samples, and methods that were trained with several seeds: utility and \
@@ -98,7 +96,7 @@ pub(super) fn tables(
             comparison.seed_table(&experiment.repeated())?,
         ),
         table(
-            "fronts",
+            "tables/fronts",
             "Fronts",
             format!(
                 "For preferences that weigh the same directions differently: the volume of mean rewards \
@@ -109,7 +107,7 @@ pub(super) fn tables(
             comparison.front_table(experiment.reference_point)?,
         ),
         table(
-            "weights",
+            "tables/weights",
             "Weights",
             "Mutual information of the chosen expert with the preference and with the position in a \
              response, in nats, and mean weights."
@@ -121,17 +119,47 @@ pub(super) fn tables(
     if chosen.height() > 0 {
         let hint =
             "What each strategy that chooses on the validation prompts took for each preference.";
-        tables.push(table("chosen", "Chosen", hint.into(), chosen));
+        tables.push(table("tables/chosen", "Chosen", hint.into(), chosen));
     }
     if let Some(retention) = retention {
         tables.push(table(
-            "retention",
+            "tables/retention",
             "Retention",
             "What the strategies still know: perplexity of held-out prose as a response, and share of \
              questions whose right option is the likeliest; intervals over passages and questions."
                 .into(),
             retention,
         ));
+    }
+    Ok(tables)
+}
+
+/// What judges said of the run, if it was asked: `mope judge` writes these tables.
+pub(super) fn judged(folder: &RunFolder) -> Result<Vec<Table>> {
+    let all = [
+        (
+            "judgements/verdicts",
+            "Judges",
+            "Who wins in the eyes of the judges, by criterion; a judge whose two verdicts contradict counts as a tie.",
+        ),
+        (
+            "judgements/agreement",
+            "Agreement of judges",
+            "How often two judges, or a judge and the utility, prefer the same response.",
+        ),
+    ];
+    let mut tables = Vec::new();
+    for (file, heading, hint) in all {
+        let path = folder.path(&format!("{file}.parquet"));
+        if path.exists() {
+            let (frame, hint) = (read_parquet(&path)?, hint.into());
+            tables.push(Table {
+                file,
+                heading,
+                hint,
+                frame,
+            });
+        }
     }
     Ok(tables)
 }
