@@ -1,5 +1,6 @@
 //! Prompt sets: JSON lines or plain text.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::Result;
@@ -39,12 +40,12 @@ enum Content {
 /// # Errors
 /// With file and line. Also for an empty set, and for an id that comes twice.
 pub fn load(path: &Path) -> Result<Vec<NamedPrompt>> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+    let text = eval::read_text(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
     let json = path
         .extension()
         .is_some_and(|e| e == "jsonl" || e == "json");
     let mut prompts: Vec<NamedPrompt> = Vec::new();
+    let mut ids = HashSet::new();
     for (number, line) in text.lines().enumerate().map(|(i, l)| (i + 1, l)) {
         if line.trim().is_empty() {
             continue;
@@ -56,7 +57,7 @@ pub fn load(path: &Path) -> Result<Vec<NamedPrompt>> {
             (None, Prompt::Chat(vec![Message::user(line.trim())]))
         };
         let id = id.unwrap_or_else(|| number.to_string());
-        if prompts.iter().any(|p| p.id == id) {
+        if !ids.insert(id.clone()) {
             return Err(fail(format!("the id '{id}' comes twice")));
         }
         prompts.push(NamedPrompt { id, prompt });
@@ -128,6 +129,21 @@ mod tests {
         assert_eq!(prompts[2].prompt.question(), "Ho");
         let prompts = read("p.txt", "one\n\n two \n").unwrap();
         assert_eq!((prompts.len(), prompts[1].prompt.question()), (2, "two"));
+        // A byte order mark is no part of the first prompt.
+        for (name, content) in [
+            ("p.txt", "\u{feff}one\ntwo"),
+            (
+                "p.jsonl",
+                "\u{feff}{\"prompt\": \"one\"}\n{\"prompt\": \"two\"}",
+            ),
+        ] {
+            let prompts = read(name, content).unwrap();
+            assert_eq!(
+                (prompts.len(), prompts[0].prompt.question()),
+                (2, "one"),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -57,6 +57,12 @@ impl Sampling {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return Err(format!("temperature {} is not 0 or more", self.temperature));
         }
+        if self.temperature > 0.0 && (1.0 / self.temperature).is_infinite() {
+            let temperature = self.temperature;
+            return Err(format!(
+                "temperature {temperature:e} is so small that its inverse is infinite; 0 is greedy"
+            ));
+        }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(format!("top_p {} is not above 0 and at most 1", self.top_p));
         }

@@ -117,8 +117,7 @@ fn wrong(data: &Path, number: usize, e: &dyn std::fmt::Display) -> anyhow::Error
 }
 
 fn numbered<T: DeserializeOwned>(data: &Path) -> Result<Vec<(usize, T)>> {
-    let text =
-        std::fs::read_to_string(data).map_err(|e| usage(format!("{}: {e}", data.display())))?;
+    let text = eval::read_text(data).map_err(|e| usage(format!("{}: {e}", data.display())))?;
     let filled = text.lines().enumerate().map(|(i, line)| (i + 1, line));
     let filled = filled.filter(|(_, line)| !line.trim().is_empty());
     let read = filled.map(|(number, line)| {

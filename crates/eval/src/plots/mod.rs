@@ -170,19 +170,23 @@ pub fn save(folder: &Path, name: &str, plot: &impl Plot) -> Result<String> {
     write_atomic(&folder.join(format!("{name}.svg")), svg.as_bytes())?;
     let path = folder.join(format!("{name}.png"));
     // plotters chooses the format by the ending and writes the file itself.
-    let beside = folder.join(format!(".{name}.part.png"));
+    let beside = crate::files::unforeseen(&path, "part.png");
     let (width, height) = plot.size();
-    {
+    let drawn = {
         let size = (width * PNG_SCALE, height * PNG_SCALE);
         let area = BitMapBackend::new(&beside, size).into_drawing_area();
         let drawn = area.fill(&WHITE).map_err(Failure::from);
         drawn
             .and_then(|()| plot.draw(&area, PNG_SCALE))
             .and_then(|()| area.present().map_err(Failure::from))
-            .map_err(|e| failed(&path, e))?;
+            .map_err(|e| failed(&path, e))
+    };
+    let saved = drawn.and_then(|()| std::fs::rename(&beside, &path).map_err(Error::io(&path)));
+    if saved.is_err() {
+        // The first error is the one to report; a left-over `.part.png` is never read.
+        drop(std::fs::remove_file(&beside));
     }
-    std::fs::rename(&beside, &path).map_err(Error::io(&path))?;
-    Ok(svg)
+    saved.map(|()| svg)
 }
 
 /// Width of a left margin that holds the labels, in pixels at scale 1.
