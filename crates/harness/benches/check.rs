@@ -9,21 +9,21 @@ use mope_harness::experiment::Experiment;
 use mope_harness::prompts;
 use mope_harness::splits::Splits;
 
-/// Prompts of a few kinds with other words, as collections of them are; a set has those from `first` on.
+/// Prompts of 6 to 15 words, of which some are much more frequent than others; a set has those from `first` on.
 fn set(path: &Path, first: usize, count: usize) {
     let mut text = String::new();
     for i in first..first + count {
-        let (a, b, c) = (i % 997, i / 997, i * 31 % 1009);
-        let prompt = match i % 4 {
-            0 => format!("What is w{a} of v{b}?"),
-            1 => format!(
-                "Please write a short text about w{a} and v{b} for u{c}, and say why it matters to them."
-            ),
-            2 => format!("How do I w{a} the v{b}?"),
-            _ => format!(
-                "Explain w{a}v{b} to a child who has never heard of u{c} in a few simple sentences."
-            ),
+        // Knuth's generator.
+        let mut state = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut unit = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as f64 / (1u64 << 31) as f64
         };
+        let length = 6 + (unit() * 10.0) as usize;
+        let words = (0..length).map(|_| format!("w{}", (unit().powi(3) * 20_000.0) as usize));
+        let prompt = words.collect::<Vec<_>>().join(" ");
         writeln!(text, "{{\"id\": {i}, \"prompt\": \"{prompt}\"}}").unwrap();
     }
     std::fs::write(path, text).unwrap();
