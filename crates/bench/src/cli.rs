@@ -77,8 +77,9 @@ pub enum Command {
     #[command(
         after_help = "Example: mope run experiments/quickstart/quickstart.ron\n\n\
                       The run folder gets manifest.json, generations/*.parquet, scores/*.parquet,\n\
-                      tables/*.{csv,md,tex,parquet}, plots/*.{svg,png} and report.html. Killing the\n\
-                      process loses at most the batch in flight; the same command resumes. Responses that a\n\
+                      tables/*.{csv,md,tex,parquet}, plots/*.{svg,png} and report.html. Ctrl-C, or whatever\n\
+                      else ends the process, loses at most the batch in flight; all finished ones stay in\n\
+                      generations/, and the same command resumes behind them. Responses that a\n\
                       neighbouring run folder has already are taken from there.\n\n\
                       --set generation.sampling.temperature=0.5,0.7 --set seed=1,2 makes four runs in\n\
                       runs/NAME/temperature=0.5,seed=1 and so on. --shard 2/4 makes the second of four\n\
@@ -194,6 +195,14 @@ pub enum Command {
     Bench(BenchArgs),
     /// List the devices of this build
     Devices,
+    /// Print completions for a shell
+    #[command(
+        after_help = "Example: mope completions bash > ~/.local/share/bash-completion/completions/mope"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -240,6 +249,9 @@ pub struct RunArgs {
     /// Replaces a field, or makes a run for each of several values: seed=1,2,3
     #[arg(long, value_name = "FIELD=VALUE,…", value_parser = setting)]
     pub set: Vec<Setting>,
+    /// Take a run folder that another experiment made; its rows are moved to superseded/
+    #[arg(long)]
+    pub replace: bool,
     /// Generate one of several equal parts and stop; a run without it puts the parts together
     #[arg(long, value_name = "PART/OF")]
     pub shard: Option<Shard>,
@@ -288,7 +300,7 @@ pub struct Selection {
     pub strategy: Option<String>,
     #[command(flatten)]
     pub stated: Stated,
-    /// What is asked
+    /// What is asked; - reads it from stdin
     #[arg(
         long,
         value_name = "TEXT",

@@ -171,6 +171,12 @@ pub enum Error {
     /// An address that would write a secret into files.
     #[error("url holds a name or password, which would be written to files; use key_variable")]
     UrlWithSecret,
+    /// An address that may write a secret into files.
+    #[error(
+        "url holds a query (what follows ? or #), which may be a key and would be written to files; end it at /v1, \
+         and use key_variable for the key"
+    )]
+    UrlWithQuery,
     /// An environment variable without a key.
     #[error("the environment variable {variable}, which is to hold the judge's key, {problem}")]
     Key {

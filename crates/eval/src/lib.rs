@@ -13,6 +13,7 @@ pub mod comparison;
 pub mod dimension;
 mod error;
 mod escape;
+mod files;
 pub mod judges;
 pub mod metrics;
 pub mod mixing_weights;
@@ -31,30 +32,5 @@ pub mod study;
 pub mod table;
 pub mod utility;
 
-use std::path::Path;
-
 pub use error::{Error, Result};
-
-/// Writes a file whole or not at all: beside its place, then renamed into it.
-///
-/// # Errors
-/// [`Error::Io`]; the temporary file is removed.
-pub fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
-    let name = path
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let beside = path.with_file_name(format!(".{name}.part"));
-    let written = (|| {
-        use std::io::Write;
-        let mut file = std::fs::File::create(&beside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    })();
-    written.map_err(|e| {
-        // The first error is the one to report; a left-over `.part` is never read.
-        drop(std::fs::remove_file(&beside));
-        Error::io(path)(e)
-    })
-}
+pub use files::{is_part, open_to_write, read_text, write_atomic, write_atomic_with};

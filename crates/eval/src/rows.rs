@@ -25,7 +25,7 @@
 #[cfg(feature = "tables")]
 mod frames;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 #[cfg(feature = "tables")]
 pub use frames::{generations, generations_frame, scores, scores_frame};
@@ -109,6 +109,59 @@ pub struct ScoreRow {
     pub base_nll: Option<f64>,
     /// Scores by dimension.
     pub dimensions: BTreeMap<String, DimensionScore>,
+}
+
+impl GenerationRow {
+    /// Checks that every list has a value for each token.
+    ///
+    /// # Errors
+    /// In words: the list that has another length.
+    pub fn validate(&self) -> std::result::Result<(), String> {
+        let tokens = self.tokens.len();
+        let measured = |values: &Vec<f32>| match values.is_empty() {
+            // Not measured.
+            true => tokens,
+            false => values.len(),
+        };
+        let lengths = [
+            ("pieces", self.pieces.len(), tokens),
+            ("log_probs", self.log_probs.len(), tokens),
+            ("kl", measured(&self.kl), tokens),
+            ("base_log_probs", measured(&self.base_log_probs), tokens),
+            ("weights", self.weights.len(), tokens * self.experts.len()),
+        ];
+        match lengths
+            .into_iter()
+            .find(|(_, length, expected)| length != expected)
+        {
+            None => Ok(()),
+            Some((name, length, expected)) => Err(format!(
+                "{name} has {length} values, not {expected}: {tokens} tokens, {} experts",
+                self.experts.len()
+            )),
+        }
+    }
+}
+
+/// The first identity that comes twice.
+///
+/// ```
+/// use mope_eval::rows::{Identity, twice};
+/// let of = |prompt: &str| Identity {
+///     strategy: "pcm".into(),
+///     preference: "kind".into(),
+///     prompt: prompt.into(),
+///     sample: 0,
+/// };
+/// let (sky, bees) = (of("sky"), of("bees"));
+/// assert_eq!(twice([&sky, &bees]), None);
+/// assert_eq!(twice([&sky, &bees, &sky]), Some(&sky));
+/// ```
+pub fn twice<'a>(identities: impl IntoIterator<Item = &'a Identity>) -> Option<&'a Identity> {
+    let mut seen = HashSet::new();
+    identities
+        .into_iter()
+        .find(|identity| !seen.insert(*identity))
 }
 
 /// What of the rows is NaN or infinite and counts as missing, a sentence for each strategy and column.

@@ -31,11 +31,11 @@ use mixing::merging::{Merged, Recipe, Source};
 use crate::experiment::Experiment;
 use crate::failure::{nearest, usage};
 
-/// The path of a model, fetched if need be.
+/// The registry, where it knows a model or where that is a path; nothing is fetched.
 ///
 /// # Errors
-/// An unknown name (a mistake of usage), or why it could not be fetched.
-pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
+/// An unknown name: a mistake of usage.
+pub fn find(name_or_path: &str) -> Result<Registry> {
     let registry = Registry::load()?;
     let names = || registry.entries().keys().map(String::as_str);
     if !registry.entries().contains_key(name_or_path) && !Path::new(name_or_path).exists() {
@@ -45,6 +45,15 @@ pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
             "model '{name_or_path}' is neither a path nor a registered name{hint}; registered: {known}"
         )));
     }
+    Ok(registry)
+}
+
+/// The path of a model, fetched if need be.
+///
+/// # Errors
+/// An unknown name (a mistake of usage), or why it could not be fetched.
+pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
+    let registry = find(name_or_path)?;
     let bar = ProgressBar::no_length();
     let style = ProgressStyle::with_template(
         "     fetch {msg} [{bar:32}] {bytes}/{total_bytes} · {bytes_per_sec} · {eta} left",

@@ -101,8 +101,8 @@ pub fn load(path: &Path) -> Result<Vec<NamedPrompt>> {
             .map(|(i, line)| (i + 1, line.to_string()))
             .collect(),
     };
-    let mut ids = HashSet::new();
     let mut prompts: Vec<NamedPrompt> = Vec::new();
+    let mut ids: HashSet<String> = HashSet::new();
     for (number, line) in lines {
         let fail = |message: String| usage(format!("{}:{number}: {message}", path.display()));
         let (id, prompt) = if json {
@@ -194,6 +194,21 @@ mod tests {
         assert_eq!(prompts[2].prompt.question(), "Ho");
         let prompts = read("p.txt", "one\n\n two \n").unwrap();
         assert_eq!((prompts.len(), prompts[1].prompt.question()), (2, "two"));
+        // A byte order mark is no part of the first prompt.
+        for (name, content) in [
+            ("p.txt", "\u{feff}one\ntwo"),
+            (
+                "p.jsonl",
+                "\u{feff}{\"prompt\": \"one\"}\n{\"prompt\": \"two\"}",
+            ),
+        ] {
+            let prompts = read(name, content).unwrap();
+            assert_eq!(
+                (prompts.len(), prompts[0].prompt.question()),
+                (2, "one"),
+                "{name}"
+            );
+        }
     }
 
     #[test]

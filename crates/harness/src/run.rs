@@ -19,7 +19,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use eval::scoring::ResponseScorer;
 use polars::prelude::DataFrame;
 
@@ -29,13 +29,14 @@ use crate::models::Pools;
 use crate::plan::RunPlan;
 use crate::progress::say;
 use crate::stages::generate::generate;
-use crate::stages::report::{read_rows, report};
-use crate::stages::retain::{retain, written};
+use crate::stages::report::report;
+use crate::stages::retain::{self, retain, written};
 use crate::stages::score::score;
 use crate::stages::scorer::open_scorer;
 use crate::stages::validate::validate;
 use crate::store::folder::RunFolder;
 use crate::store::manifest::{Manifest, Session, now};
+use crate::store::rows::read_rows;
 use crate::store::shard::Shard;
 
 /// Runs what is missing and returns the ranking.
@@ -44,16 +45,19 @@ use crate::store::shard::Shard;
 /// Whatever a stage reports; what is done stays and the next run goes on from it.
 pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFrame> {
     let (session, clock) = (Session::start(), Instant::now());
+    check_retention(experiment)?;
     let mut pools = Pools::open(experiment)?;
     let mut plan = RunPlan::resolve(experiment, &mut pools)?;
     let warnings = plan.warnings.iter();
     warnings.for_each(|w| say(&format!("warning: {w}")));
+    // A run that is refused leaves no folder.
+    let mut scorer = open_scorer(experiment)?;
+    let text = eval::read_text(source).with_context(|| source.display().to_string())?;
     let folder = RunFolder::open(out)?;
-    let mut record = Record::open(session, clock, &plan, source, &folder)?;
+    let mut record = Record::open(session, clock, &plan, (source, text), &folder)?;
 
     let choices = validate(&plan, &pools, &folder, &mut record.session)?;
     plan.choose(&choices)?;
-    let mut scorer = open_scorer(experiment)?;
     let rows = generate(
         &plan,
         &pools,
@@ -88,9 +92,9 @@ pub fn shard(experiment: &Experiment, out: &Path, shard: Shard) -> Result<usize>
             )));
         }
     }
+    let mut scorer = open_scorer(experiment)?;
     let folder = RunFolder::shard(out, shard)?;
     let mut session = Session::start();
-    let mut scorer = open_scorer(experiment)?;
     let rows = generate(
         &plan,
         &pools,
@@ -104,6 +108,29 @@ pub fn shard(experiment: &Experiment, out: &Path, shard: Shard) -> Result<usize>
     Ok(rows.references.len() + rows.generations.len())
 }
 
+/// What is read at the end is looked at before anything is made.
+fn check_retention(experiment: &Experiment) -> Result<()> {
+    experiment.retention.iter().try_for_each(retain::check)
+}
+
+/// Refuses a folder that another experiment made: its rows would be moved away and its tables written over.
+///
+/// # Errors
+/// The name of the other experiment, and what to do: a mistake of usage.
+pub fn check_folder(experiment: &Experiment, out: &Path) -> Result<()> {
+    match Manifest::load(out) {
+        Ok(manifest) if manifest.experiment.name != experiment.name => {
+            let (out, other) = (out.display(), &manifest.experiment.name);
+            Err(usage(format!(
+                "{out} holds a run of experiment '{other}', not '{}'; choose another folder with --out, or add \
+                 --replace to give this one up (rows are moved to superseded/)",
+                experiment.name
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes tables, plots and report again from the rows of a run folder.
 ///
 /// # Errors
@@ -113,7 +140,7 @@ pub fn rebuild(out: &Path) -> Result<DataFrame> {
     let folder = RunFolder::open(out)?;
     let (generations, scores) = read_rows(&folder)?;
     let retention = match manifest.experiment.retention {
-        Some(_) => written(&folder)?,
+        Some(_) => written(&folder, manifest.experiment.strategies.names().len())?,
         None => None,
     };
     report(&manifest, &generations, &scores, retention, &folder)
@@ -134,12 +161,11 @@ impl Record {
         mut session: Session,
         clock: Instant,
         plan: &RunPlan<'_>,
-        source: &Path,
+        (source, text): (&Path, String),
         folder: &RunFolder,
     ) -> Result<Self> {
         let opening = clock.elapsed().as_secs_f64();
         session.seconds.insert("open".into(), opening);
-        let text = std::fs::read_to_string(source)?;
         let beside = source.parent().unwrap_or(Path::new("."));
         let mut manifest = Manifest::new(plan, text, beside);
         if let Ok(before) = Manifest::load(folder.root()) {
@@ -181,6 +207,7 @@ impl Record {
         self.session.finished = Some(now());
         self.manifest.passes = plan.passes();
         self.manifest.normalisers = scorer.normalisers();
+        self.manifest.rows = folder.row_hashes()?;
         self.save(folder)
     }
 }

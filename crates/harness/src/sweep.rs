@@ -16,15 +16,26 @@
 //! # anyhow::Ok(())
 //! ```
 
+use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 
 use anyhow::Result;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::experiment::Experiment;
 use crate::failure::usage;
+
+/// Combinations of one command at most (ours).
+const COMBINATIONS: usize = 10_000;
+
+/// Bytes of a value in a run's name; of a longer one the beginning and a hash.
+const VALUE: usize = 100;
+
+/// Bytes of a run's name, which is that of a folder; file systems have 255.
+const NAME: usize = 200;
 
 /// A field and the values that it takes: `generation.sampling.temperature=0.5,0.7`.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +62,44 @@ impl FromStr for Setting {
         };
         let values = separate(values).into_iter().map(|v| read(&v)).collect();
         Ok(Self { path, values })
+    }
+}
+
+impl Setting {
+    /// What each value is called in the name of a run. Where two would be called the same, or one is long, a hash of
+    /// the value tells which it is.
+    ///
+    /// # Errors
+    /// A value that comes twice.
+    fn labels(&self) -> Result<Vec<String>> {
+        let plain = |c: char| {
+            if c.is_alphanumeric() || ".-+_".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        };
+        let texts: Vec<&str> = self.values.iter().map(|(text, _)| text.as_str()).collect();
+        let labels = texts.iter().map(|text| text.chars().map(plain).collect());
+        let labels: Vec<String> = labels.collect();
+        let mut uses: HashMap<&str, usize> = HashMap::new();
+        labels
+            .iter()
+            .for_each(|label| *uses.entry(label).or_default() += 1);
+        let mut seen = HashSet::new();
+        if let Some(text) = texts.iter().find(|text| !seen.insert(**text)) {
+            let path = self.path.join(".");
+            return Err(usage(format!("--set {path}: the value {text} comes twice")));
+        }
+        let distinct = |(label, text): (&String, &&str)| {
+            if uses[label.as_str()] == 1 && label.len() <= VALUE {
+                return label.clone();
+            }
+            let hash = lm::source::hex(&Sha256::digest(text.as_bytes())[..4]);
+            let cut = label.floor_char_boundary(VALUE);
+            format!("{}.{hash}", &label[..cut])
+        };
+        Ok(labels.iter().zip(&texts).map(distinct).collect())
     }
 }
 
@@ -84,7 +133,8 @@ pub fn grid(experiment: &Experiment, settings: &[Setting]) -> Result<Vec<(String
         set.experts.sort_like(&experiment.experts.names());
         set.preferences.sort_like(&experiment.preferences.names());
         set.strategies.sort_like(&experiment.strategies.names());
-        set.validate().map_err(|e| usage(format!("--set: {e:#}")))?;
+        let from = if settings.is_empty() { "" } else { "--set: " };
+        set.validate().map_err(|e| usage(format!("{from}{e:#}")))?;
         Ok((name, set))
     };
     combinations(experiment, settings)?
@@ -96,32 +146,37 @@ pub fn grid(experiment: &Experiment, settings: &[Setting]) -> Result<Vec<(String
 /// Every combination of the settings over any file: a name for those that vary, and the file with its names sorted.
 ///
 /// # Errors
-/// A field that is not there, or a value that does not fit.
+/// A field that is not there, a value that does not fit or comes twice, more combinations than a command may have.
 pub fn combinations<T>(file: &T, settings: &[Setting]) -> Result<Vec<(String, T)>>
 where
     T: Serialize + DeserializeOwned,
 {
+    let counts = settings.iter().map(|setting| setting.values.len());
+    let count = counts.fold(1, usize::saturating_mul);
+    if count > COMBINATIONS {
+        return Err(usage(format!(
+            "--set: {count} combinations, more than {COMBINATIONS}; make several commands of them"
+        )));
+    }
     let mut runs = vec![(String::new(), serde_json::to_value(file)?)];
     for setting in settings {
+        let labels = setting.labels()?;
+        let field = setting.path.last().map_or("", String::as_str);
         let mut next = Vec::new();
         for (name, document) in &runs {
-            for (text, value) in &setting.values {
+            for (label, (_, value)) in labels.iter().zip(&setting.values) {
                 let mut document = document.clone();
                 set(&mut document, &setting.path, value.clone())?;
-                let plain = |c: char| {
-                    if c.is_alphanumeric() || ".-+_".contains(c) {
-                        c
-                    } else {
-                        '_'
-                    }
-                };
-                let text: String = text.chars().map(plain).collect();
-                let field = setting.path.last().map_or("", String::as_str);
                 let name = match (setting.values.len(), name.as_str()) {
                     (1, _) => name.clone(),
-                    (_, "") => format!("{field}={text}"),
-                    (_, before) => format!("{before},{field}={text}"),
+                    (_, "") => format!("{field}={label}"),
+                    (_, before) => format!("{before},{field}={label}"),
                 };
+                if name.len() > NAME {
+                    return Err(usage(format!(
+                        "--set: the run's name '{name}' has more than {NAME} bytes; set fewer fields at once"
+                    )));
+                }
                 next.push((name, document));
             }
         }
@@ -178,5 +233,56 @@ mod tests {
         for wrong in ["a", "=1", "a.=1", "a="] {
             assert!(wrong.parse::<Setting>().is_err(), "{wrong}");
         }
+    }
+
+    /// Fields of any name.
+    type Fields = std::collections::BTreeMap<String, Value>;
+
+    fn names(settings: &[&str]) -> Result<Vec<String>> {
+        let settings: Vec<Setting> = settings.iter().map(|s| s.parse().unwrap()).collect();
+        let runs = combinations(&Fields::new(), &settings)?;
+        Ok(runs.into_iter().map(|(name, _)| name).collect())
+    }
+
+    #[test]
+    fn every_run_has_a_name_of_its_own() {
+        assert_eq!(
+            names(&["a=1,2", "b=x", "c=0.5,Log(2)"]).unwrap(),
+            ["a=1,c=0.5", "a=1,c=Log_2_", "a=2,c=0.5", "a=2,c=Log_2_"]
+        );
+        let long = "x".repeat(300);
+        let long = format!("text={long}a,{long}b,Be brief!,Be brief?,Be brief");
+        let named = names(&[&long]).unwrap();
+        let distinct: HashSet<&String> = named.iter().collect();
+        assert_eq!(distinct.len(), 5, "{named:?}");
+        assert!(named.iter().all(|name| name.len() <= NAME));
+        assert!(named[2].starts_with("text=Be_brief_."), "{named:?}");
+        assert_eq!(named[4], "text=Be_brief");
+        // The same value has the same name, whatever stands before it.
+        let other = names(&["text=Be brief?,Be brief!"]).unwrap();
+        assert_eq!((&other[0], &other[1]), (&named[3], &named[2]));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_before_it_is_made() {
+        let error = names(&["a=1,2,1"]).unwrap_err().to_string();
+        assert!(
+            error.contains("--set a: the value 1 comes twice"),
+            "{error}"
+        );
+        let hundred: Vec<String> = (0..100).map(|i| i.to_string()).collect();
+        let fields = ["a", "b", "c", "d"].map(|f| format!("{f}={}", hundred.join(",")));
+        let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+        assert_eq!(names(&fields[..2]).unwrap().len(), 10_000);
+        let error = names(&fields).unwrap_err().to_string();
+        assert!(
+            error.contains("100000000 combinations, more than 10000"),
+            "{error}"
+        );
+        let value = format!("{}1,{}2", "x".repeat(90), "x".repeat(90));
+        let long = ["a", "b", "c"].map(|f| format!("{f}={value}"));
+        let long: Vec<&str> = long.iter().map(String::as_str).collect();
+        let error = names(&long).unwrap_err().to_string();
+        assert!(error.contains("more than 200 bytes"), "{error}");
     }
 }

@@ -56,6 +56,13 @@ impl Sampling {
     /// [`Error::Parameter`] for the first that makes no sense.
     pub fn validate(&self) -> Result<()> {
         from_zero_on("temperature", self.temperature)?;
+        if self.temperature > 0.0 && (1.0 / self.temperature).is_infinite() {
+            return Err(Error::Parameter {
+                name: "temperature".into(),
+                value: self.temperature.to_string(),
+                expected: "0 (greedy), or so large that its inverse is finite",
+            });
+        }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             let expected = "above 0 and at most 1";
             return Err(Error::parameter("top_p", self.top_p, expected));

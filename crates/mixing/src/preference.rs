@@ -23,7 +23,7 @@ impl Preference {
     /// Importances divided by their sum, sorted by name.
     ///
     /// # Errors
-    /// No direction, or an importance that is not a positive number.
+    /// No direction, an importance that is not a positive number, or a sum that is infinite.
     ///
     /// ```
     /// use mope_mixing::Preference;
@@ -41,6 +41,11 @@ impl Preference {
             above_zero(format!("the preference's weight of '{name}'"), *importance)?;
         }
         let total: f64 = self.importances.values().sum();
+        if total.is_infinite() {
+            let message =
+                "the preference's weights sum to infinity; only their ratios count, so divide them";
+            return Err(Error::Preference(message));
+        }
         let shares = self.importances.iter();
         Ok(shares
             .map(|(name, importance)| (name.clone(), importance / total))
@@ -93,4 +98,31 @@ pub(crate) fn constant_weights(
     Ok(weights
         .map(|(name, weight)| (name.clone(), *weight))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn shares_are_on_the_simplex_or_refused() {
+        let shares = |weights: [f64; 2]| {
+            let names = ["a", "b"].map(String::from);
+            let preference = Preference {
+                text: String::new(),
+                importances: names.into_iter().zip(weights).collect(),
+            };
+            preference.shares()
+        };
+        for weights in [[1e-300, 3e-300], [8e307, 8e307], [1e-9, 1e300]] {
+            let total: f64 = shares(weights).unwrap().iter().map(|s| s.1).sum();
+            assert!((total - 1.0).abs() < 1e-12, "{weights:?}");
+        }
+        let error = shares([1e308, 1e308]).unwrap_err().to_string();
+        assert!(error.contains("sum to infinity"), "{error}");
+        for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(shares([1.0, weight]).is_err(), "{weight}");
+        }
+    }
 }

@@ -24,6 +24,17 @@ fn pairs_are_blinded_and_answers_come_back() {
     }
     assert!(!page.contains("src=") && !page.contains("http"));
     let key: Value = serde_json::from_str(&read("key.json")).unwrap();
+    // Another export into the same folder would lose the key.
+    let before = read("key.json");
+    for seed in ["1", "2"] {
+        let again = [&export[..], &["--seed", seed]].concat();
+        let error = fails(here, &again, 2);
+        assert!(
+            error.contains("not empty") && error.contains("--out"),
+            "{error}"
+        );
+    }
+    assert_eq!(read("key.json"), before);
     let pairs = key["pairs"].as_object().unwrap();
     assert_eq!(pairs.len(), 30);
     // Raters who prefer whoever comes last in the alphabet; the second one sees a tie now and then.

@@ -100,7 +100,10 @@ fn weights(response: &Response, experts: usize) -> Value {
 
 /// The response with each token on the colour of its leading expert, and a legend.
 fn coloured(pieces: &[String], response: &Response, experts: &[String]) -> String {
-    let plain = !std::io::stdout().is_terminal() && std::env::var_os("CLICOLOR_FORCE").is_none();
+    // https://no-color.org: set and not empty.
+    let set = |variable: &str| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+    let colours = std::io::stdout().is_terminal() || set("CLICOLOR_FORCE");
+    let plain = set("NO_COLOR") || !colours;
     let paint = |expert: usize, text: &str| {
         let c = colour(expert);
         match plain {

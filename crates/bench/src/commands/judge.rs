@@ -26,11 +26,10 @@ use super::run::records;
 use harness::config;
 use harness::failure::{nearest, usage};
 use harness::models::{Models, hashes};
-use harness::progress::Progress;
+use harness::progress::{Progress, say};
 use harness::prompts::{self, NamedPrompt};
 use harness::stages::report::read_rows;
-use harness::store::folder::lock;
-use harness::store::folder::read_only;
+use harness::store::folder::{lock_part, read_only};
 use harness::store::manifest::Manifest;
 
 /// A file of judges.
@@ -106,7 +105,7 @@ pub fn judge(global: &Global, folder: &Path, file: &Path) -> Result<()> {
     let utility: HashMap<&Identity, f64> =
         scores.iter().map(|s| (&s.identity, s.utility)).collect();
     let out = folder.join("judgements");
-    let _lock = lock(&out)?;
+    let _lock = lock_part(folder, "judgements")?;
     let mut judged = Vec::new();
     for (name, judge) in spec.judges.iter() {
         let path = out.join(format!("{name}.jsonl"));
@@ -207,13 +206,9 @@ fn write_tables(judged: &[Judged], against: &str, out: &Path) -> Result<(DataFra
     let bootstrap = Bootstrap::new(clusters.len());
     let mut verdicts = verdict_table(judged, against, &clusters, &bootstrap)?;
     let mut agreements = agreement_table(judged)?;
-    for (name, mut frame) in [
-        ("pairs.parquet", pair_frame(judged)?),
-        ("resamples.parquet", bootstrap.frame()?),
-    ] {
-        let path = out.join(name);
-        eval::write_atomic(&path, &parquet(&path, &mut frame)?)?;
-    }
+    let path = out.join("pairs.parquet");
+    eval::write_atomic(&path, &parquet(&path, &mut pair_frame(judged)?)?)?;
+    bootstrap.write(&out.join("resamples.parquet"))?;
     write_all(out, "verdicts", &mut verdicts)?;
     write_all(out, "agreement", &mut agreements)?;
     Ok((verdicts, agreements))
@@ -274,6 +269,12 @@ impl Asking<'_> {
     fn open(&self, models: &mut Option<Models>) -> Result<Box<dyn Judge>> {
         Ok(match self.spec {
             JudgeSpec::Endpoint(spec) => {
+                if spec.sends_key_in_clear() {
+                    say(&format!(
+                        "warning: judge '{}': the key goes unencrypted to another machine ({}); use https",
+                        self.name, spec.url
+                    ));
+                }
                 Box::new(Endpoint::new(spec).map_err(|e| usage(e.to_string()))?)
             }
             JudgeSpec::RewardModel(folder) => {

@@ -16,6 +16,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
+use clap::CommandFactory;
 use lm::load::Checkpoint;
 use lm::source::Registry;
 use lm::{DeviceSpec, Format, Tokenizer};
@@ -95,6 +96,7 @@ pub fn run(cli: Cli) -> Result<()> {
             bench::bench(&global, command, &formats)
         }
         Command::Devices => devices(&global),
+        Command::Completions { shell } => completions(shell),
     }
 }
 
@@ -126,6 +128,13 @@ fn tokenize(global: &Global, model: &str, text: &str, add_special: bool) -> Resu
             .map(|(id, piece)| format!("{id:>7}  {piece:?}\n"))
             .collect()
     })
+}
+
+/// Completions of the whole command line for a shell.
+fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "mope", &mut script);
+    say(&String::from_utf8_lossy(&script))
 }
 
 fn devices(global: &Global) -> Result<()> {

@@ -33,11 +33,18 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<()> {
     let out: PathBuf = args.out.clone().unwrap_or_else(default);
     let mut documents = Vec::new();
     let mut said = String::new();
-    for (name, experiment) in grid(&experiment, &args.set)? {
-        let out = match name.as_str() {
-            "" => out.clone(),
-            name => out.join(name),
-        };
+    let runs = grid(&experiment, &args.set)?;
+    let folder = |name: &str| match name {
+        "" => out.clone(),
+        name => out.join(name),
+    };
+    if !args.replace {
+        let all = runs.iter();
+        all.map(|(name, experiment)| run::check_folder(experiment, &folder(name)))
+            .collect::<Result<()>>()?;
+    }
+    for (name, experiment) in runs {
+        let out = folder(&name);
         if let Some(shard) = args.shard {
             let made = run::shard(&experiment, &out, shard)?;
             documents.push(json!({"run": out.display().to_string(), "responses": made}));
@@ -96,15 +103,21 @@ pub fn check(global: &Global, file: &Path) -> Result<()> {
     let experiment = load(global, file)?;
     let Splits {
         prompts, warnings, ..
-    } = Splits::load(&experiment)?;
+    } = harness::check::check(&experiment)?;
     warnings.iter().for_each(|w| eprintln!("warning: {w}"));
     let (strategies, preferences) = (
         experiment.strategies.names(),
         experiment.preferences.names(),
     );
-    let responses =
-        prompts.len() * strategies.len() * preferences.len() * experiment.samples as usize;
-    let limit = responses * experiment.generation.max_new_tokens;
+    let (samples, tokens) = (
+        experiment.samples as usize,
+        experiment.generation.max_new_tokens,
+    );
+    let counts = [strategies.len(), preferences.len(), samples];
+    let responses = counts
+        .into_iter()
+        .fold(prompts.len(), usize::saturating_mul);
+    let limit = responses.saturating_mul(tokens);
     let document = json!({
         "name": experiment.name,
         "model": experiment.model,

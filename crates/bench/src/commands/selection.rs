@@ -111,6 +111,14 @@ pub fn sources(
         .collect()
 }
 
+/// All of stdin, without the line end that programs put behind a text.
+fn from_stdin() -> Result<String> {
+    let text = std::io::read_to_string(std::io::stdin()).context("--prompt: reading stdin")?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_string())
+}
+
 fn prompt(selection: &Selection) -> Result<Prompt> {
     if let Some(json) = &selection.messages {
         let messages: Vec<Message> =
@@ -118,7 +126,10 @@ fn prompt(selection: &Selection) -> Result<Prompt> {
         check(&messages).map_err(|e| usage(format!("--messages: {e}")))?;
         return Ok(Prompt::Chat(messages));
     }
-    let text = selection.prompt.clone().unwrap_or_default();
+    let text = match selection.prompt.as_deref() {
+        Some("-") => from_stdin()?,
+        text => text.unwrap_or_default().to_string(),
+    };
     if text.is_empty() {
         return Err(usage("--prompt: the prompt is empty"));
     }

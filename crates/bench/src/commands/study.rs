@@ -79,8 +79,6 @@ fn export(global: &Global, run: &Path, out: &Path, pairs: usize, only: &[String]
         .collect();
     let seed = global.seed.unwrap_or(0);
     let study = Study::draw(&generations, &strategies, &wishes, pairs, seed)?;
-    std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    write_key(&study.key, &out.join("key.json"))?;
     let column = |name: &str, get: fn(&eval::study::Shown) -> &str| {
         Column::new(name.into(), study.shown.iter().map(get).collect::<Vec<_>>())
     };
@@ -92,8 +90,11 @@ fn export(global: &Global, run: &Path, out: &Path, pairs: usize, only: &[String]
         column("left", |s| &s.left),
         column("right", |s| &s.right),
     ])?;
-    write_csv(out, "pairs", &mut table)?;
     let page = study.page(&manifest.experiment.name)?;
+    make_new(out)?;
+    // The key first: a page whose key is lost is worth nothing.
+    write_key(&study.key, &out.join("key.json"))?;
+    write_csv(out, "pairs", &mut table)?;
     eval::write_atomic(&out.join("study.html"), page.as_bytes())?;
     let document = json!({
         "study": study.key.study,
@@ -106,4 +107,18 @@ fn export(global: &Global, run: &Path, out: &Path, pairs: usize, only: &[String]
         out.join("study.html").display()
     );
     global.print(document, || text)
+}
+
+/// Makes a folder that holds nothing yet: another study's key would be lost, and with it what people answered.
+fn make_new(out: &Path) -> Result<()> {
+    if let Ok(mut entries) = std::fs::read_dir(out)
+        && entries.next().is_some()
+    {
+        return Err(usage(format!(
+            "{} is not empty; choose another folder with --out (a study is never overwritten: without its key, \
+             answers cannot be read)",
+            out.display()
+        )));
+    }
+    std::fs::create_dir_all(out).with_context(|| out.display().to_string())
 }

@@ -79,7 +79,7 @@ impl EndpointSpec {
     /// Checks address and numbers.
     ///
     /// # Errors
-    /// [`Error::Url`], [`Error::UrlWithSecret`], [`Error::Parameter`].
+    /// [`Error::Url`], [`Error::UrlWithSecret`], [`Error::UrlWithQuery`], [`Error::Parameter`].
     pub fn validate(&self) -> Result<()> {
         let rest = ["http://", "https://"].map(|scheme| self.url.strip_prefix(scheme));
         let Some(rest) = rest.into_iter().flatten().next() else {
@@ -90,6 +90,9 @@ impl EndpointSpec {
         let host = rest.split('/').next();
         if host.is_some_and(|host| host.contains('@')) {
             return Err(Error::UrlWithSecret);
+        }
+        if rest.contains(['?', '#']) {
+            return Err(Error::UrlWithQuery);
         }
         for (name, value) in [
             ("timeout", self.timeout),
@@ -120,6 +123,38 @@ impl EndpointSpec {
     }
 }
 
+impl EndpointSpec {
+    /// Whether the key goes unencrypted over a network: to another machine, by http.
+    ///
+    /// ```
+    /// use mope_eval::judges::EndpointSpec;
+    /// let spec = |url: &str| -> EndpointSpec {
+    ///     let text = format!(r#"{{"url": "{url}", "model": "m", "key_variable": "KEY"}}"#);
+    ///     serde_json::from_str(&text).unwrap()
+    /// };
+    /// assert!(spec("http://judges.example/v1").sends_key_in_clear());
+    /// assert!(!spec("https://judges.example/v1").sends_key_in_clear());
+    /// assert!(!spec("http://localhost:8000/v1").sends_key_in_clear());
+    /// ```
+    pub fn sends_key_in_clear(&self) -> bool {
+        let Some(rest) = self.url.strip_prefix("http://") else {
+            return false;
+        };
+        let authority = rest.split('/').next().unwrap_or_default();
+        // An IPv6 address has colons of its own, and stands in brackets.
+        let host = match authority.strip_prefix('[') {
+            Some(rest) => rest.split(']').next(),
+            None => authority.split(':').next(),
+        };
+        let host = host.unwrap_or_default();
+        let here = match host.parse::<std::net::IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => host.eq_ignore_ascii_case("localhost"),
+        };
+        self.key_variable.is_some() && !here
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -145,7 +180,9 @@ mod tests {
     fn settings_that_make_no_sense_are_refused() {
         spec().validate().unwrap();
         type Change = fn(&mut EndpointSpec);
-        let wrong: [(Change, &str); 9] = [
+        let wrong: [(Change, &str); 11] = [
+            (|s| s.url = "https://host/v1?key=secret".into(), "query"),
+            (|s| s.url = "https://host/v1#secret".into(), "query"),
             (|s| s.url = "ftp://x".into(), "neither http:// nor https://"),
             (
                 |s| s.url = "http://me:secret@host/v1".into(),
@@ -170,6 +207,38 @@ mod tests {
                 error.contains(message) && !error.contains("secret"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn keys_in_clear_are_seen_wherever_the_server_is() {
+        let clear = |url: &str, key: bool| {
+            let spec = EndpointSpec {
+                url: url.into(),
+                key_variable: key.then(|| "KEY".into()),
+                ..spec()
+            };
+            spec.sends_key_in_clear()
+        };
+        for here in [
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "localhost",
+            "LOCALHOST:8000",
+            "[::1]:80",
+        ] {
+            assert!(!clear(&format!("http://{here}/v1"), true), "{here}");
+        }
+        for there in [
+            "10.0.0.1",
+            "localhost.example",
+            "127.0.0.1.example:80",
+            "[2001:db8::1]:80",
+            "[::ffff:10.0.0.1]",
+        ] {
+            assert!(clear(&format!("http://{there}/v1"), true), "{there}");
+            assert!(!clear(&format!("http://{there}/v1"), false), "{there}");
+            assert!(!clear(&format!("https://{there}/v1"), true), "{there}");
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Verdicts on the disk: a line of JSON each.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Verdict;
-use crate::{Error, Result};
+use crate::{Error, Result, open_to_write};
 
 /// A verdict as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,13 +45,12 @@ impl Store {
     /// Opens or makes the file. A last line that a kill or a full disk cut is dropped.
     ///
     /// # Errors
-    /// A file that cannot be written, or another line that is no verdict.
+    /// A file that cannot be written, a link, or another line that is no verdict.
     pub fn open(path: &Path) -> Result<Self> {
         let io = Error::io(path);
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(path).map_err(&io)?;
-        let bytes = std::fs::read(path).map_err(&io)?;
+        let mut file = open_to_write(path).map_err(&io)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(&io)?;
         let length = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
         let mut store = Self {
             path: path.into(),
@@ -161,6 +160,18 @@ mod tests {
         assert!(error.contains("v.jsonl:1: no verdict"), "{error}");
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_a_file_elsewhere_leaves_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, path) = (folder.path().join("mine"), folder.path().join("v.jsonl"));
+        std::fs::write(&target, "no line end").unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        let error = Store::open(&path).unwrap_err().to_string();
+        assert!(error.contains("v.jsonl: it is a link"), "{error}");
+        assert_eq!(std::fs::read(&target).unwrap(), b"no line end");
+    }
+
     #[test]
     fn a_full_disk_is_an_error_and_loses_nothing() {
         // Every write to this device fails as on a full disk.
@@ -168,7 +179,7 @@ mod tests {
         if !path.exists() {
             return;
         }
-        let file = OpenOptions::new().write(true).open(path).unwrap();
+        let file = File::options().write(true).open(path).unwrap();
         let mut store = Store {
             path: path.into(),
             file,

@@ -191,7 +191,7 @@ pub fn save(folder: &Path, name: &str, plot: &impl Plot) -> Result<String> {
     write_atomic(&folder.join(format!("{name}.svg")), svg.as_bytes())?;
     let path = folder.join(format!("{name}.png"));
     // plotters chooses the format by the ending and writes the file itself.
-    let beside = folder.join(format!(".{name}.part.png"));
+    let beside = crate::files::unforeseen(&path, "part.png");
     let (width, height) = plot.size();
     let size = (width * PNG_SCALE, height * PNG_SCALE);
     let large = (size.0 * SMOOTH, size.1 * SMOOTH);
@@ -204,14 +204,18 @@ pub fn save(folder: &Path, name: &str, plot: &impl Plot) -> Result<String> {
             .and_then(|()| area.present().map_err(Failure::from))
             .map_err(|e| failed(&path, e))?;
     }
-    {
+    let written = {
         let mut file = BitMapBackend::new(&beside, size);
         file.blit_bitmap((0, 0), size, &smoothed(&drawn, size.0))
             .and_then(|()| file.present())
-            .map_err(|e| failed(&path, e))?;
+            .map_err(|e| failed(&path, e))
+    };
+    let saved = written.and_then(|()| std::fs::rename(&beside, &path).map_err(Error::io(&path)));
+    if saved.is_err() {
+        // The first error is the one to report; a left-over `.part.png` is never read.
+        drop(std::fs::remove_file(&beside));
     }
-    std::fs::rename(&beside, &path).map_err(Error::io(&path))?;
-    Ok(svg)
+    saved.map(|()| svg)
 }
 
 /// Width of a left margin that holds the labels, in pixels at scale 1.

@@ -1,5 +1,6 @@
 //! Rows as data frames, and back.
 
+use std::mem::take;
 use std::path::Path;
 
 use polars::prelude::*;
@@ -169,31 +170,39 @@ fn floats(series: &Series) -> PolarsResult<Vec<f32>> {
 /// Reads responses back; `path` names the file in errors.
 ///
 /// # Errors
-/// A frame with other columns.
+/// A frame with other columns; a row whose lists have other lengths than its tokens.
 pub fn generations(path: &Path, frame: &DataFrame) -> Result<Vec<GenerationRow>> {
     let r = Reader { frame, path };
-    let (questions, responses) = (r.text("question")?, r.text("response")?);
-    let tokens = r.lists("tokens", |s| Ok(s.u32()?.iter().flatten().collect()))?;
-    let (pieces, experts) = (r.lists("pieces", texts)?, r.lists("experts", texts)?);
-    let (kl, base) = (r.lists("kl", floats)?, r.lists("base_log_probs", floats)?);
-    let (log_probs, weights) = (r.lists("log_probs", floats)?, r.lists("weights", floats)?);
+    let (mut questions, mut responses) = (r.text("question")?, r.text("response")?);
+    let mut tokens = r.lists("tokens", |s| Ok(s.u32()?.iter().flatten().collect()))?;
+    let (mut pieces, mut experts) = (r.lists("pieces", texts)?, r.lists("experts", texts)?);
+    let (mut kl, mut base) = (r.lists("kl", floats)?, r.lists("base_log_probs", floats)?);
+    let mut log_probs = r.lists("log_probs", floats)?;
+    let mut weights = r.lists("weights", floats)?;
     let ended = r.bools("ended")?;
-    let identities = r.identities()?.into_iter().enumerate();
-    Ok(identities
-        .map(|(i, identity)| GenerationRow {
-            identity,
-            question: questions[i].clone(),
-            response: responses[i].clone(),
-            tokens: tokens[i].clone(),
-            pieces: pieces[i].clone(),
-            log_probs: log_probs[i].clone(),
-            kl: kl[i].clone(),
-            base_log_probs: base[i].clone(),
-            experts: experts[i].clone(),
-            weights: weights[i].clone(),
-            ended: ended[i],
-        })
-        .collect())
+    let rows = r
+        .identities()?
+        .into_iter()
+        .enumerate()
+        .map(|(i, identity)| {
+            let row = GenerationRow {
+                identity,
+                question: take(&mut questions[i]),
+                response: take(&mut responses[i]),
+                tokens: take(&mut tokens[i]),
+                pieces: take(&mut pieces[i]),
+                log_probs: take(&mut log_probs[i]),
+                kl: take(&mut kl[i]),
+                base_log_probs: take(&mut base[i]),
+                experts: take(&mut experts[i]),
+                weights: take(&mut weights[i]),
+                ended: ended[i],
+            };
+            let checked = row.validate();
+            checked.map_err(|e| Error::table(path, format!("row {}: {e}", i + 1)))?;
+            Ok(row)
+        });
+    rows.collect()
 }
 
 /// Scores as a data frame: identity, `utility`, `tokens`, `ended`, `repetition`, `kl`, `base_nll`, and for each dimension
@@ -320,6 +329,25 @@ mod tests {
         let rows = vec![row(0, vec![3, 1]), row(1, vec![]), row(2, vec![7])];
         let frame = generations_frame(&rows).unwrap();
         assert_eq!(generations(Path::new("x"), &frame).unwrap(), rows);
+
+        type Change = fn(&mut GenerationRow);
+        let lists: [(Change, &str); 5] = [
+            (|r| r.pieces.truncate(1), "pieces has 1 values, not 2"),
+            (|r| r.log_probs.clear(), "log_probs has 0 values, not 2"),
+            (|r| r.kl.push(0.0), "kl has 3 values, not 2"),
+            (|r| r.base_log_probs.truncate(1), "base_log_probs has 1"),
+            (|r| r.weights.truncate(2), "weights has 2 values, not 4"),
+        ];
+        for (change, message) in lists {
+            let mut changed = rows.clone();
+            change(&mut changed[0]);
+            let frame = generations_frame(&changed).unwrap();
+            let error = generations(Path::new("x"), &frame).unwrap_err().to_string();
+            assert!(
+                error.contains(message) && error.contains("x: row 1"),
+                "{error}"
+            );
+        }
 
         let score = DimensionScore {
             raw: 9.0,

@@ -10,11 +10,28 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::{Estimate, percentile};
 #[cfg(feature = "tables")]
+use crate::table::{parquet, write_parquet_pieces};
+#[cfg(feature = "tables")]
 use crate::{Error, Result};
 
 /// Draws, of prompts and of signs: 10,000 keep the noise of a percentile below a hundredth of the interval
 /// (ours).
 pub const RESAMPLES: usize = 10_000;
+
+/// Cells of draws that are kept at most, `RESAMPLES × clusters`: 120 MB at two bytes each, and a bit for the sign. Beyond
+/// that (6,000 prompts) every statistic draws them again, which takes a second for 100 million.
+const KEPT: usize = 60_000_000;
+
+/// Cells up to which the table of draws is one piece, as it has been for every run so far.
+#[cfg(feature = "tables")]
+const ONE_PIECE: usize = 10_000_000;
+
+/// Cells of a piece beyond that.
+#[cfg(feature = "tables")]
+const PIECE: usize = 2_000_000;
+
+/// Draws that are taken together: their sums do not wait for each other.
+const TOGETHER: usize = 4;
 
 /// Draws of prompts with replacement, and of signs for tests: the same for everything that a run computes.
 ///
@@ -23,25 +40,63 @@ pub const RESAMPLES: usize = 10_000;
 #[derive(Debug, Clone)]
 pub struct Bootstrap {
     clusters: usize,
+    /// Where there are not too many of them.
+    kept: Option<Kept>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
     /// `[RESAMPLES, clusters]`, indices of clusters.
-    draws: Vec<u32>,
-    /// `[RESAMPLES, clusters]`, whose sign is turned.
-    turned: Vec<bool>,
+    draws: Vec<u16>,
+    /// `[RESAMPLES, clusters]`, whose sign is turned, a bit each.
+    turned: Vec<u64>,
+}
+
+/// The generator of draws, from a cell of the draws or of the signs behind them on.
+fn generator(clusters: usize, signs: bool, cell: usize) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    // Words of 32 bits: two an index, one a sign.
+    let word = match signs {
+        false => 2 * cell as u128,
+        true => 2 * (RESAMPLES * clusters) as u128 + cell as u128,
+    };
+    random.set_word_pos(word);
+    random
+}
+
+/// The next index of a cluster.
+fn index(random: &mut ChaCha8Rng, clusters: usize) -> u32 {
+    (random.next_u64() % clusters.max(1) as u64) as u32
+}
+
+/// The next sign: whether it is turned.
+fn sign(random: &mut ChaCha8Rng) -> bool {
+    random.next_u32() >> 31 == 1
+}
+
+impl Kept {
+    fn new(clusters: usize) -> Self {
+        let cells = RESAMPLES * clusters;
+        let mut random = generator(clusters, false, 0);
+        let draws = (0..cells).map(|_| index(&mut random, clusters) as u16);
+        let draws = draws.collect();
+        let mut turned = vec![0; cells.div_ceil(64)];
+        let mut random = generator(clusters, true, 0);
+        for cell in 0..cells {
+            turned[cell / 64] |= u64::from(sign(&mut random)) << (cell % 64);
+        }
+        Self { draws, turned }
+    }
 }
 
 impl Bootstrap {
     /// Draws for a number of clusters, from a fixed seed.
     pub fn new(clusters: usize) -> Self {
-        let mut random = ChaCha8Rng::seed_from_u64(0);
-        let cells = RESAMPLES * clusters;
-        let below = clusters.max(1) as u64;
-        let draws = (0..cells).map(|_| (random.next_u64() % below) as u32);
-        let draws = draws.collect();
-        let turned = (0..cells).map(|_| random.next_u32() >> 31 == 1).collect();
+        let cells = RESAMPLES.saturating_mul(clusters);
+        let few = cells <= KEPT && clusters <= 1 << 16;
         Self {
             clusters,
-            draws,
-            turned,
+            kept: few.then(|| Kept::new(clusters)),
         }
     }
 
@@ -50,14 +105,57 @@ impl Bootstrap {
         self.clusters
     }
 
-    /// Every draw: indices of clusters.
-    pub fn draws(&self) -> impl Iterator<Item = &[u32]> {
-        self.draws.chunks(self.clusters.max(1))
+    /// Tells every draw in turn: indices of clusters. Without clusters there is none.
+    pub fn each_draw(&self, mut tell: impl FnMut(&[u32])) {
+        self.each_together(|draws| draws.chunks(self.clusters).for_each(&mut tell));
     }
 
-    /// Every draw of signs: whose is turned.
-    pub fn signs(&self) -> impl Iterator<Item = &[bool]> {
-        self.turned.chunks(self.clusters.max(1))
+    /// [`TOGETHER`] draws at a time, `[draws, clusters]`.
+    fn each_together(&self, mut tell: impl FnMut(&[u32])) {
+        const { assert!(RESAMPLES.is_multiple_of(TOGETHER)) }
+        let cells = TOGETHER * self.clusters;
+        if cells == 0 {
+            return;
+        }
+        let mut draws = vec![0; cells];
+        for first in (0..RESAMPLES * self.clusters).step_by(cells) {
+            match &self.kept {
+                Some(kept) => {
+                    let kept = &kept.draws[first..first + cells];
+                    draws
+                        .iter_mut()
+                        .zip(kept)
+                        .for_each(|(to, from)| *to = u32::from(*from));
+                }
+                None => {
+                    let mut random = generator(self.clusters, false, first);
+                    draws.fill_with(|| index(&mut random, self.clusters));
+                }
+            }
+            tell(&draws);
+        }
+    }
+
+    /// Tells every draw of signs in turn: whose is turned. Without clusters there is none.
+    pub fn each_signs(&self, mut tell: impl FnMut(&[bool])) {
+        if self.clusters == 0 {
+            return;
+        }
+        let mut turned = vec![false; self.clusters];
+        for first in (0..RESAMPLES * self.clusters).step_by(self.clusters) {
+            match &self.kept {
+                Some(kept) => {
+                    for (cell, turned) in (first..).zip(&mut turned) {
+                        *turned = kept.turned[cell / 64] >> (cell % 64) & 1 == 1;
+                    }
+                }
+                None => {
+                    let mut random = generator(self.clusters, true, first);
+                    turned.fill_with(|| sign(&mut random));
+                }
+            }
+            tell(&turned);
+        }
     }
 
     /// Mean of values by cluster; `None` without values, and where mean or interval are no numbers.
@@ -80,14 +178,25 @@ impl Bootstrap {
     /// When there are other clusters than it was made for.
     pub fn ratio(&self, parts: &[(f64, f64)]) -> Option<Estimate> {
         assert_eq!(parts.len(), self.clusters, "clusters");
-        let of = |parts: &mut dyn Iterator<Item = (f64, f64)>| {
-            let add = |sum: (f64, f64), part: (f64, f64)| (sum.0 + part.0, sum.1 + part.1);
-            let (numerator, denominator) = parts.fold((0.0, 0.0), add);
+        let of = |(numerator, denominator): (f64, f64)| {
             (denominator > 0.0).then(|| numerator / denominator)
         };
-        let mean = of(&mut parts.iter().copied())?;
-        let draw = |draw: &[u32]| of(&mut draw.iter().map(|&i| parts[i as usize]));
-        let (low, high) = self.interval(draw)?;
+        let add = |sum: (f64, f64), part: (f64, f64)| (sum.0 + part.0, sum.1 + part.1);
+        let mean = of(parts.iter().copied().fold((0.0, 0.0), add))?;
+        let mut values = Vec::with_capacity(RESAMPLES);
+        self.each_together(|draws| {
+            let mut draws = draws.chunks(self.clusters);
+            let draws: [&[u32]; TOGETHER] =
+                std::array::from_fn(|_| draws.next().unwrap_or_default());
+            let mut sums = [(0.0, 0.0); TOGETHER];
+            for i in 0..self.clusters {
+                for (sum, draw) in sums.iter_mut().zip(draws) {
+                    *sum = add(*sum, parts[draw[i] as usize]);
+                }
+            }
+            values.extend(sums.into_iter().filter_map(of));
+        });
+        let (low, high) = percentiles(values)?;
         let count = parts.iter().filter(|p| p.1 > 0.0).count();
         let estimate = Estimate {
             mean,
@@ -99,10 +208,10 @@ impl Bootstrap {
     }
 
     /// The interval of a statistic of drawn clusters; draws without value are left out.
-    pub fn interval(&self, statistic: impl FnMut(&[u32]) -> Option<f64>) -> Option<(f64, f64)> {
-        let mut values: Vec<f64> = self.draws().filter_map(statistic).collect();
-        values.sort_by(f64::total_cmp);
-        (!values.is_empty()).then(|| (percentile(&values, 0.025), percentile(&values, 0.975)))
+    pub fn interval(&self, mut statistic: impl FnMut(&[u32]) -> Option<f64>) -> Option<(f64, f64)> {
+        let mut values = Vec::with_capacity(RESAMPLES);
+        self.each_draw(|draw| values.extend(statistic(draw)));
+        percentiles(values)
     }
 
     /// The draws as a table, one row each: `prompts` (indices, with replacement) and `turned` (whose
@@ -112,20 +221,60 @@ impl Bootstrap {
     /// [`Error::Table`].
     #[cfg(feature = "tables")]
     pub fn frame(&self) -> Result<DataFrame> {
-        // Also where there is nothing to draw from: as many draws, of nothing.
-        let range = |i: usize| i * self.clusters..(i + 1) * self.clusters;
-        let draws: Vec<Series> = (0..RESAMPLES)
-            .map(|i| Series::new("".into(), &self.draws[range(i)]))
-            .collect();
-        let signs: Vec<Series> = (0..RESAMPLES)
-            .map(|i| Series::new("".into(), &self.turned[range(i)]))
-            .collect();
-        let columns = vec![
-            Column::new("prompts".into(), draws),
-            Column::new("turned".into(), signs),
-        ];
-        DataFrame::new(RESAMPLES, columns).map_err(|e| Error::table(Path::new("resamples"), e))
+        self.rows(0..RESAMPLES)
     }
+
+    /// Some rows of the [table](Self::frame).
+    #[cfg(feature = "tables")]
+    fn rows(&self, rows: std::ops::Range<usize>) -> Result<DataFrame> {
+        // Also where there is nothing to draw from: as many draws, of nothing.
+        let (height, n) = (rows.len(), self.clusters);
+        let cells = rows.start * n..rows.end * n;
+        let (draws, turned): (Vec<u32>, Vec<bool>) = match &self.kept {
+            Some(kept) => {
+                let draws = kept.draws[cells.clone()].iter().map(|i| u32::from(*i));
+                let bit = |cell: usize| kept.turned[cell / 64] >> (cell % 64) & 1 == 1;
+                (draws.collect(), cells.map(bit).collect())
+            }
+            None => {
+                let mut random = generator(n, false, cells.start);
+                let draws = cells.clone().map(|_| index(&mut random, n)).collect();
+                let mut random = generator(n, true, cells.start);
+                (draws, cells.map(|_| sign(&mut random)).collect())
+            }
+        };
+        let row = |row: usize| row * n..(row + 1) * n;
+        let draws = (0..height).map(|i| Series::new("".into(), &draws[row(i)]));
+        let turned = (0..height).map(|i| Series::new("".into(), &turned[row(i)]));
+        let columns = vec![
+            Column::new("prompts".into(), draws.collect::<Vec<_>>()),
+            Column::new("turned".into(), turned.collect::<Vec<_>>()),
+        ];
+        DataFrame::new(height, columns).map_err(|e| Error::table(Path::new("resamples"), e))
+    }
+
+    /// Writes the [table](Self::frame) as Parquet; a large one in pieces, each a row group.
+    ///
+    /// # Errors
+    /// [`Error::Table`], [`Error::Io`].
+    #[cfg(feature = "tables")]
+    pub fn write(&self, path: &Path) -> Result<()> {
+        if RESAMPLES.saturating_mul(self.clusters) <= ONE_PIECE {
+            return crate::write_atomic(path, &parquet(path, &mut self.frame()?)?);
+        }
+        let step = (PIECE / self.clusters).max(1);
+        let starts = (0..RESAMPLES).step_by(step);
+        write_parquet_pieces(
+            path,
+            starts.map(|start| self.rows(start..RESAMPLES.min(start + step))),
+        )
+    }
+}
+
+/// The 2.5 and the 97.5 percentile; `None` without values.
+fn percentiles(mut values: Vec<f64>) -> Option<(f64, f64)> {
+    values.sort_by(f64::total_cmp);
+    (!values.is_empty()).then(|| (percentile(&values, 0.025), percentile(&values, 0.975)))
 }
 
 #[cfg(test)]
@@ -153,9 +302,74 @@ mod tests {
         let list = frame.column("prompts").unwrap().list().unwrap();
         let last = list.get_as_series(RESAMPLES - 1).unwrap();
         let indices: Vec<u32> = last.u32().unwrap().iter().flatten().collect();
-        assert_eq!(indices, bootstrap.draws().last().unwrap());
-        let turned = bootstrap.signs().flatten().filter(|t| **t).count();
+        let mut drawn = Vec::new();
+        bootstrap.each_draw(|draw| drawn = draw.to_vec());
+        assert_eq!(indices, drawn);
+        let list = frame.column("turned").unwrap().list().unwrap();
+        let last = list.get_as_series(RESAMPLES - 1).unwrap();
+        let last: Vec<bool> = last.bool().unwrap().iter().flatten().collect();
+        let (mut turned, mut signs) = (0, Vec::new());
+        bootstrap.each_signs(|drawn| {
+            turned += drawn.iter().filter(|t| **t).count();
+            signs = drawn.to_vec();
+        });
+        assert_eq!(last, signs);
         let share = turned as f64 / (4 * RESAMPLES) as f64;
         assert!((share - 0.5).abs() < 0.01, "{share}");
+    }
+
+    /// The draws in the order in which the generator gives them: those of indices, then those of signs.
+    #[test]
+    fn what_is_kept_is_what_is_drawn_again() {
+        let clusters = 7;
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let cells = RESAMPLES * clusters;
+        let draws: Vec<u32> = (0..cells).map(|_| (random.next_u64() % 7) as u32).collect();
+        let signs: Vec<bool> = (0..cells).map(|_| random.next_u32() >> 31 == 1).collect();
+        let kept = Bootstrap::new(clusters);
+        assert!(kept.kept.is_some());
+        let again = Bootstrap {
+            clusters,
+            kept: None,
+        };
+        let parts: Vec<(f64, f64)> = (0..7)
+            .map(|i| (0.1 * f64::from(i), f64::from(i % 3)))
+            .collect();
+        let mut estimates = Vec::new();
+        for bootstrap in [&kept, &again] {
+            let (mut drawn, mut turned) = (Vec::new(), Vec::new());
+            bootstrap.each_draw(|draw| drawn.extend_from_slice(draw));
+            bootstrap.each_signs(|signs| turned.extend_from_slice(signs));
+            assert_eq!(drawn, draws);
+            assert_eq!(turned, signs);
+            estimates.push(bootstrap.ratio(&parts).unwrap());
+        }
+        assert_eq!(estimates[0], estimates[1]);
+        // One draw at a time comes to the same.
+        let interval = kept.interval(|draw| {
+            let sum = |sum: (f64, f64), &i: &u32| {
+                (sum.0 + parts[i as usize].0, sum.1 + parts[i as usize].1)
+            };
+            let (numerator, denominator) = draw.iter().fold((0.0, 0.0), sum);
+            (denominator > 0.0).then(|| numerator / denominator)
+        });
+        assert_eq!(interval.unwrap(), (estimates[0].low, estimates[0].high));
+        #[cfg(feature = "tables")]
+        assert!(kept.frame().unwrap().equals(&again.frame().unwrap()));
+        assert!(Bootstrap::new(KEPT / RESAMPLES + 1).kept.is_none());
+    }
+
+    #[cfg(feature = "tables")]
+    #[test]
+    fn a_large_table_is_written_in_pieces_and_read_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("resamples.parquet");
+        let bootstrap = Bootstrap::new(ONE_PIECE / RESAMPLES + 1);
+        bootstrap.write(&path).unwrap();
+        let frame = crate::table::read_parquet(&path).unwrap();
+        assert!(frame.equals(&bootstrap.frame().unwrap()));
+        let bytes = std::fs::read(&path).unwrap();
+        let schema = b"ARROW:schema";
+        assert!(!bytes.windows(schema.len()).any(|w| w == schema));
     }
 }

@@ -14,12 +14,12 @@ pub fn p_value(bootstrap: &Bootstrap, sums: &[f64]) -> f64 {
     // What differs by rounding alone is the same.
     let least = observed - 1e-9 * sums.iter().map(|s| s.abs()).sum::<f64>();
     let (mut hits, mut all) = (0, 0);
-    for signs in bootstrap.signs() {
+    bootstrap.each_signs(|signs| {
         let turn = |(sum, turned): (&f64, &bool)| if *turned { -sum } else { *sum };
         let sum: f64 = sums.iter().zip(signs).map(turn).sum();
         hits += usize::from(sum.abs() >= least);
         all += 1;
-    }
+    });
     (1 + hits) as f64 / (1 + all) as f64
 }
 

@@ -58,25 +58,27 @@ pub fn strengths(wins: &[f64], start: &[f64]) -> Vec<f64> {
 /// When there are other clusters than the draws were made for.
 pub fn estimate(bootstrap: &Bootstrap, wins: &[Vec<f64>], n: usize) -> Vec<Estimate> {
     assert_eq!(wins.len(), bootstrap.clusters(), "clusters");
+    // [clusters, n, n]
+    let wins_of: Vec<f64> = wins.iter().flatten().copied().collect();
+    assert_eq!(wins_of.len(), wins.len() * n * n, "wins");
     let mut sum = vec![0.0; n * n];
     let mut of = |clusters: &mut dyn Iterator<Item = usize>, start: &[f64]| {
         sum.fill(0.0);
         for cluster in clusters {
-            sum.iter_mut()
-                .zip(&wins[cluster])
-                .for_each(|(s, w)| *s += w);
+            let wins = &wins_of[cluster * n * n..][..n * n];
+            sum.iter_mut().zip(wins).for_each(|(s, w)| *s += w);
         }
         strengths(&sum, start)
     };
     let mean = of(&mut (0..wins.len()), &vec![0.0; n]);
     let mut drawn: Vec<Vec<f64>> = vec![Vec::new(); n];
-    for draw in bootstrap.draws() {
+    bootstrap.each_draw(|draw| {
         let strengths = of(&mut draw.iter().map(|&i| i as usize), &mean);
         drawn
             .iter_mut()
             .zip(strengths)
             .for_each(|(all, s)| all.push(s));
-    }
+    });
     let estimates = mean.iter().zip(drawn).map(|(&mean, mut drawn)| {
         drawn.sort_by(f64::total_cmp);
         Estimate {

@@ -33,11 +33,13 @@ mod agreement;
 mod analysis;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::escape::escape_html;
 use crate::rows::{GenerationRow, Identity};
@@ -108,8 +110,38 @@ pub struct Answers {
     pub study: String,
     /// Name of the person who answered.
     pub rater: String,
-    /// By the pair's number.
+    /// By the pair's number; each once.
+    #[serde(deserialize_with = "each_once")]
     pub answers: BTreeMap<u32, Answer>,
+}
+
+/// Reads answers by pair. JSON lets a name come twice, and the last would count; here it is a mistake.
+fn each_once<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<u32, Answer>, D::Error> {
+    struct Pairs;
+
+    impl<'de> Visitor<'de> for Pairs {
+        type Value = BTreeMap<u32, Answer>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("answers by the numbers of pairs")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut answers = BTreeMap::new();
+            while let Some((pair, answer)) = map.next_entry()? {
+                if answers.insert(pair, answer).is_some() {
+                    let twice =
+                        format!("pair {pair} is answered twice; keep the answer that counts");
+                    return Err(A::Error::custom(twice));
+                }
+            }
+            Ok(answers)
+        }
+    }
+
+    deserializer.deserialize_map(Pairs)
 }
 
 /// A blinded study.
@@ -186,9 +218,12 @@ impl Study {
         let data = serde_json::json!({"study": self.key.study, "pairs": self.shown});
         // Nothing in a text may end the script element.
         let data = data.to_string().replace('<', "\\u003c");
+        // Filled in one go: a title may hold the word that stands for the data.
         let page = include_str!("page.html");
-        let page = page.replace("TITLE", &escape_html(title));
-        Ok(page.replace("DATA", &data))
+        let (before, rest) = page.split_once("DATA").unwrap_or((page, ""));
+        let title = escape_html(title);
+        let fill = |part: &str| part.replace("TITLE", &title);
+        Ok([&fill(before), data.as_str(), &fill(rest)].concat())
     }
 }
 
@@ -304,4 +339,44 @@ pub fn write_key(key: &Key, path: &Path) -> Result<()> {
     })?;
     let text = text + "\n";
     write_atomic(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_title_is_text_whatever_words_it_has() {
+        let key = Key {
+            study: "7".into(),
+            strategies: vec![],
+            pairs: BTreeMap::new(),
+        };
+        let study = Study { shown: vec![], key };
+        for title in ["DATA", "TITLE", "DATATITLE", "</title>"] {
+            let page = study.page(title).unwrap();
+            let heading = format!("<title>{}</title>", escape_html(title));
+            assert!(page.contains(&heading), "{title}");
+            assert_eq!(page.matches("\"study\":\"7\"").count(), 1, "{title}");
+        }
+    }
+
+    #[test]
+    fn no_pair_is_answered_twice() {
+        let read = |answers: &str| {
+            let text = format!("{{\"study\": \"7\", \"rater\": \"ann\", \"answers\": {answers}}}");
+            serde_json::from_str::<Answers>(&text)
+        };
+        let once = read("{\"1\": \"left\", \"2\": \"tie\"}").unwrap();
+        assert_eq!(once.answers[&2], Answer::Tie);
+        for twice in [
+            "{\"1\": \"left\", \"1\": \"right\"}",
+            "{\"1\": \"left\", \"1\": \"left\"}",
+        ] {
+            let error = read(twice).unwrap_err().to_string();
+            assert!(error.contains("pair 1 is answered twice"), "{error}");
+        }
+        assert!(read("[]").is_err());
+    }
 }

@@ -23,6 +23,19 @@ impl Token<'_> {
         self.text.ends_with(['"', '#']) && self.text.contains('"')
     }
 
+    /// A number that is NaN or infinite, or that is beyond what 64 bits hold.
+    pub fn is_not_finite(&self) -> bool {
+        let digits = self.text.trim_start_matches(['+', '-']);
+        let typed = digits.strip_suffix("f32").or(digits.strip_suffix("f64"));
+        let digits = typed.unwrap_or(digits);
+        if ["NaN", "inf"].contains(&digits) {
+            return true;
+        }
+        let number = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.');
+        let value = number.then(|| digits.replace('_', "").parse::<f64>().ok());
+        value.flatten().is_some_and(f64::is_infinite)
+    }
+
     /// The place comes before another.
     pub fn before(&self, line: usize, column: usize) -> bool {
         (self.line, self.column) < (line, column)

@@ -208,6 +208,11 @@ impl Experiment {
             self.generation.max_new_tokens > 0,
             "generation: max_new_tokens: at least 1"
         );
+        anyhow::ensure!(
+            self.reference_point.is_finite(),
+            "reference_point: {} is no number that rewards can exceed",
+            self.reference_point
+        );
         let sampling = &self.generation.sampling;
         sampling
             .validate()

@@ -25,7 +25,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use eval::rows::{self, GenerationRow, Identity, generations_frame};
 use eval::scoring::ResponseScorer;
-use eval::table::{parquet, read_parquet};
+use eval::table::{parquet, read_parquet_within};
 use experts::ExpertPool;
 use lm::LanguageModel;
 use lm::sampling::Draws;
@@ -38,6 +38,7 @@ use crate::progress::{Progress, say};
 use crate::prompts::NamedPrompt;
 use crate::store::folder::RunFolder;
 use crate::store::manifest::Session;
+use crate::store::rows::limits;
 use crate::store::shard::Shard;
 
 /// All rows of a run.
@@ -162,11 +163,7 @@ impl<'a, 'b> Batches<'a, 'b> {
         // Opened for the first batch that is not there.
         let mut pool = None;
         for batch in batches {
-            let stored = |path: &Path| {
-                let frame = read_parquet(path).ok()?;
-                let rows = rows::generations(path, &frame).ok()?;
-                (rows.len() == batch.requests.len()).then_some(rows)
-            };
+            let stored = |path: &Path| self.stored(entry, batch, path);
             let stored = self
                 .folder
                 .found(entry.stage.folder(), &batch.file, stored)?;
@@ -187,6 +184,22 @@ impl<'a, 'b> Batches<'a, 'b> {
             });
         }
         Ok(rows)
+    }
+
+    /// The rows of a file, where they are those of the batch.
+    fn stored(&self, entry: &Entry, batch: &Batch, path: &Path) -> Option<Vec<GenerationRow>> {
+        let limits = limits(self.plan.experiment, batch.requests.len());
+        let frame = read_parquet_within(path, limits).ok()?;
+        let rows = rows::generations(path, &frame).ok()?;
+        let requests = self.plan.requests(entry, batch);
+        let tokenizer = &self.pools.base().tokenizer;
+        let asked = |(row, request): (&GenerationRow, &(&NamedPrompt, u32))| {
+            row.identity == identity(entry, request)
+                && row.question == request.0.prompt.question()
+                && tokenizer.decode(&row.tokens).ok().as_ref() == Some(&row.response)
+        };
+        let as_asked = rows.len() == requests.len() && rows.iter().zip(&requests).all(asked);
+        as_asked.then_some(rows)
     }
 
     /// The last batch is there.
@@ -231,15 +244,9 @@ impl<'a, 'b> Batches<'a, 'b> {
         let base = self.pools.base();
         let mut generator = Generator::new(pool, entry.plan.clone(), &base.end_tokens)?;
         let asked = self.plan.requests(entry, batch);
-        let identity = |(prompt, sample): &(&NamedPrompt, u32)| Identity {
-            strategy: entry.strategy.clone(),
-            preference: entry.preference.clone(),
-            prompt: prompt.id.clone(),
-            sample: *sample,
-        };
         let requests = asked.iter().map(|request| Request {
             prompt: request.0.prompt.clone(),
-            draws: draws(experiment.seed, &identity(request)),
+            draws: draws(experiment.seed, &identity(entry, request)),
         });
         let several = generator.plan().samples > 1;
         let utility = |request: usize, response: &Response| match several {
@@ -273,13 +280,23 @@ impl<'a, 'b> Batches<'a, 'b> {
             let question = request.0.prompt.question();
             row(
                 base,
-                identity(request),
+                identity(entry, request),
                 question,
                 generator.experts(),
                 response,
             )
         });
         rows.collect()
+    }
+}
+
+/// What names the response to a request.
+fn identity(entry: &Entry, (prompt, sample): &(&NamedPrompt, u32)) -> Identity {
+    Identity {
+        strategy: entry.strategy.clone(),
+        preference: entry.preference.clone(),
+        prompt: prompt.id.clone(),
+        sample: *sample,
     }
 }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use eval::statistics::{Bootstrap, Estimate};
-use eval::table::{parquet, read_parquet};
+use eval::table::{Limits, parquet, read_parquet_within};
 use lm::chat::{Message, Prompt};
 use mixing::Generator;
 use polars::prelude::{Column, DataFrame};
@@ -97,6 +97,14 @@ fn items(retention: &Retention) -> Result<Vec<Item>> {
     Ok(items)
 }
 
+/// Checks that what is to be read is there and makes sense.
+///
+/// # Errors
+/// With file and line.
+pub fn check(retention: &Retention) -> Result<()> {
+    items(retention).map(|_| ())
+}
+
 /// Reads for every strategy and preference what has not been read, and returns the table; `None` where the experiment
 /// checks nothing.
 ///
@@ -122,7 +130,7 @@ pub fn retain(plan: &RunPlan<'_>, pools: &Pools, folder: &RunFolder) -> Result<O
         let name = format!("{}.{}.{key}.parquet", entry.strategy, entry.preference);
         let path = folder.path("retention").join(&name);
         let stored = |path: &Path| {
-            let frame = read_parquet(path).ok();
+            let frame = read_parquet_within(path, within(items.len())).ok();
             frame.filter(|f| f.height() == items.len())
         };
         let frame = match folder.found("retention", &name, stored)? {
@@ -168,7 +176,7 @@ fn write_resamples(items: &[Item], folder: &RunFolder) -> Result<()> {
         let path = folder
             .path("tables")
             .join(format!("resamples_{name}.parquet"));
-        eval::write_atomic(&path, &parquet(&path, &mut Bootstrap::new(n).frame()?)?)?;
+        Bootstrap::new(n).write(&path)?;
     }
     Ok(())
 }
@@ -274,14 +282,19 @@ impl Sums {
     }
 }
 
-/// The table that an earlier run wrote, if it did.
+/// A table of so many rows, without lists.
+fn within(rows: usize) -> Limits {
+    Limits { rows, values: rows }
+}
+
+/// The table that an earlier run of so many strategies wrote, if it did.
 ///
 /// # Errors
 /// A damaged file.
-pub fn written(folder: &RunFolder) -> Result<Option<DataFrame>> {
+pub fn written(folder: &RunFolder, strategies: usize) -> Result<Option<DataFrame>> {
     let path = folder.path("tables").join("retention.parquet");
     match path.exists() {
-        true => Ok(Some(read_parquet(&path)?)),
+        true => Ok(Some(read_parquet_within(&path, within(strategies))?)),
         false => Ok(None),
     }
 }

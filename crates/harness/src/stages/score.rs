@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use eval::rows::{GenerationRow, scores_frame};
 use eval::scoring::ResponseScorer;
-use eval::table::{parquet, read_parquet};
+use eval::table::{parquet, read_parquet_within};
 use serde_json::json;
 
 use super::generate::Rows;
@@ -14,6 +14,7 @@ use super::scorer::{by_id, prompt_of, set_references};
 use crate::plan::{Entry, RunPlan, key};
 use crate::progress::Progress;
 use crate::store::folder::RunFolder;
+use crate::store::rows::limits;
 
 /// Responses that are scored together: enough to fill the batches of a reward model (ours).
 const TOGETHER: usize = 64;
@@ -46,9 +47,16 @@ pub fn score(
         let name = format!("{strategy}.{key}.parquet");
         let path = folder.path("scores").join(&name);
         let stored = |path: &Path| {
-            let frame = read_parquet(path).ok()?;
+            let limits = limits(plan.experiment, responses.len());
+            let frame = read_parquet_within(path, limits).ok()?;
             let scores = eval::rows::scores(path, &frame).ok()?;
-            (scores.len() == responses.len()).then_some(())
+            let same = scores.len() == responses.len()
+                && scores.iter().zip(&responses).all(|(score, response)| {
+                    score.identity == response.identity
+                        && score.tokens as usize == response.tokens.len()
+                        && score.ended == response.ended
+                });
+            same.then_some(())
         };
         if folder.found("scores", &name, stored)?.is_some() {
             progress.skip(responses.len() as u64);

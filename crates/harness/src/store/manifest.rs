@@ -28,6 +28,7 @@ use anyhow::{Context, Result};
 use eval::rewards::Normaliser;
 use serde::{Deserialize, Serialize};
 
+use super::folder::RowHashes;
 use crate::experiment::Experiment;
 use crate::plan::RunPlan;
 
@@ -48,6 +49,9 @@ pub struct Manifest {
     pub prompts: usize,
     /// SHA-256 of every input file.
     pub inputs: BTreeMap<String, BTreeMap<String, String>>,
+    /// SHA-256 of every file of rows, by folder and name; empty until the run is finished, and in version 0.1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rows: RowHashes,
     /// Forward passes of experts per token that is kept, by strategy, averaged over preferences.
     #[serde(default)]
     pub passes: BTreeMap<String, f64>,
@@ -95,6 +99,7 @@ impl Manifest {
             source,
             prompts: plan.splits.prompts.len(),
             inputs: plan.inputs.named(),
+            rows: RowHashes::new(),
             passes: plan.passes(),
             normalisers: BTreeMap::new(),
             warnings: plan.warnings.clone(),
@@ -135,7 +140,7 @@ impl Manifest {
     /// A folder that is no run, or a damaged file.
     pub fn load(root: &Path) -> Result<Self> {
         let path = root.join("manifest.json");
-        let text = std::fs::read_to_string(&path)
+        let text = eval::read_text(&path)
             .with_context(|| format!("{} (is this a run folder?)", path.display()))?;
         serde_json::from_str(&upgraded(text))
             .with_context(|| format!("{}: damaged", path.display()))

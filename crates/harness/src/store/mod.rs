@@ -1,4 +1,4 @@
-//! Where a run lies: its folder, its manifest, and the parts that several processes make.
+//! Where a run lies: its folder, its manifest, its rows, and the parts that several processes make.
 //!
 //! ```
 //! use mope_harness::store::{folder::RunFolder, manifest::Session, shard::Shard};
@@ -16,4 +16,5 @@
 
 pub mod folder;
 pub mod manifest;
+pub mod rows;
 pub mod shard;

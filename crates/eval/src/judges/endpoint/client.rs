@@ -1,6 +1,7 @@
 //! The client of a judge behind a server.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io::Read;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
@@ -11,6 +12,12 @@ use crate::{Error, Result};
 
 /// Replies in a row that are no chat completions before the server is taken for something else (ours).
 const STRANGE: u32 = 3;
+
+/// Bytes of a reply that are read at most: a verdict is a letter and little around it (ours).
+const LONGEST: u64 = 1 << 20;
+
+/// Bytes of a reply that are kept with its verdict (ours).
+const KEPT: usize = 16 << 10;
 
 /// A model behind a server.
 pub struct Endpoint {
@@ -83,6 +90,15 @@ fn content(value: &Value) -> Option<String> {
 /// The beginning of what a server said.
 fn beginning(text: &str) -> String {
     text.chars().take(200).collect()
+}
+
+/// As much of a reply as is kept.
+fn kept(text: &str) -> String {
+    if text.len() <= KEPT {
+        return text.into();
+    }
+    let cut = text.floor_char_boundary(KEPT);
+    format!("{}… ({} bytes)", &text[..cut], text.len())
 }
 
 impl Endpoint {
@@ -168,9 +184,16 @@ impl Endpoint {
         let header = response.headers().get("retry-after");
         let wait =
             header.and_then(|value| retry_after::seconds(value.to_str().ok()?, SystemTime::now()));
-        let bytes = response.body_mut().read_to_vec().map_err(passing)?;
+        let mut bytes = Vec::new();
+        let reader = response.body_mut().as_reader();
+        let read = reader.take(LONGEST + 1).read_to_end(&mut bytes);
+        read.map_err(|e| Failure::Passing(self.hide(&e.to_string()), None))?;
+        if bytes.len() as u64 > LONGEST {
+            let text = self.hide(&String::from_utf8_lossy(&bytes));
+            return Err(Failure::Strange(kept(&text)));
+        }
         let body = String::from_utf8_lossy(&bytes);
-        let text = self.hide(&body);
+        let text = kept(&self.hide(&body));
         let message = format!("status {status}: {}", beginning(&text));
         match (status, wait) {
             (200, _) => {}
@@ -197,7 +220,7 @@ impl Endpoint {
             }),
             Some(Some(content)) => Ok(Reply {
                 verdict: Verdict::read(&content),
-                raw: self.hide(&content),
+                raw: kept(&self.hide(&content)),
             }),
         }
     }
@@ -388,5 +411,44 @@ mod tests {
         let hidden = endpoint.hide(r#"sk/a"b, "sk/a\"b", "sk\/a\"b""#);
         assert_eq!(hidden, "…, \"…\", \"…\"");
         assert!(!format!("{endpoint:?}").contains("sk/"));
+    }
+
+    /// A server that replies once with this many bytes of content.
+    fn long_reply(bytes: usize) -> String {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            drop(stream.read(&mut [0; 4096]));
+            let content = format!("B {}", "é".repeat(bytes / 2));
+            let body = json!({"choices": [{"message": {"content": content}}]}).to_string();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            // A client that has read enough goes away.
+            drop(stream.write_all((head + &body).as_bytes()));
+        });
+        url
+    }
+
+    #[test]
+    fn long_replies_are_read_and_kept_in_part() {
+        let attempt = |bytes: usize| {
+            let spec = json!({"url": long_reply(bytes), "model": "m", "timeout": 20.0});
+            let endpoint = Endpoint::new(&serde_json::from_value(spec).unwrap()).unwrap();
+            endpoint.attempt("Which?")
+        };
+        let Ok(short) = attempt(1000) else {
+            panic!("a chat completion")
+        };
+        assert_eq!((short.verdict, short.raw.len()), (Verdict::Second, 1002));
+        let Ok(long) = attempt(100_000) else {
+            panic!("a chat completion")
+        };
+        assert_eq!(long.verdict, Verdict::Second);
+        assert!(long.raw.len() < KEPT + 50 && long.raw.ends_with("… (100002 bytes)"));
+        let Err(Failure::Strange(huge)) = attempt(4 << 20) else {
+            panic!("no verdict")
+        };
+        assert!(huge.len() < KEPT + 50, "{}", huge.len());
     }
 }

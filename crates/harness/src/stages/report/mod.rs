@@ -17,42 +17,22 @@ mod tables;
 
 use std::collections::HashMap;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use eval::comparison::Comparison;
 use eval::mixing_weights::MixingWeights;
 use eval::report::{Report, Table};
 use eval::rows::{self, GenerationRow, Identity, ScoreRow};
-use eval::table::{parquet, read_parquet, write_all, write_csv};
+use eval::table::{write_all, write_csv};
 use eval::utility::Utility;
 use polars::prelude::{Column, DataFrame};
 
-use crate::store::folder::{RunFolder, parquet_files};
+use crate::store::folder::RunFolder;
 use crate::store::manifest::Manifest;
+pub use crate::store::rows::read_rows;
 use plots::Plots;
 
 /// Prompts below which a run is called small (ours).
 const FEW: usize = 20;
-
-/// Rows of a run folder, as its Parquet files have them.
-///
-/// # Errors
-/// A file that is missing or damaged.
-pub fn read_rows(folder: &RunFolder) -> Result<(Vec<GenerationRow>, Vec<ScoreRow>)> {
-    let mut generations = Vec::new();
-    for path in parquet_files(&folder.path("generations"))? {
-        generations.extend(rows::generations(&path, &read_parquet(&path)?)?);
-    }
-    let mut scores = Vec::new();
-    for path in parquet_files(&folder.path("scores"))? {
-        scores.extend(rows::scores(&path, &read_parquet(&path)?)?);
-    }
-    ensure!(
-        !scores.is_empty() && !generations.is_empty(),
-        "{}: there are no rows yet; `mope run` makes them",
-        folder.root().display()
-    );
-    Ok((generations, scores))
-}
 
 /// Writes tables, plots and `report.html`; returns the ranking.
 ///
@@ -88,8 +68,7 @@ pub fn report(
         .paper_preferences()
         .write(&folder_of_tables, "paper_preferences")?;
     let path = folder_of_tables.join("resamples.parquet");
-    let draws = parquet(&path, &mut comparison.bootstrap().frame()?)?;
-    eval::write_atomic(&path, &draws)?;
+    comparison.bootstrap().write(&path)?;
     write_csv(
         &folder_of_tables,
         "responses",
