@@ -14,10 +14,12 @@ use clap::Parser;
 pub fn main() -> ExitCode {
     harness::progress::show();
     let cli = cli::Cli::parse();
-    match commands::run(cli) {
+    let threads = kernels::Team::asked().map_err(harness::failure::usage);
+    match threads.and_then(|_| commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", harness::failure::message(&error));
+            let message = harness::failure::message(&error);
+            eprintln!("error: {}", harness::terminal::printable(&message));
             ExitCode::from(if harness::failure::is_usage(&error) {
                 2
             } else {

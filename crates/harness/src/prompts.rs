@@ -39,8 +39,7 @@ enum Content {
 /// # Errors
 /// With file and line. Also for an empty set, and for an id that comes twice.
 pub fn load(path: &Path) -> Result<Vec<NamedPrompt>> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+    let text = lm::load::read_text(path).map_err(|e| usage(e.to_string()))?;
     let json = path
         .extension()
         .is_some_and(|e| e == "jsonl" || e == "json");

@@ -45,7 +45,7 @@ impl Encoder {
         })?;
         Ok(Self {
             tokenizer: Tokenizer::load(&checkpoint)?,
-            chat: ChatTemplate::load(&checkpoint)?,
+            chat: ChatTemplate::load(&checkpoint),
             end,
             config: checkpoint.config().clone(),
         })
@@ -54,7 +54,7 @@ impl Encoder {
     fn sequence(&self, prompt: &str, response: &str) -> Result<Sequence> {
         let prompt = Prompt::Chat(vec![Message::user(prompt)]);
         let prompt = lm::prompt_tokens(&self.tokenizer, self.chat.as_ref(), &prompt)?;
-        let mut response = self.tokenizer.encode(response, false)?;
+        let mut response = self.tokenizer.encode_text(response)?;
         response.push(self.end);
         let sequence = Sequence::new(&prompt, &response);
         anyhow::ensure!(
@@ -117,8 +117,7 @@ fn wrong(data: &Path, number: usize, e: &dyn std::fmt::Display) -> anyhow::Error
 }
 
 fn numbered<T: DeserializeOwned>(data: &Path) -> Result<Vec<(usize, T)>> {
-    let text =
-        std::fs::read_to_string(data).map_err(|e| usage(format!("{}: {e}", data.display())))?;
+    let text = lm::load::read_text(data).map_err(|e| usage(e.to_string()))?;
     let filled = text.lines().enumerate().map(|(i, line)| (i + 1, line));
     let filled = filled.filter(|(_, line)| !line.trim().is_empty());
     let read = filled.map(|(number, line)| {

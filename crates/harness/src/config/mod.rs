@@ -26,8 +26,7 @@ pub fn options() -> ron::Options {
 /// # Errors
 /// A mistake of usage with file, line and column.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text =
-        std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+    let text = lm::load::read_text(path).map_err(|e| usage(e.to_string()))?;
     renamed::check(path, &text).map_err(usage)?;
     parse(path, &text)
 }

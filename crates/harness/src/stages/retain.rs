@@ -44,9 +44,7 @@ struct Line {
 }
 
 fn items(retention: &Retention) -> Result<Vec<Item>> {
-    let read = |path: &PathBuf| {
-        std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))
-    };
+    let read = |path: &PathBuf| lm::load::read_text(path).map_err(|e| usage(e.to_string()));
     let mut items = Vec::new();
     if let Some(path) = &retention.text {
         let text = read(path)?;

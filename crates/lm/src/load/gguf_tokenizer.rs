@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
-use super::gguf::{Header, Value};
+use super::gguf::{Header, Numbers, Value};
 use crate::{Error, Result};
 
 /// Splits of LLaMA 3 and Qwen 2, from the models' own `tokenizer.json`; they differ in the run of
@@ -109,12 +109,12 @@ pub(crate) fn tokenizer_json(path: &Path, header: &Header) -> Result<Json> {
     };
     let tokens = strings("tokenizer.ggml.tokens")?;
     let kinds: Vec<i64> = header
-        .array("tokenizer.ggml.token_type")
-        .unwrap_or_default()
-        .iter()
+        .numbers("tokenizer.ggml.token_type")
+        .into_iter()
+        .flat_map(Numbers::iter)
         .map(|v| match v {
-            Value::Signed(kind) => *kind,
-            Value::Unsigned(kind) => *kind as i64,
+            Value::Signed(kind) => kind,
+            Value::Unsigned(kind) => kind as i64,
             _ => 1,
         })
         .collect();
@@ -161,15 +161,12 @@ pub(crate) fn tokenizer_json(path: &Path, header: &Header) -> Result<Json> {
         }
         "llama" => {
             let key = "tokenizer.ggml.scores";
-            let number = |v: &Value| {
-                if let Value::Float(v) = v {
-                    Some(*v)
-                } else {
-                    None
-                }
+            let number = |v: Value| match v {
+                Value::Float(v) => Some(v),
+                _ => None,
             };
             let scores: Option<Vec<f64>> = header
-                .array(key)
+                .numbers(key)
                 .and_then(|a| a.iter().map(number).collect());
             let scores = scores
                 .filter(|s| s.len() == tokens.len())

@@ -46,7 +46,7 @@ struct HfConfig {
 /// # Errors
 /// With path, line and column.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = super::read_text(path)?;
     serde_json::from_str(&text).map_err(|e| Error::format(path, format!("not as expected: {e}")))
 }
 
@@ -251,9 +251,7 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
 fn chat_template(folder: &Path, tokenizer_config: &Value) -> Result<Option<String>> {
     let file = folder.join("chat_template.jinja");
     if file.is_file() {
-        return std::fs::read_to_string(&file)
-            .map(Some)
-            .map_err(Error::io(&file));
+        return super::read_text(&file).map(Some);
     }
     Ok(match tokenizer_config.get("chat_template") {
         Some(Value::String(text)) => Some(text.clone()),

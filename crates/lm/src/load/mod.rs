@@ -19,12 +19,14 @@ pub mod hf;
 pub mod mapped;
 pub mod peft;
 pub(crate) mod tensors;
+mod text;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use mapped::{Mapped, StoredTensor};
+pub use text::{read_bytes, read_text};
 
 use crate::config::DecoderConfig;
 use crate::{Error, Result};
@@ -72,11 +74,22 @@ impl Checkpoint {
     /// # Errors
     /// Missing, damaged or unsupported files, by name and position.
     pub fn open(path: &Path) -> Result<Self> {
+        let checkpoint = Self::open_any(path)?;
+        // The tensors of a config are listed before they are looked for.
+        let (layers, tensors) = (checkpoint.config.layers, checkpoint.tensors.len());
+        if layers > tensors {
+            let message = format!("the config has {layers} layers, the file {tensors} tensors");
+            return Err(Error::format(path, message));
+        }
+        Ok(checkpoint)
+    }
+
+    fn open_any(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if !metadata.is_dir() {
             return gguf_model::open(path);
         }
-        if path.join("config.json").is_file() {
+        if path.join("config.json").exists() {
             return hf::open(path);
         }
         let entries = std::fs::read_dir(path).map_err(Error::io(path))?;

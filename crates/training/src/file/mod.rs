@@ -21,6 +21,7 @@ pub use self::morl::MorlTraining;
 pub use self::pcm::{PcmInput, PcmSettings, PcmTraining, Preferences, Shape};
 
 use harness::config::{self, model_path, validate_name};
+use harness::experiment::{NEW_TOKENS, SAMPLES};
 use harness::failure::usage;
 
 /// A training file.
@@ -187,6 +188,11 @@ fn default_temperature() -> f32 {
 fn check_sampling(samples: u64, max_new_tokens: usize, temperature: f32) -> Result<(), String> {
     if samples < 2 || max_new_tokens == 0 || !(temperature > 0.0 && temperature.is_finite()) {
         return Err("samples: at least 2; max_new_tokens: at least 1; temperature: above 0".into());
+    }
+    if samples > SAMPLES as u64 || max_new_tokens > NEW_TOKENS {
+        return Err(format!(
+            "samples: at most {SAMPLES}; max_new_tokens: at most {NEW_TOKENS}"
+        ));
     }
     Ok(())
 }

@@ -50,7 +50,7 @@ pub(super) struct Sampler<'a> {
 /// Reads the wordings and checks that every direction has some.
 fn wordings(file: &Path, dimensions: &Dimensions) -> Result<BTreeMap<String, Wordings>> {
     let wrong = |e: &dyn std::fmt::Display| usage(format!("{}: {e}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|e| wrong(&e))?;
+    let text = lm::load::read_text(file).map_err(|e| usage(e.to_string()))?;
     let wordings: BTreeMap<String, Wordings> =
         serde_json::from_str(&text).map_err(|e| wrong(&e))?;
     for dimension in dimensions.values() {
