@@ -27,7 +27,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     }
     environment.add_filter("tojson", to_json);
     environment.set_unknown_method_callback(|state, value, method, args| {
-        let all: Vec<Value> = [&[value.clone()], args].concat();
+        let all: Vec<Value> = [std::slice::from_ref(value), args].concat();
         allowed(method, &all)?;
         minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
     });

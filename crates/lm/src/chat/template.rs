@@ -102,7 +102,7 @@ fn normalised(source: &str) -> String {
 /// Refuses what is nested so deeply that the compiler, which calls itself for each level, would run out of stack.
 fn shallow(source: &'static str, whitespace: WhitespaceConfig) -> Result<(), String> {
     let (mut words, mut statements) = (0, 0);
-    for token in machinery::tokenize(source, false, SyntaxConfig::default(), whitespace) {
+    for token in machinery::tokenize(source, false, SyntaxConfig, whitespace) {
         let (token, span) = token.map_err(|e| message(&e))?;
         match token {
             Token::BlockStart | Token::VariableStart => (words, statements) = (0, statements + 1),
@@ -132,7 +132,7 @@ fn compile(source: &str) -> Result<Compiled, String> {
     };
     shallow(source, whitespace())?;
     let compile = || {
-        let ast = machinery::parse(source, "chat", SyntaxConfig::default(), whitespace())
+        let ast = machinery::parse(source, "chat", SyntaxConfig, whitespace())
             .map_err(|e| message(&e))?;
         let mut generator = CodeGenerator::new("chat", source);
         generator.compile_stmt(&ast);

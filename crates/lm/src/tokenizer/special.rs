@@ -105,8 +105,8 @@ impl Special {
             None => text.to_string(),
             Some(search) => {
                 let mut out = String::with_capacity(text.len());
-                search.replace_all_with(text, &mut out, |found, _, out| {
-                    out.push(by[found.pattern().as_usize()]);
+                search.replace_all_with(text, &mut out, |hit, _, out| {
+                    out.push(by[hit.pattern().as_usize()]);
                     true
                 });
                 out
