@@ -219,7 +219,8 @@ pub enum StudyCommand {
             long,
             value_name = "N",
             default_value_t = 40,
-            hide_default_value = true
+            hide_default_value = true,
+            value_parser = positive
         )]
         pairs: usize,
         /// Strategies that are compared [default: all]
@@ -321,7 +322,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub selection: Selection,
     /// Longest response in tokens [default: the config's, else 128]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub max_new_tokens: Option<usize>,
     /// 0 is greedy [default: the config's, else 0]
     #[arg(long, value_name = "T")]
@@ -539,7 +540,7 @@ pub struct Workload {
     #[arg(long, value_name = "R", default_value_t = 8, value_parser = positive)]
     pub rank: usize,
     /// Repetitions, of which the median counts
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
     pub repeat: usize,
     /// Write the table there, and a plot where there is one
     #[arg(long, value_name = "DIR")]
@@ -600,12 +601,14 @@ pub struct AccuracyArgs {
     pub out: Option<PathBuf>,
 }
 
+/// Most of anything that is counted on the command line (ours).
+const COUNT: usize = 1 << 24;
+
 fn positive(text: &str) -> Result<usize, String> {
-    let number: usize = text.parse().map_err(|_| "not a number".to_string())?;
-    if number == 0 {
-        Err("at least 1".into())
-    } else {
-        Ok(number)
+    match text.parse().map_err(|_| "not a number".to_string())? {
+        0 => Err("at least 1".into()),
+        number if number > COUNT => Err(format!("at most {COUNT}")),
+        number => Ok(number),
     }
 }
 

@@ -21,11 +21,12 @@ pub fn main() -> ExitCode {
         error.exit()
     });
     let json = cli.json;
-    match commands::run(cli) {
+    let threads = kernels::Team::asked().map_err(harness::failure::usage);
+    match threads.and_then(|_| commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let message = harness::failure::message(&error);
-            eprintln!("error: {message}");
+            eprintln!("error: {}", harness::terminal::printable(&message));
             if json {
                 print_error(&message);
             }

@@ -105,7 +105,7 @@ impl ClassifierCard {
     /// [`Error::Classifier`]: a card that is missing or makes no sense.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(CARD);
-        let text = std::fs::read_to_string(&path).map_err(|e| failed(&path, &e))?;
+        let text = lm::load::read_text(&path)?;
         let card: Self = serde_json::from_str(&text).map_err(|e| failed(&path, &e))?;
         if card.window == 0 || card.dimensions.is_empty() {
             return Err(failed(&path, &"window and dimensions are at least 1"));
@@ -221,7 +221,7 @@ impl Classifier {
     pub fn load(folder: &Path) -> Result<Self> {
         let card = ClassifierCard::load(folder)?;
         let path = folder.join(TABLES);
-        let bytes = std::fs::read(&path).map_err(|e| failed(&path, &e))?;
+        let bytes = lm::load::read_bytes(&path)?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| failed(&path, &e))?;
         let mut tables = Vec::new();
         for name in NAMES {

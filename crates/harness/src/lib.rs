@@ -24,3 +24,4 @@ pub mod splits;
 pub mod stages;
 pub mod store;
 pub mod sweep;
+pub mod terminal;

@@ -30,6 +30,7 @@ use mixing::merging::{Merged, Recipe, Source};
 
 use crate::experiment::Experiment;
 use crate::failure::{nearest, usage};
+use crate::terminal::printable;
 
 /// The registry, where it knows a model or where that is a path; nothing is fetched.
 ///
@@ -62,7 +63,7 @@ pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
         bar.set_style(style.progress_chars("━╸ "));
     }
     let path = registry.resolve(name_or_path, &mut |name, done, total| {
-        bar.set_message(name.to_string());
+        bar.set_message(printable(name).into_owned());
         bar.set_position(done);
         if let Some(total) = total {
             bar.set_length(total);

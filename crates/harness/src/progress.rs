@@ -17,6 +17,7 @@ use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::terminal::printable;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 static SHOWN: AtomicBool = AtomicBool::new(false);
@@ -29,7 +30,7 @@ pub fn show() {
 /// Says a line on stderr where progress is shown.
 pub fn say(line: &str) {
     if SHOWN.load(Ordering::Relaxed) {
-        eprintln!("{line}");
+        eprintln!("{}", printable(line));
     }
 }
 
@@ -101,7 +102,7 @@ impl Progress {
 
     /// What is being worked on.
     pub fn message(&self, text: String) {
-        self.bar.set_message(text);
+        self.bar.set_message(printable(&text).into_owned());
     }
 
     fn line(&self) {

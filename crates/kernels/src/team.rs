@@ -124,16 +124,24 @@ impl Team {
     }
 
     /// The process's team: as many threads as the processor runs at once, or as the environment
-    /// variable `MOPE_THREADS` says.
+    /// variable `MOPE_THREADS` says, where [`Self::asked`] understands it.
     pub fn global() -> &'static Self {
         static TEAM: OnceLock<Team> = OnceLock::new();
         TEAM.get_or_init(|| {
-            let asked = std::env::var("MOPE_THREADS")
-                .ok()
-                .and_then(|v| v.parse().ok());
             let all = || std::thread::available_parallelism().map_or(1, usize::from);
-            Self::new(asked.unwrap_or_else(all))
+            Self::new(Self::asked().ok().flatten().unwrap_or_else(all))
         })
+    }
+
+    /// Threads that the environment variable `MOPE_THREADS` asks for.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words: it is no number from 1 to 1024.
+    pub fn asked() -> Result<Option<usize>, String> {
+        match std::env::var_os("MOPE_THREADS") {
+            None => Ok(None),
+            Some(text) => threads(&text.to_string_lossy()).map(Some),
+        }
     }
 
     /// Number of threads.
@@ -267,6 +275,16 @@ impl Drop for Team {
     }
 }
 
+/// Most threads of a team (ours).
+const THREADS: usize = 1024;
+
+fn threads(text: &str) -> Result<usize, String> {
+    let number = text.trim().parse().ok();
+    number
+        .filter(|n| (1..=THREADS).contains(n))
+        .ok_or_else(|| format!("MOPE_THREADS is '{text}', not a number from 1 to {THREADS}"))
+}
+
 fn work(state: &State, index: usize) {
     let mut seen = 0;
     loop {
@@ -388,6 +406,23 @@ mod tests {
     #[should_panic(expected = "elements of 2 rows")]
     fn a_piece_of_a_row_is_refused() {
         Team::new(1).for_each_row(&mut [0; 10], 4, |_, _| ());
+    }
+
+    #[test]
+    fn numbers_of_threads_are_bounded() {
+        assert_eq!((threads("1"), threads(" 1024 ")), (Ok(1), Ok(1024)));
+        for text in [
+            "",
+            "0",
+            "two",
+            "-1",
+            "1025",
+            "1000000",
+            "1e3",
+            "99999999999999999999",
+        ] {
+            assert!(threads(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::parameter::{above_zero, below_one};
 use crate::{Error, Result};
 
+/// Widest head that is read (ours); published models have at most 256.
+const HEAD_DIM: usize = 1 << 16;
+/// Most parameters that a config may ask for (ours): their bytes can be counted in any format.
+const PARAMETERS: u128 = 1 << 48;
+
 /// Shape and constants of a LLaMA-family decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -180,6 +185,17 @@ impl DecoderConfig {
                 return Err(Error::parameter(name, size, "from 1 to 2^30"));
             }
         }
+        if self.head_dim > HEAD_DIM {
+            return Err(Error::parameter("head_dim", self.head_dim, "65,536 at most"));
+        }
+        let parameters = self.parameters_exact();
+        if parameters > PARAMETERS {
+            return Err(Error::parameter(
+                "the number of parameters that these sizes make",
+                parameters,
+                "2^48 at most",
+            ));
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(Error::Heads {
                 heads: self.heads,
@@ -209,12 +225,34 @@ impl DecoderConfig {
 
     /// Number of weights, embedding and head included (a tied head counts once).
     pub fn parameters(&self) -> usize {
-        let attention = self.hidden_size * self.head_dim * (2 * self.heads + 2 * self.kv_heads);
-        let block =
-            attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size;
-        let embedding = self.vocab_size * self.hidden_size;
-        let heads = if self.tied_head { 1 } else { 2 };
-        self.layers * block + heads * embedding + self.hidden_size
+        usize::try_from(self.parameters_exact()).unwrap_or(usize::MAX)
+    }
+
+    /// The same where it may be more than fits; sizes are below 2^30, so that it fits here.
+    fn parameters_exact(&self) -> u128 {
+        let [
+            vocab,
+            hidden,
+            intermediate,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+        ] = [
+            self.vocab_size,
+            self.hidden_size,
+            self.intermediate_size,
+            self.layers,
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+        ]
+        .map(|size| size as u128);
+        let attention = hidden.saturating_mul(head_dim * 2 * (heads + kv_heads));
+        let block = attention.saturating_add(hidden * (3 * intermediate + 2));
+        let vocabularies = if self.tied_head { 1 } else { 2 };
+        let rest = vocabularies * vocab * hidden + hidden;
+        layers.saturating_mul(block).saturating_add(rest)
     }
 }
 

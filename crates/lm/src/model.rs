@@ -26,8 +26,8 @@ impl LanguageModel {
     /// Opens and loads a GGUF file or a Hugging Face folder.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::open`], [`Tokenizer::load`], [`ChatTemplate::load`] and
-    /// [`Engine::load`]; the cheap checks come first.
+    /// Those of [`Checkpoint::open`], [`Tokenizer::load`] and [`Engine::load`]; the cheap checks come first. A chat
+    /// template that does not parse is an error where it is rendered.
     pub fn open(path: &Path, device: &DeviceSpec, format: Format) -> Result<Self> {
         Self::load(&Checkpoint::open(path)?, device, format)
     }
@@ -40,7 +40,7 @@ impl LanguageModel {
     pub fn load(checkpoint: &Checkpoint, device: &DeviceSpec, format: Format) -> Result<Self> {
         let path = checkpoint.path();
         let tokenizer = Tokenizer::load(checkpoint)?;
-        let chat = ChatTemplate::load(checkpoint)?;
+        let chat = ChatTemplate::load(checkpoint);
         let vocab_size = checkpoint.config().vocab_size;
         if let Some(id) = checkpoint
             .end_tokens
@@ -124,7 +124,8 @@ impl LanguageModel {
     }
 }
 
-/// Token ids of a prompt, the assistant's turn opened.
+/// Token ids of a prompt, the assistant's turn opened. Special tokens that are written in a message are text; in a raw
+/// prompt they are special.
 ///
 /// # Errors
 /// A conversation where there is no chat template or one that refuses it, and a prompt without a single
@@ -137,7 +138,7 @@ pub fn prompt_tokens(
     let ids = match (prompt, chat) {
         (Prompt::Raw(text), _) => tokenizer.encode(text, true)?,
         (Prompt::Chat(messages), Some(chat)) => {
-            tokenizer.encode(&chat.render(messages, true)?, false)?
+            tokenizer.encode_rendered(messages, |messages| chat.render(messages, true))?
         }
         (Prompt::Chat(_), None) => {
             let message = "the model has none; give the prompt raw, or take a chat-tuned model";

@@ -5,9 +5,11 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
+use common::fixture;
 use common::gguf::{Gguf, number, string, strings};
+use mope_lm::chat::{Message, Prompt};
 use mope_lm::load::Checkpoint;
-use mope_lm::load::gguf::Header;
+use mope_lm::load::gguf::{Header, Value};
 use mope_lm::load::mapped::Mapped;
 use mope_lm::{Adapter, DeviceSpec, Format, LanguageModel, Tokenizer};
 use pico::copy;
@@ -215,16 +217,24 @@ fn a_folder_with_a_wrong_part_is_refused() {
             "tokenizer.json",
         ),
         ("tokenizer.json", "{", "[", "tokenizer.json"),
-        (
-            "tokenizer_config.json",
-            "{% endfor %}",
-            "{% endif %}",
-            "chat template",
-        ),
     ] {
         let error = change(name, from, to);
         assert!(error.contains(expected), "{error}");
     }
+    // A template that does not parse is told where somebody needs it; raw prompts go without.
+    let folder = copy("llama");
+    let path = folder.path().join("tokenizer_config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("{% endfor %}", "{% endif %}", 1)).unwrap();
+    let model = open(folder.path()).unwrap();
+    let chat = Prompt::Chat(vec![Message::user("the cat")]);
+    let error = model.prompt_tokens(&chat).unwrap_err().to_string();
+    assert!(
+        error.starts_with("chat template: does not parse"),
+        "{error}"
+    );
+    assert!(error.len() < 300, "{error}");
+    assert!(model.prompt_tokens(&Prompt::Raw("the cat".into())).is_ok());
     let folder = copy("llama");
     std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
     assert!(
@@ -299,6 +309,78 @@ fn an_adapter_of_another_kind_is_refused_by_its_name() {
     let other = pico::checkpoint("qwen3");
     let error = Adapter::load(&pico::path("adapter_plain"), other.config()).unwrap_err();
     assert!(error.to_string().contains("expected shape"), "{error}");
+}
+
+#[test]
+fn sizes_are_believed_only_if_the_file_can_hold_them() {
+    let huge = [1 << 20, 1 << 29, 1 << 30, u32::MAX];
+    let keys = [
+        "llama.embedding_length",
+        "llama.feed_forward_length",
+        "llama.block_count",
+        "llama.attention.head_count",
+        "llama.context_length",
+    ];
+    for key in keys {
+        for size in huge {
+            let mut file = Gguf::pico();
+            file.set(key, number(size));
+            let (_folder, path) = file.write();
+            if let Ok(checkpoint) = Checkpoint::open(&path) {
+                // Whatever opens can be described.
+                assert!(checkpoint.config().parameters() > 0);
+                let checked = checkpoint.check();
+                assert!(
+                    checked.is_err() || key == "llama.context_length",
+                    "{key} {size}"
+                );
+            }
+        }
+    }
+    let folder = copy("llama");
+    let path = folder.path().join("config.json");
+    let config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let sizes = config.as_object().unwrap().iter();
+    let sizes = sizes.filter(|(_, v)| v.is_u64()).map(|(key, _)| key);
+    for key in sizes {
+        for size in [1u64 << 29, 1 << 30, 1 << 62, u64::MAX] {
+            let mut changed = config.clone();
+            changed[key] = size.into();
+            std::fs::write(&path, changed.to_string()).unwrap();
+            if let Ok(checkpoint) = Checkpoint::open(folder.path()) {
+                assert!(checkpoint.config().parameters() > 0);
+                drop(checkpoint.check());
+            }
+        }
+    }
+}
+
+#[test]
+fn arrays_of_numbers_are_kept_as_they_are_stored() {
+    let array = |kind: u32, bytes: &[u8], count: u64| {
+        let head = [&9u32.to_le_bytes()[..], &kind.to_le_bytes()].concat();
+        [&head[..], &count.to_le_bytes(), bytes].concat()
+    };
+    let mut file = Gguf::pico();
+    for (key, value) in [
+        ("bools", array(7, &[0, 1, 2], 3)),
+        (
+            "signed",
+            array(3, &[(-2i16).to_le_bytes(), 7i16.to_le_bytes()].concat(), 2),
+        ),
+        ("floats", array(6, &1.5f32.to_le_bytes(), 1)),
+        ("large", array(10, &u64::MAX.to_le_bytes(), 1)),
+    ] {
+        file.metadata.push((key.into(), value));
+    }
+    let (_folder, path) = file.write();
+    let header = Header::parse(&Mapped::open(&path).unwrap()).unwrap();
+    let numbers = |key: &str| header.numbers(key).unwrap().iter().collect::<Vec<_>>();
+    assert_eq!(numbers("bools"), [false, true, true].map(Value::Bool));
+    assert_eq!(numbers("signed"), [-2, 7].map(Value::Signed));
+    assert_eq!(numbers("floats"), [Value::Float(1.5)]);
+    assert_eq!(numbers("large"), [Value::Unsigned(u64::MAX)]);
 }
 
 proptest! {

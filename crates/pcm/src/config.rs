@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Output, Result};
 
+/// Most experts that a PCM mixes, and the widest embeddings that it reads (ours).
+const EXPERTS: usize = 1 << 12;
+const EMBEDDING: usize = 1 << 20;
+
 /// The file of a PCM's folder that holds its shape.
 pub(crate) const CONFIG: &str = "config.json";
 
@@ -75,7 +79,7 @@ impl PcmConfig {
     /// A missing or damaged file, numbers that do not fit together.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+        let text = lm::load::read_text(&path)?;
         let config: Self = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
         config.validate().map_err(|e| Error::file(&path, e))?;
         Ok(config)
@@ -179,6 +183,13 @@ impl PcmConfig {
             return Err(Error::TextWithoutContext);
         }
         self.output.validate()?;
+        if self.experts.len() > EXPERTS || self.embedding > EMBEDDING {
+            return Err(Error::Size {
+                experts: self.experts.len(),
+                embedding: self.embedding,
+                most: (EXPERTS, EMBEDDING),
+            });
+        }
         Ok(self.decoder().validate()?)
     }
 }

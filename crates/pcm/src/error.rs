@@ -12,6 +12,16 @@ pub enum Error {
     /// From the language model.
     #[error(transparent)]
     Lm(#[from] lm::Error),
+    /// A PCM of more experts or wider embeddings than any that is in use.
+    #[error("{experts} experts and embeddings {embedding} wide; at most {} and {}", most.0, most.1)]
+    Size {
+        /// Its experts.
+        experts: usize,
+        /// Width of the embeddings that it reads.
+        embedding: usize,
+        /// The most of both.
+        most: (usize, usize),
+    },
     /// A file that cannot be read or written.
     #[error("{}: {message}", path.display())]
     File {

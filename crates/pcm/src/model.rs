@@ -491,11 +491,17 @@ impl Pcm {
     /// Missing or damaged files, weights that do not fit the config, NaN and infinity.
     pub fn load(folder: &Path) -> Result<Self> {
         let config = PcmConfig::load(folder)?;
+        let path = folder.join("model.safetensors");
+        let bytes = lm::load::read_bytes(&path)?;
+        let needed = Places::new(&config).preference_bias.end;
+        if needed > bytes.len() / 4 {
+            let held = bytes.len();
+            let message = format!("{held} bytes, the config asks for {needed} numbers in F32");
+            return Err(Error::file(&path, message));
+        }
         let blocks = Blocks::zeros(&config.decoder());
         let blocks = blocks.map_err(|e| Error::file(&folder.join(CONFIG), e))?;
         let mut pcm = Self::over(&config, blocks);
-        let path = folder.join("model.safetensors");
-        let bytes = std::fs::read(&path).map_err(|e| Error::file(&path, e))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| Error::file(&path, e))?;
         let read = |name: &str, expected: usize| -> Result<Vec<f32>> {
             let tensor = file.tensor(name).map_err(|e| Error::file(&path, e))?;

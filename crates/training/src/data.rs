@@ -45,7 +45,7 @@ impl Encoder {
         })?;
         Ok(Self {
             tokenizer: Tokenizer::load(&checkpoint)?,
-            chat: ChatTemplate::load(&checkpoint)?,
+            chat: ChatTemplate::load(&checkpoint),
             end,
             config: checkpoint.config().clone(),
         })
@@ -54,7 +54,7 @@ impl Encoder {
     fn sequence(&self, prompt: &str, response: &str) -> Result<Sequence> {
         let prompt = Prompt::Chat(vec![Message::user(prompt)]);
         let prompt = lm::prompt_tokens(&self.tokenizer, self.chat.as_ref(), &prompt)?;
-        let mut response = self.tokenizer.encode(response, false)?;
+        let mut response = self.tokenizer.encode_text(response)?;
         response.push(self.end);
         let sequence = Sequence::new(&prompt, &response);
         anyhow::ensure!(

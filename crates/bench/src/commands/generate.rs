@@ -10,7 +10,7 @@ use mixing::{Generation, Generator, Request, Response};
 use serde_json::{Value, json};
 
 use super::selection::Selected;
-use super::{Global, say};
+use super::{Global, say, shown};
 use crate::cli::{GenerateArgs, ScoreArgs};
 use harness::failure::usage;
 use harness::stages::generate::{draws, with_prompt_id};
@@ -54,7 +54,7 @@ pub fn generate(global: &Global, args: &GenerateArgs) -> Result<()> {
     let responses = generator.generate(vec![request], 1, &settings, |_, response| {
         if let Some(&last) = response.tokens.last().filter(|_| live) {
             let piece = stream.push(last).map_err(anyhow::Error::from);
-            if let Err(e) = piece.and_then(|text| say(&text)) {
+            if let Err(e) = piece.and_then(|text| say(&shown(&text))) {
                 failed.get_or_insert(e);
             }
         }
@@ -79,6 +79,7 @@ pub fn generate(global: &Global, args: &GenerateArgs) -> Result<()> {
     }
     if args.show_weights {
         let pieces = base.tokenizer.increments(&response.tokens)?;
+        let pieces: Vec<String> = pieces.iter().map(|p| shown(p).into_owned()).collect();
         return say(&coloured(&pieces, &response, &experts));
     }
     say("\n")
@@ -138,7 +139,7 @@ fn coloured(pieces: &[String], response: &Response, experts: &[String]) -> Strin
 pub fn score(global: &Global, args: &ScoreArgs) -> Result<()> {
     let selected = Selected::open(global, &args.selection)?;
     let base = selected.base.clone();
-    let tokens = base.tokenizer.encode(&args.response, false)?;
+    let tokens = base.tokenizer.encode_text(&args.response)?;
     if tokens.is_empty() {
         return Err(usage("--response: the response has no token"));
     }

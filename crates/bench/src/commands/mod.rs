@@ -12,7 +12,8 @@ mod selection;
 mod study;
 mod train;
 
-use std::io::Write;
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::Result;
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 use crate::cli::{Cli, Command};
 use harness::failure::{nearest, usage};
 use harness::models::resolve;
+use harness::terminal::printable;
 
 /// Options that every command has.
 pub struct Global {
@@ -42,7 +44,15 @@ impl Global {
         } else {
             text()
         };
-        say(&format!("{}\n", text.trim_end()))
+        say(&shown(&format!("{}\n", text.trim_end())))
+    }
+}
+
+/// A text as stdout may have it: files and pipes get every character, a terminal none that controls it.
+fn shown(text: &str) -> Cow<'_, str> {
+    match std::io::stdout().is_terminal() {
+        true => printable(text),
+        false => Cow::Borrowed(text),
     }
 }
 

@@ -13,6 +13,7 @@ use harness::experiment::Experiment;
 use harness::run;
 use harness::splits::Splits;
 use harness::sweep::grid;
+use harness::terminal::printable;
 
 fn load(global: &Global, file: &Path) -> Result<Experiment> {
     let mut experiment = Experiment::load(file)?;
@@ -104,7 +105,9 @@ pub fn check(global: &Global, file: &Path) -> Result<()> {
     let Splits {
         prompts, warnings, ..
     } = harness::check::check(&experiment)?;
-    warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+    warnings
+        .iter()
+        .for_each(|w| eprintln!("warning: {}", printable(w)));
     let (strategies, preferences) = (
         experiment.strategies.names(),
         experiment.preferences.names(),

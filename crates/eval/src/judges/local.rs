@@ -29,7 +29,9 @@ impl Local {
 
 impl Judge for Local {
     fn ask(&mut self, question: &Question<'_>) -> Result<Reply> {
-        let prompt = Prompt::Chat(vec![Message::user(question.text())]);
+        let text = question.text();
+        let special = self.model.tokenizer.special_in(&text)?;
+        let prompt = Prompt::Chat(vec![Message::user(text)]);
         let prompt = self.model.prompt_tokens(&prompt)?;
         let prompts = [prompt.as_slice(); 3];
         let letters = self.letters.each_ref().map(Vec::as_slice);
@@ -50,10 +52,15 @@ impl Judge for Local {
             (a, b, c) if (a + b + c).is_nan() => Verdict::Unreadable,
             _ => Verdict::Tie,
         };
-        let raw = format!(
+        let mut raw = format!(
             "log p: A {:.4}, B {:.4}, C {:.4}",
             sums[0], sums[1], sums[2]
         );
+        if special > 0 {
+            // Somebody may have tried to close the turn and to answer for the judge.
+            raw +=
+                &format!("; {special} special tokens were written in the question, read as text");
+        }
         Ok(Reply { verdict, raw })
     }
 }

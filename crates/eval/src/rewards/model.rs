@@ -272,14 +272,14 @@ impl RewardModel {
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("reward.json");
         let failed = |path: &Path, e: &dyn std::fmt::Display| Error::reward_model(path, e);
-        let text = std::fs::read_to_string(&path).map_err(|e| failed(&path, &e))?;
+        let text = lm::load::read_text(&path)?;
         let card: Card = serde_json::from_str(&text).map_err(|e| failed(&path, &e))?;
         let normaliser = card.normaliser.validate();
         normaliser.map_err(|e| failed(&path, &e))?;
         let reader = Reader::shared(&resolve(&card.base)?)?;
         let config = reader.decoder.config();
         let path = folder.join("head.safetensors");
-        let bytes = std::fs::read(&path).map_err(|e| failed(&path, &e))?;
+        let bytes = lm::load::read_bytes(&path)?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| failed(&path, &e))?;
         let head = file.tensor("weight").map_err(|e| failed(&path, &e))?;
         if head.dtype() != Dtype::F32 || head.shape() != [config.hidden_size] {

@@ -54,7 +54,7 @@ impl Reader {
         Ok(Self {
             decoder: TuningDecoder::load(&checkpoint, Format::Bf16)?,
             tokenizer: Tokenizer::load(&checkpoint)?,
-            chat: ChatTemplate::load(&checkpoint)?,
+            chat: ChatTemplate::load(&checkpoint),
             end,
             read: Mutex::default(),
         })
@@ -67,7 +67,7 @@ impl Reader {
     pub(super) fn sequence(&self, prompt: &Prompt, response: &str) -> Result<Sequence> {
         let mut tokens = lm::prompt_tokens(&self.tokenizer, self.chat.as_ref(), prompt)?;
         let from = tokens.len();
-        tokens.extend(self.tokenizer.encode(response, false)?);
+        tokens.extend(self.tokenizer.encode_text(response)?);
         tokens.extend([self.end, self.end]);
         let limit = self.decoder.config().context_length;
         if tokens.len() > limit {

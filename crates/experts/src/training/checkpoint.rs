@@ -24,6 +24,8 @@ pub struct Checkpoint<T> {
 
 const PROGRESS: &str = "progress";
 const STEP: &str = "step";
+/// Most steps that a checkpoint may have made (ours).
+const STEPS: u64 = 1 << 40;
 
 impl<T: Serialize + DeserializeOwned> Checkpoint<T> {
     /// Writes the file beside its place and renames it, so that a killed process leaves the old one.
@@ -68,11 +70,12 @@ impl<T: Serialize + DeserializeOwned> Checkpoint<T> {
             path: path.to_path_buf(),
             message: format!("{e}; remove the file to start anew"),
         };
-        let file = match std::fs::read(path) {
-            Ok(file) => file,
+        match std::fs::metadata(path) {
+            Ok(metadata) if !metadata.is_file() => return Err(failed(&"not a regular file")),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed(&e)),
-        };
+            _ => {}
+        }
+        let file = std::fs::read(path).map_err(|e| failed(&e))?;
         let tensors = SafeTensors::deserialize(&file).map_err(|e| failed(&e))?;
         let (_, header) = SafeTensors::read_metadata(&file).map_err(|e| failed(&e))?;
         let metadata = header.metadata().clone().unwrap_or_default();
@@ -97,13 +100,27 @@ impl<T: Serialize + DeserializeOwned> Checkpoint<T> {
                 ))),
             }
         };
+        let values = numbers("values")?;
         let adam = AdamWState {
             step: entry(STEP)?.parse().map_err(|e| failed(&e))?,
             mean: numbers("mean")?,
             square: numbers("square")?,
         };
+        for (name, moment) in [("mean", &adam.mean), ("square", &adam.square)] {
+            // Before the first step there are none.
+            if moment.len() != values.len() && !(moment.is_empty() && adam.step == 0) {
+                return Err(failed(&format!(
+                    "tensor '{name}' has {} numbers, 'values' {}",
+                    moment.len(),
+                    values.len()
+                )));
+            }
+        }
+        if adam.step > STEPS {
+            return Err(failed(&format!("step {}, over {STEPS}", adam.step)));
+        }
         Ok(Some(Self {
-            values: numbers("values")?,
+            values,
             adam,
             progress: serde_json::from_str(entry(PROGRESS)?).map_err(|e| failed(&e))?,
         }))
@@ -131,6 +148,19 @@ mod tests {
         };
         saved.save(&path).unwrap();
         assert_eq!(Checkpoint::load(&path).unwrap(), Some(saved));
+        for (mean, square, step) in [(2, 3, 7), (3, 4, 7), (0, 0, 7), (3, 3, u64::MAX)] {
+            let (mean, square) = (vec![0.5; mean], vec![0.5; square]);
+            let adam = AdamWState { step, mean, square };
+            let wrong = Checkpoint {
+                values: vec![1.0; 3],
+                adam,
+                progress: 1u32,
+            };
+            let other = folder.path().join("wrong.safetensors");
+            wrong.save(&other).unwrap();
+            let error = Checkpoint::<u32>::load(&other).unwrap_err().to_string();
+            assert!(error.contains("wrong.safetensors: "), "{error}");
+        }
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         let error = Checkpoint::<Vec<String>>::load(&path)

@@ -119,6 +119,19 @@ pub struct Resolved {
     pub candidate_plans: Vec<Plan>,
 }
 
+/// Most responses per prompt, preference and strategy (ours).
+pub const SAMPLES: usize = 1 << 16;
+/// Most sequences that are decoded together (ours).
+pub const BATCH_SIZE: usize = 1 << 16;
+/// Longest response in tokens (ours); a model's context is mostly shorter.
+pub const NEW_TOKENS: usize = 1 << 24;
+
+fn count(name: &str, number: usize, most: usize) -> Result<()> {
+    anyhow::ensure!(number > 0, "{name}: at least 1");
+    anyhow::ensure!(number <= most, "{name}: {number}, at most {most}");
+    Ok(())
+}
+
 fn default_samples() -> u32 {
     1
 }
@@ -202,12 +215,13 @@ impl Experiment {
                 .is_none_or(|e| *e == ExpertSpec::Base),
             "expert '{BASE}' is the base model itself; give yours another name"
         );
-        anyhow::ensure!(self.samples > 0, "samples: at least 1");
-        anyhow::ensure!(self.batch_size > 0, "batch_size: at least 1");
-        anyhow::ensure!(
-            self.generation.max_new_tokens > 0,
-            "generation: max_new_tokens: at least 1"
-        );
+        count("samples", self.samples as usize, SAMPLES)?;
+        count("batch_size", self.batch_size, BATCH_SIZE)?;
+        count(
+            "generation: max_new_tokens",
+            self.generation.max_new_tokens,
+            NEW_TOKENS,
+        )?;
         anyhow::ensure!(
             self.reference_point.is_finite(),
             "reference_point: {} is no number that rewards can exceed",

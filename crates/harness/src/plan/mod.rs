@@ -154,6 +154,7 @@ impl<'a> RunPlan<'a> {
         plan.validation = candidates.into_values().collect();
         plan.open_experts(pools)?;
         plan.check_lengths(pools)?;
+        plan.warn_of_special_tokens(pools)?;
         plan.cut_all()?;
         plan.warn_of_selection();
         Ok(plan)
@@ -381,6 +382,34 @@ impl<'a> RunPlan<'a> {
                     )));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Says how many special tokens are written in prompts and preferences, where they are text.
+    fn warn_of_special_tokens(&mut self, pools: &Pools) -> Result<()> {
+        let tokenizer = &pools.base().tokenizer;
+        let (mut count, mut texts) = (0, 0);
+        let mut look = |text: &str| -> Result<()> {
+            let held = tokenizer.special_in(text)?;
+            count += held;
+            texts += usize::from(held > 0);
+            Ok(())
+        };
+        for NamedPrompt { prompt, .. } in self.splits.prompts.iter().chain(&self.splits.validation)
+        {
+            if let Prompt::Chat(messages) = prompt {
+                messages.iter().try_for_each(|m| look(&m.content))?;
+            }
+        }
+        for (_, preference) in self.experiment.preferences.iter() {
+            look(&preference.text)?;
+        }
+        if count > 0 {
+            self.warnings.push(format!(
+                "{count} special tokens of the model, as <|im_end|>, are written in {texts} messages or preferences; \
+                 they are read as text"
+            ));
         }
         Ok(())
     }

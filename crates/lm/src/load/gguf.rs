@@ -20,6 +20,43 @@ pub enum Value {
     Bool(bool),
     String(String),
     Array(Vec<Value>),
+    Numbers(Numbers),
+}
+
+/// An array of numbers or truth values, as the file stores it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Numbers {
+    kind: u32,
+    bytes: Vec<u8>,
+}
+
+impl Numbers {
+    /// The elements, one after the other.
+    pub fn iter(&self) -> impl Iterator<Item = Value> + '_ {
+        self.bytes.chunks_exact(width(self.kind)).map(|bytes| {
+            let mut eight = [0; 8];
+            eight[..bytes.len()].copy_from_slice(bytes);
+            let (unsigned, shift) = (u64::from_le_bytes(eight), 64 - 8 * bytes.len());
+            let signed = ((unsigned << shift) as i64) >> shift;
+            match self.kind {
+                1 | 3 | 5 | 11 => Value::Signed(signed),
+                6 => Value::Float(f32::from_bits(unsigned as u32).into()),
+                12 => Value::Float(f64::from_bits(unsigned)),
+                7 => Value::Bool(unsigned != 0),
+                _ => Value::Unsigned(unsigned),
+            }
+        })
+    }
+}
+
+/// Bytes of a number of this type; 8 at least of a text or an array.
+fn width(kind: u32) -> usize {
+    match kind {
+        0 | 1 | 7 => 1,
+        2 | 3 => 2,
+        4..=6 => 4,
+        _ => 8,
+    }
 }
 
 /// Parsed header of a GGUF file (versions 2 and 3, little-endian).
@@ -106,13 +143,11 @@ impl<'a> Cursor<'a> {
             8 => Value::String(self.string()?),
             9 if depth < 4 => {
                 let kind = self.u32()?;
-                let size = match kind {
-                    0 | 1 | 7 => 1,
-                    2 | 3 => 2,
-                    4..=6 => 4,
-                    _ => 8,
-                };
-                let count = self.count(size, "array elements")?;
+                let count = self.count(width(kind), "array elements")?;
+                if matches!(kind, 0..=7 | 10..=12) {
+                    let bytes = self.take(count * width(kind))?.to_vec();
+                    return Ok(Value::Numbers(Numbers { kind, bytes }));
+                }
                 let values = (0..count).map(|_| self.value(kind, depth + 1));
                 Value::Array(values.collect::<Result<_>>()?)
             }
@@ -286,7 +321,15 @@ impl Header {
         }
     }
 
-    /// Array at `key`, if there is one.
+    /// Array of numbers or truth values at `key`, if there is one.
+    pub fn numbers(&self, key: &str) -> Option<&Numbers> {
+        match self.metadata.get(key)? {
+            Value::Numbers(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// Array of texts or arrays at `key`, if there is one.
     pub fn array(&self, key: &str) -> Option<&[Value]> {
         match self.metadata.get(key)? {
             Value::Array(v) => Some(v),

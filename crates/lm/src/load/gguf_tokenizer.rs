@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
-use super::gguf::{Header, Value};
+use super::gguf::{Header, Numbers, Value};
 use crate::{Error, Result};
 
 /// English endings that stay one piece.
@@ -287,12 +287,12 @@ pub(crate) fn tokenizer_json(path: &Path, header: &Header) -> Result<Json> {
     };
     let tokens = strings("tokenizer.ggml.tokens")?;
     let kinds: Vec<i64> = header
-        .array("tokenizer.ggml.token_type")
-        .unwrap_or_default()
-        .iter()
+        .numbers("tokenizer.ggml.token_type")
+        .into_iter()
+        .flat_map(Numbers::iter)
         .map(|v| match v {
-            Value::Signed(kind) => *kind,
-            Value::Unsigned(kind) => *kind as i64,
+            Value::Signed(kind) => kind,
+            Value::Unsigned(kind) => kind as i64,
             _ => 1,
         })
         .collect();
@@ -324,12 +324,12 @@ pub(crate) fn tokenizer_json(path: &Path, header: &Header) -> Result<Json> {
         "gpt2" => byte_pairs(path, header, vocab, &strings("tokenizer.ggml.merges")?)?,
         "llama" => {
             let key = "tokenizer.ggml.scores";
-            let number = |v: &Value| match v {
-                Value::Float(v) => Some(*v),
+            let number = |v: Value| match v {
+                Value::Float(v) => Some(v),
                 _ => None,
             };
             let scores: Option<Vec<f64>> = header
-                .array(key)
+                .numbers(key)
                 .and_then(|a| a.iter().map(number).collect());
             let scores = scores
                 .filter(|s| s.len() == tokens.len())

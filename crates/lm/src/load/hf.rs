@@ -46,7 +46,7 @@ struct HfConfig {
 /// # Errors
 /// With path, line and column.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    parse_json(path, &read_text(path)?)
+    parse_json(path, &super::read_text(path)?)
 }
 
 /// Parses the JSON text of a file.
@@ -328,7 +328,7 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
 fn chat_template(folder: &Path, tokenizer_config: &Value) -> Result<Option<String>> {
     let file = folder.join("chat_template.jinja");
     if file.is_file() {
-        return read_text(&file).map(|text| Some(template_source(&text)));
+        return super::read_text(&file).map(|text| Some(template_source(&text)));
     }
     Ok(match tokenizer_config.get("chat_template") {
         Some(Value::String(text)) => Some(template_source(text)),

@@ -19,6 +19,7 @@ pub mod hf;
 pub mod mapped;
 pub mod peft;
 pub(crate) mod tensors;
+mod text;
 
 pub use gguf_model::files as gguf_files;
 
@@ -27,31 +28,10 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use mapped::{Mapped, StoredTensor};
+pub use text::{read_bytes, read_text};
 
 use crate::config::DecoderConfig;
 use crate::{Error, Result};
-
-/// Reads a text, without the byte order mark (U+FEFF) that some editors put before it.
-///
-/// # Errors
-/// [`Error::Io`], also for bytes that are no UTF-8.
-pub fn read_text(path: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    Ok(without_mark(text))
-}
-
-/// A text without the byte order mark before it.
-///
-/// ```
-/// use mope_lm::load::without_mark;
-/// assert_eq!(without_mark("\u{feff}Why?".into()), "Why?");
-/// ```
-pub fn without_mark(mut text: String) -> String {
-    if text.starts_with('\u{feff}') {
-        text.drain(..'\u{feff}'.len_utf8());
-    }
-    text
-}
 
 /// The source of a template as jinja2 reads it: every line ends in `\n`.
 fn template_source(text: &str) -> String {
@@ -101,11 +81,22 @@ impl Checkpoint {
     /// # Errors
     /// Missing, damaged or unsupported files, by name and position.
     pub fn open(path: &Path) -> Result<Self> {
+        let checkpoint = Self::open_any(path)?;
+        // The tensors of a config are listed before they are looked for.
+        let (layers, tensors) = (checkpoint.config.layers, checkpoint.tensors.len());
+        if layers > tensors {
+            let message = format!("the config has {layers} layers, the file {tensors} tensors");
+            return Err(Error::format(path, message));
+        }
+        Ok(checkpoint)
+    }
+
+    fn open_any(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if !metadata.is_dir() {
             return gguf_model::open(path);
         }
-        if path.join("config.json").is_file() {
+        if path.join("config.json").exists() {
             return hf::open(path);
         }
         let entries = std::fs::read_dir(path).map_err(Error::io(path))?;

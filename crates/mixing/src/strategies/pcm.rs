@@ -442,7 +442,7 @@ impl Mixer for PcmMixer {
                  for another base"
             )));
         }
-        self.preference = model.tokenizer.encode(&self.text, false)?;
+        self.preference = model.tokenizer.encode_text(&self.text)?;
         self.open = Some(Open {
             base: model.clone(),
             runner: Runner::new(pcm),

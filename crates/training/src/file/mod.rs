@@ -40,6 +40,7 @@ pub use self::morl::MorlTraining;
 pub use self::pcm::{PcmInput, PcmSettings, PcmTraining, Preferences, Shape};
 
 use harness::config::{self, model_path, validate_name};
+use harness::experiment::{NEW_TOKENS, SAMPLES};
 use harness::failure::usage;
 
 /// A training file.
@@ -206,6 +207,14 @@ fn default_temperature() -> f32 {
 fn check_sampling(samples: u64, max_new_tokens: usize, temperature: f32) -> lm::Result<()> {
     if samples < 2 {
         return Err(lm::Error::parameter("samples", samples, "at least 2"));
+    }
+    if samples > SAMPLES as u64 || max_new_tokens > NEW_TOKENS {
+        let largest = format!("{samples} and {max_new_tokens}");
+        return Err(lm::Error::parameter(
+            "samples and max_new_tokens",
+            largest,
+            "65,536 and 16,777,216 at most",
+        ));
     }
     at_least_one([("max_new_tokens", max_new_tokens as u64)])?;
     above_zero("temperature", temperature)

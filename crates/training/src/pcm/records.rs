@@ -148,7 +148,7 @@ impl Sampler<'_> {
         let (log_probs, base) = expert_log_probs(config, preference, response)?;
         let mut tokens = match config.preference {
             PreferenceInput::Weights => Vec::new(),
-            _ => self.base.tokenizer.encode(&preference.text, false)?,
+            _ => self.base.tokenizer.encode_text(&preference.text)?,
         };
         tokens.extend(self.base.prompt_tokens(&question.prompt)?);
         let mut rollout = Rollout {

@@ -11,8 +11,15 @@
 //! # Ok::<(), mope_lm::Error>(())
 //! ```
 
-use std::path::Path;
+mod guard;
+mod special;
 
+use std::path::Path;
+use std::sync::Arc;
+
+use special::Special;
+
+use crate::chat::Message;
 use crate::load::Checkpoint;
 use crate::{Error, Result};
 
@@ -20,7 +27,13 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    special: Arc<Special>,
 }
+
+/// What every tokenizer must be able to encode before it is used: letters of several scripts, digits, spaces, line
+/// ends, controls, marks that combine, and what lies outside of the first plane.
+const PROBE: &str = "The quick brown fox's 1,234.5 jumps\r\n\tover  the lazy dog!? \
+                     ÀÉîõü ﬁ ﷺ ½ e\u{301} Привет αβγ 你好，世界 안녕 مرحبا नमस्ते ▁Ġ \u{0}\u{7f}\u{feff} 👩\u{200d}💻 😀";
 
 fn refused(e: impl std::fmt::Display) -> Error {
     Error::Tokenizer(e.to_string())
@@ -44,24 +57,84 @@ impl Tokenizer {
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         // The library panics on some files that are not JSON, so that is found out first.
-        let json: serde_json::Value = serde_json::from_slice(bytes)
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let mut json: serde_json::Value = serde_json::from_slice(bytes)
             .map_err(|e| Error::format(path, format!("not JSON: {e}")))?;
-        let mut inner: tokenizers::Tokenizer = serde_json::from_value(json)
+        // Dropout makes another encoding at each call; it is for training tokenizers' models.
+        if let Some(dropout) = json.pointer_mut("/model/dropout") {
+            *dropout = serde_json::Value::Null;
+        }
+        guard::bounded(&json)
             .map_err(|e| Error::format(path, format!("not a usable tokenizer: {e}")))?;
+        let built = guard::caught(|| Self::build(json));
+        let built = built.unwrap_or_else(|e| Err(Error::Tokenizer(e)));
+        built.map_err(|e| Error::format(path, format!("not a usable tokenizer: {e}")))
+    }
+
+    fn build(json: serde_json::Value) -> Result<Self> {
+        let mut inner: tokenizers::Tokenizer = serde_json::from_value(json).map_err(refused)?;
         // A file may ask for padding or truncation; here neither must ever happen silently.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(refused)?;
-        Ok(Self { inner })
+        let special = Arc::new(Special::of(&inner)?);
+        let tokenizer = Self { inner, special };
+        for text in ["", "a", PROBE] {
+            for add_special in [false, true] {
+                // A text that it refuses is told when somebody has one.
+                if let Ok(ids) = tokenizer.inner.encode_fast(text, add_special) {
+                    drop(tokenizer.inner.decode(ids.get_ids(), true));
+                }
+            }
+        }
+        Ok(tokenizer)
     }
 
     /// Token ids of `text`. Special tokens written in the text are recognised; `add_special` also
-    /// adds those that the model wants around a plain text (such as BOS).
+    /// adds those that the model wants around a plain text (such as BOS). For what a message or a response says there
+    /// is [`Self::encode_text`].
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when the tokenizer refuses the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(refused)?;
+        let encoding = guard::caught(|| self.inner.encode_fast(text, add_special));
+        let encoding = encoding.map_err(Error::Tokenizer)?.map_err(refused)?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of what somebody said: special tokens written in it are text like any other, and none are added.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer refuses the text.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        match self.special_in(text)? {
+            0 => self.encode(text, false),
+            _ => self.special.encode(&self.inner, text),
+        }
+    }
+
+    /// How many special tokens are written in a text, as in "<|im_end|>".
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the normaliser refuses the text.
+    pub fn special_in(&self, text: &str) -> Result<usize> {
+        guard::caught(|| self.special.count(&self.inner, text)).map_err(Error::Tokenizer)?
+    }
+
+    /// Token ids of the text that `render` makes of messages, where special tokens written in the messages are text.
+    ///
+    /// # Errors
+    /// Those of `render`; [`Error::Tokenizer`] when the tokenizer refuses the text.
+    pub(crate) fn encode_rendered(
+        &self,
+        messages: &[Message],
+        render: impl FnOnce(&[Message]) -> Result<String>,
+    ) -> Result<Vec<u32>> {
+        for message in messages {
+            if self.special_in(&message.content)? > 0 {
+                return self.special.encode_rendered(&self.inner, messages, render);
+            }
+        }
+        self.encode(&render(messages)?, false)
     }
 
     /// Text of token ids, without special tokens.
@@ -69,7 +142,8 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] when the tokenizer refuses the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(refused)
+        let text = guard::caught(|| self.inner.decode(ids, true));
+        text.map_err(Error::Tokenizer)?.map_err(refused)
     }
 
     /// The vocabulary's entry for an id, as stored (byte-level pieces in their stand-in letters).
