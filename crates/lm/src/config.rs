@@ -186,7 +186,11 @@ impl DecoderConfig {
             }
         }
         if self.head_dim > HEAD_DIM {
-            return Err(Error::parameter("head_dim", self.head_dim, "65,536 at most"));
+            return Err(Error::parameter(
+                "head_dim",
+                self.head_dim,
+                "65,536 at most",
+            ));
         }
         let parameters = self.parameters_exact();
         if parameters > PARAMETERS {

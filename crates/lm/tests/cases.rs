@@ -536,7 +536,7 @@ fn a_tensor_that_nobody_reads_is_an_error_unless_it_is_a_known_constant() {
 
 fn rendered(folder: &Path) -> String {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let template = ChatTemplate::load(&checkpoint).unwrap().unwrap();
+    let template = ChatTemplate::load(&checkpoint).unwrap();
     template.render(&[Message::user("Why?\r\n")], true).unwrap()
 }
 

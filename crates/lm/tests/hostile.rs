@@ -5,7 +5,6 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::fixture;
 use common::gguf::{Gguf, number, string, strings};
 use mope_lm::chat::{Message, Prompt};
 use mope_lm::load::Checkpoint;
@@ -21,6 +20,10 @@ fn file(name: &str, bytes: &[u8]) -> (TempDir, PathBuf) {
     let path = folder.path().join(name);
     std::fs::write(&path, bytes).unwrap();
     (folder, path)
+}
+
+fn file_of(gguf: &Gguf) -> (TempDir, PathBuf) {
+    file("model.gguf", &gguf.bytes())
 }
 
 fn open(path: &Path) -> mope_lm::Result<LanguageModel> {
@@ -325,7 +328,7 @@ fn sizes_are_believed_only_if_the_file_can_hold_them() {
         for size in huge {
             let mut file = Gguf::pico();
             file.set(key, number(size));
-            let (_folder, path) = file.write();
+            let (_folder, path) = file_of(&file);
             if let Ok(checkpoint) = Checkpoint::open(&path) {
                 // Whatever opens can be described.
                 assert!(checkpoint.config().parameters() > 0);
@@ -374,7 +377,7 @@ fn arrays_of_numbers_are_kept_as_they_are_stored() {
     ] {
         file.metadata.push((key.into(), value));
     }
-    let (_folder, path) = file.write();
+    let (_folder, path) = file_of(&file);
     let header = Header::parse(&Mapped::open(&path).unwrap()).unwrap();
     let numbers = |key: &str| header.numbers(key).unwrap().iter().collect::<Vec<_>>();
     assert_eq!(numbers("bools"), [false, true, true].map(Value::Bool));

@@ -40,9 +40,8 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<()> {
         name => out.join(name),
     };
     if !args.replace {
-        let all = runs.iter();
-        all.map(|(name, experiment)| run::check_folder(experiment, &folder(name)))
-            .collect::<Result<()>>()?;
+        let mut all = runs.iter();
+        all.try_for_each(|(name, experiment)| run::check_folder(experiment, &folder(name)))?;
     }
     for (name, experiment) in runs {
         let out = folder(&name);

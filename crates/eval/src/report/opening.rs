@@ -11,6 +11,9 @@ use crate::escape::escape_html;
 use crate::rounding::{decimals, number, p_value, signed};
 use crate::statistics::Estimate;
 
+/// What a column shows of a strategy: its text, and the number that it is sorted by.
+type Cell = dyn Fn(&Summary) -> (String, Option<f64>);
+
 /// Width of the drawing of an interval in a row, in pixels.
 const BAR: f64 = 150.0;
 
@@ -53,9 +56,14 @@ impl Report<'_> {
             let values = self.summaries.iter().filter_map(get);
             decimals(values.fold(0.0, |m: f64, v| m.max(v.abs())))
         };
-        let plain = move |get: fn(&Summary) -> Option<f64>| -> Box<dyn Fn(&Summary) -> (String, Option<f64>)> {
+        let plain = move |get: fn(&Summary) -> Option<f64>| -> Box<Cell> {
             let digits = largest(get);
-            Box::new(move |s| (get(s).map(|v| number(v, digits)).unwrap_or_default(), get(s)))
+            Box::new(move |s| {
+                (
+                    get(s).map(|v| number(v, digits)).unwrap_or_default(),
+                    get(s),
+                )
+            })
         };
         let around = |e: &Estimate, mean: String, digits: usize| {
             let ends = [e.low, e.high].map(|v| number(v, digits));
@@ -84,17 +92,16 @@ impl Report<'_> {
                 s.difference.as_ref().map(|d| d.difference.mean),
             )
         };
-        let share =
-            |get: fn(&Summary) -> Option<f64>| -> Box<dyn Fn(&Summary) -> (String, Option<f64>)> {
-                Box::new(move |s| {
-                    (
-                        get(s)
-                            .map(|v| format!("{:.0} %", v * 100.0))
-                            .unwrap_or_default(),
-                        get(s),
-                    )
-                })
-            };
+        let share = |get: fn(&Summary) -> Option<f64>| -> Box<Cell> {
+            Box::new(move |s| {
+                (
+                    get(s)
+                        .map(|v| format!("{:.0} %", v * 100.0))
+                        .unwrap_or_default(),
+                    get(s),
+                )
+            })
+        };
         let strength = |s: &Summary| {
             let text = s.strength.map(|e| number(e.mean, 2));
             (text.unwrap_or_default(), s.strength.map(|e| e.mean))

@@ -409,10 +409,11 @@ impl RunFolder {
         };
         for neighbour in &self.neighbours {
             let there = neighbour.root.join(part).join(name);
-            if there.is_file() && !changed(neighbour.known(), part, name, &there) {
-                if let Some(rows) = copy(&there)? {
-                    return Ok(Some(rows));
-                }
+            if there.is_file()
+                && !changed(neighbour.known(), part, name, &there)
+                && let Some(rows) = copy(&there)?
+            {
+                return Ok(Some(rows));
             }
             let there = neighbour.root.join("superseded").join(part).join(name);
             if let Some(rows) = copy(&there)? {

@@ -434,7 +434,7 @@ mod tests {
     fn long_replies_are_read_and_kept_in_part() {
         let attempt = |bytes: usize| {
             let spec = json!({"url": long_reply(bytes), "model": "m", "timeout": 20.0});
-            let endpoint = Endpoint::new(&serde_json::from_value(spec).unwrap()).unwrap();
+            let mut endpoint = Endpoint::new(&serde_json::from_value(spec).unwrap()).unwrap();
             endpoint.attempt("Which?")
         };
         let Ok(short) = attempt(1000) else {
