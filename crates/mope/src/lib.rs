@@ -26,7 +26,7 @@ pub use training;
 ///
 /// let importances = [("concise".to_string(), 3.0), ("friendly".to_string(), 1.0)].into();
 /// let preference = Preference { text: "Be brief.".into(), importances };
-/// let plan = Strategy::Uniform(Uniform {}).plan(&preference, &["concise", "friendly"])?;
+/// let plan = Strategy::Uniform(Uniform::default()).plan(&preference, &["concise", "friendly"])?;
 /// assert_eq!(plan.experts, ["concise", "friendly"]);
 /// # Ok::<(), mope::mixing::Error>(())
 /// ```
