@@ -179,7 +179,7 @@ fn a_killed_run_goes_on_to_the_same_files() {
         .unwrap();
     std::fs::write(here.join("apart/killed").join(victim), b"PAR1 nothing PAR1").unwrap();
     let output = done(here, &["run", "pico.ron", "--out", "apart/killed"]);
-    assert!(stderr(&output).contains("damaged; made again"));
+    assert!(stderr(&output).contains("changed since the run; made again"));
     let mut after = contents(&here.join("apart/killed"));
     after.retain(|name, _| !name.starts_with("superseded/"));
     same(&expected, &after);

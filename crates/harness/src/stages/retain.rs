@@ -7,7 +7,7 @@
 //!
 //! // A folder in which nothing was checked has no table.
 //! let folder = tempfile::tempdir()?;
-//! assert!(written(&read_only(folder.path()))?.is_none());
+//! assert!(written(&read_only(folder.path()), 2)?.is_none());
 //! # anyhow::Ok(())
 //! ```
 

@@ -7,7 +7,7 @@
 //! let here = tempfile::tempdir()?;
 //! let folder = RunFolder::open(&here.path().join("run"))?;
 //! let error = read_rows(&folder).err().map(|e| e.to_string());
-//! assert!(error.is_some_and(|e| e.contains("there are no rows yet; `mope run` makes them")));
+//! assert!(error.is_some_and(|e| e.contains("is this a run folder?")));
 //! # anyhow::Ok(())
 //! ```
 
