@@ -1,5 +1,5 @@
 //! The strategies, one file each. The enum is the registry: a new strategy is a new file, its `mod` and `use` lines and
-//! its lines in [`Strategy`]. All else that is to be known of it, its file says as a [`Method`].
+//! its lines in [`Strategy`]. All else that is to be known of it, its file says as a `Method`.
 
 mod base;
 mod best_of_n;
