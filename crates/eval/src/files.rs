@@ -86,27 +86,6 @@ pub fn open_to_write(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Reads a text file without its byte order mark (U+FEFF).
-///
-/// # Errors
-/// What the system reports; what is no regular file, or no UTF-8.
-pub fn read_text(path: &Path) -> io::Result<String> {
-    // Asked before it is opened: a pipe would be waited for, and a device has no end.
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        let what = match metadata.is_dir() {
-            true => "it is a folder",
-            false => "it is no regular file",
-        };
-        return Err(io::Error::other(what));
-    }
-    let mut text = fs::read_to_string(path)?;
-    if text.starts_with('\u{feff}') {
-        text.drain(..'\u{feff}'.len_utf8());
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -144,20 +123,5 @@ mod tests {
         std::os::unix::fs::symlink(folder.path().join("none"), &dangling).unwrap();
         assert!(open_to_write(&dangling).is_err());
         assert!(!folder.path().join("none").exists());
-    }
-
-    #[test]
-    fn texts_have_no_mark_and_are_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("t");
-        fs::write(&path, "\u{feff}Why? \u{feff}").unwrap();
-        assert_eq!(read_text(&path).unwrap(), "Why? \u{feff}");
-        let error = read_text(folder.path()).unwrap_err().to_string();
-        assert_eq!(error, "it is a folder");
-        let device = Path::new("/dev/zero");
-        if device.exists() {
-            let error = read_text(device).unwrap_err().to_string();
-            assert_eq!(error, "it is no regular file");
-        }
     }
 }

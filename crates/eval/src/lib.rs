@@ -33,4 +33,4 @@ pub mod table;
 pub mod utility;
 
 pub use error::{Error, Result};
-pub use files::{is_part, open_to_write, read_text, write_atomic, write_atomic_with};
+pub use files::{is_part, open_to_write, write_atomic, write_atomic_with};

@@ -438,10 +438,11 @@ impl ExpertPool {
             .next_logits(lanes, cache, group.adapters.as_ref(), &mut logits)
             .map_err(|e| self.blame(group, next.sequences, e))?;
         for (&member, logits) in members.iter().zip(logits.chunks(next.sequences * rows)) {
-            let own = next.log_probs[member * width..][..width].chunks_mut(next.vocab);
-            // Rows behind the shared vocabulary are padding.
-            own.zip(logits.chunks(rows))
-                .for_each(|(own, logits)| own.copy_from_slice(&logits[..next.vocab]));
+            let targets = next.log_probs[member * width..][..width].chunks_mut(next.vocab);
+            // What stands behind the shared vocabulary is padding.
+            for (target, logits) in targets.zip(logits.chunks(rows)) {
+                target.copy_from_slice(&logits[..next.vocab]);
+            }
         }
         Ok(())
     }

@@ -198,12 +198,12 @@ fn embeddings_that_are_filled_up_are_one_vocabulary() {
     let open = |name: &str, spec: ExpertSpec| {
         Expert::open(name, &spec, &base, |_| pico::open(folder.path())).unwrap()
     };
-    let own = open("own", ExpertSpec::Base);
+    let unchanged = open("own", ExpertSpec::Base);
     let adapted = open("adapted", pico::spec("plain"));
     let other = open("other", ExpertSpec::Full("padded".into()));
     let prompts = prompts();
     for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1]] {
-        let all = [&own, &other, &adapted].map(Clone::clone);
+        let all = [&unchanged, &other, &adapted].map(Clone::clone);
         let pool = ExpertPool::new(order.map(|i| all[i].clone()).to_vec()).unwrap();
         assert_eq!(pool.vocab(), 96);
         let at = |which: usize| order.iter().position(|i| *i == which).unwrap();
@@ -233,7 +233,9 @@ fn embeddings_that_are_filled_up_are_one_vocabulary() {
         .push(token);
     std::fs::write(&path, tokenizer.to_string()).unwrap();
     let late = open("late", ExpertSpec::Full("padded".into()));
-    let error = ExpertPool::new(vec![own, late]).unwrap_err().to_string();
+    let error = ExpertPool::new(vec![unchanged, late])
+        .unwrap_err()
+        .to_string();
     let expected = "96 and 104 entries: only one of them has token 96, \"<late>\"";
     assert!(error.contains(expected), "{error}");
 }

@@ -19,7 +19,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use eval::scoring::ResponseScorer;
 use polars::prelude::DataFrame;
 
@@ -52,7 +52,7 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     warnings.for_each(|w| say(&format!("warning: {w}")));
     // A run that is refused leaves no folder.
     let mut scorer = open_scorer(experiment)?;
-    let text = eval::read_text(source).with_context(|| source.display().to_string())?;
+    let text = lm::load::read_text(source)?;
     let folder = RunFolder::open(out)?;
     let mut record = Record::open(session, clock, &plan, (source, text), &folder)?;
 

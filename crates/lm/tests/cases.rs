@@ -724,7 +724,7 @@ fn two_names_of_one_tensor_are_refused() {
 
 /// The pico model in parts, as `gguf-split` names and marks them.
 fn in_parts(folder: &Path, counts: &[usize]) -> Vec<std::path::PathBuf> {
-    let whole = Gguf::pico();
+    let unsplit = Gguf::pico();
     let total = counts.len();
     let short = |v: usize| {
         [
@@ -733,14 +733,14 @@ fn in_parts(folder: &Path, counts: &[usize]) -> Vec<std::path::PathBuf> {
         ]
         .concat()
     };
-    let mut tensors = whole.tensors.iter();
+    let mut tensors = unsplit.tensors.iter();
     counts
         .iter()
         .enumerate()
         .map(|(part, count)| {
-            let mut gguf = whole.clone();
+            let mut gguf = unsplit.clone();
             gguf.metadata = if part == 0 {
-                whole.metadata.clone()
+                unsplit.metadata.clone()
             } else {
                 vec![]
             };
@@ -751,7 +751,7 @@ fn in_parts(folder: &Path, counts: &[usize]) -> Vec<std::path::PathBuf> {
             for (name, shape, offset) in tensors.by_ref().take(*count) {
                 let bytes = 4 * shape.iter().product::<u64>() as usize;
                 let start = gguf.data.len() as u64;
-                gguf.data.extend(&whole.data[*offset as usize..][..bytes]);
+                gguf.data.extend(&unsplit.data[*offset as usize..][..bytes]);
                 gguf.data.resize(gguf.data.len().next_multiple_of(32), 0);
                 gguf.tensors.push((name.clone(), shape.clone(), start));
             }

@@ -64,31 +64,6 @@ fn copy(name: &str, file: &str) -> (TempDir, PathBuf, Tensors) {
     (folder, path, tensors)
 }
 
-/// Runs the calling test in processes of one and of two threads, in which `MOPE_THREADS` is set and this returns
-/// true: an abort in one of them fails the test, too.
-fn on_one_thread_and_on_two(test: &str) -> bool {
-    const INNER: &str = "NOT_FINITE_INNER";
-    if std::env::var_os(INNER).is_some() {
-        return true;
-    }
-    for threads in ["1", "2"] {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test])
-            .env(INNER, "1")
-            .env("MOPE_THREADS", threads)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{threads} threads: {}\n{text}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    false
-}
-
 fn load(folder: &Path, weights: Format) -> mope_lm::Result<PackedDecoder> {
     PackedDecoder::load(&Checkpoint::open(folder)?, weights)
 }
@@ -308,7 +283,8 @@ fn factors_of_rope_are_numbers_above_zero() {
 /// A number, and a whole tensor, of a size that overflows somewhere on the way.
 #[test]
 fn large_numbers_in_any_tensor_end_in_an_error_or_in_numbers() {
-    if !on_one_thread_and_on_two("large_numbers_in_any_tensor_end_in_an_error_or_in_numbers") {
+    if !pico::on_one_thread_and_on_two("large_numbers_in_any_tensor_end_in_an_error_or_in_numbers")
+    {
         return;
     }
     // Every third tensor is enough to see that two threads end as one does.
@@ -353,7 +329,7 @@ fn large_numbers_in_any_tensor_end_in_an_error_or_in_numbers() {
 
 #[test]
 fn large_numbers_in_any_pair_of_an_adapter_end_in_an_error_or_in_numbers() {
-    if !on_one_thread_and_on_two(
+    if !pico::on_one_thread_and_on_two(
         "large_numbers_in_any_pair_of_an_adapter_end_in_an_error_or_in_numbers",
     ) {
         return;

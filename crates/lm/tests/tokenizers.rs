@@ -239,8 +239,8 @@ proptest! {
         for pick in pick {
             let mut places = Vec::new();
             pointers(&json, String::new(), &mut places);
-            let place = &places[pick % places.len()];
-            *json.pointer_mut(place).unwrap() = value.clone();
+            let pointer = &places[pick % places.len()];
+            *json.pointer_mut(pointer).unwrap() = value.clone();
         }
         if let Ok(tokenizer) = load(&json) {
             if let Ok(ids) = tokenizer.encode("the <|im_end|> cat é\u{301} 你好 \u{0}", true) {

@@ -84,33 +84,9 @@ fn samplings() -> [Sampling; 3] {
     [Sampling::GREEDY, warm, Sampling { top_k: 5, ..warm }]
 }
 
-/// Runs the calling test in processes of one and of two threads, in which this returns true.
-fn on_one_thread_and_on_two(test: &str) -> bool {
-    const INNER: &str = "NOT_FINITE_INNER";
-    if std::env::var_os(INNER).is_some() {
-        return true;
-    }
-    for threads in ["1", "2"] {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test])
-            .env(INNER, "1")
-            .env("MOPE_THREADS", threads)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{threads} threads: {}\n{text}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    false
-}
-
 #[test]
 fn an_expert_without_numbers_is_named_with_token_and_prompt() {
-    if !on_one_thread_and_on_two("an_expert_without_numbers_is_named_with_token_and_prompt") {
+    if !pico::on_one_thread_and_on_two("an_expert_without_numbers_is_named_with_token_and_prompt") {
         return;
     }
     let mut saturated = Vec::new();
@@ -335,8 +311,9 @@ fn finite(responses: &[Response]) -> bool {
 
 #[test]
 fn a_pcm_with_numbers_that_are_none_or_large_mixes_nothing_by_them() {
-    if !on_one_thread_and_on_two("a_pcm_with_numbers_that_are_none_or_large_mixes_nothing_by_them")
-    {
+    if !pico::on_one_thread_and_on_two(
+        "a_pcm_with_numbers_that_are_none_or_large_mixes_nothing_by_them",
+    ) {
         return;
     }
     let width = open(Format::F32).config().hidden_size;

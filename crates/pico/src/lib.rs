@@ -159,3 +159,31 @@ pub fn experiment(folder: &Path) -> PathBuf {
     std::fs::write(folder.join("prompts.txt"), "Why is the sky blue?\nWhy?\n").unwrap();
     file
 }
+
+/// Runs the calling test in processes of one and of two threads, in which `MOPE_THREADS` is set and this returns
+/// true: an abort in one of them fails the test, too. `test` is the test's name.
+///
+/// # Panics
+/// When the test fails in one of them.
+pub fn on_one_thread_and_on_two(test: &str) -> bool {
+    const INNER: &str = "NOT_FINITE_INNER";
+    if std::env::var_os(INNER).is_some() {
+        return true;
+    }
+    for threads in ["1", "2"] {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(INNER, "1")
+            .env("MOPE_THREADS", threads)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{threads} threads: {}\n{text}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    false
+}

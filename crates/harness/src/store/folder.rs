@@ -261,7 +261,7 @@ impl RunFolder {
         }
         let read = |name: String| {
             let path = folder.join(name);
-            let text = eval::read_text(&path).with_context(|| path.display().to_string())?;
+            let text = lm::load::read_text(&path)?;
             serde_json::from_str(&text).with_context(|| path.display().to_string())
         };
         // What starts with a dot is what an interrupted write left.

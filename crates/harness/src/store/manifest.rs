@@ -140,7 +140,7 @@ impl Manifest {
     /// A folder that is no run, or a damaged file.
     pub fn load(root: &Path) -> Result<Self> {
         let path = root.join("manifest.json");
-        let text = eval::read_text(&path)
+        let text = lm::load::read_text(&path)
             .with_context(|| format!("{} (is this a run folder?)", path.display()))?;
         serde_json::from_str(&upgraded(text))
             .with_context(|| format!("{}: damaged", path.display()))
