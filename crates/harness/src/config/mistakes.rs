@@ -2,6 +2,7 @@
 
 use ron::error::SpannedError;
 
+use super::renamed::current;
 use super::tokens::{Token, path, tokens};
 use crate::failure::nearest;
 
@@ -33,9 +34,9 @@ pub fn explain(text: &str, error: &SpannedError) -> String {
             });
             let hint = match misplaced {
                 Some((.., right)) => format!(" (did you mean '{right}'?)"),
-                None => nearest(found, expected.iter().copied()),
+                None => nearest(found, current(expected)),
             };
-            let (of, known) = (of(outer), listed(expected));
+            let (of, known) = (of(outer), listed(&current(expected)));
             said(format!(
                 "unknown field `{found}`{of}{hint}; there are: {known}"
             ))
@@ -45,8 +46,8 @@ pub fn explain(text: &str, error: &SpannedError) -> String {
             found,
             outer,
         } => {
-            let hint = nearest(found, expected.iter().copied());
-            let (of, known) = (of(outer), listed(expected));
+            let hint = nearest(found, current(expected));
+            let (of, known) = (of(outer), listed(&current(expected)));
             said(format!(
                 "unknown word `{found}`{of}{hint}; there are: {known}"
             ))
@@ -189,7 +190,8 @@ mod tests {
             (
                 "Base()",
                 "Bsae()",
-                "unknown word `Bsae` of `Strategy` (did you mean 'Base'?); there are: `Base`",
+                "unknown word `Bsae` of `Strategy` (did you mean 'Base'?); there are: `Base`, `Single`, `BestSingle`, \
+                 `BestWeights`, `BestOnValidation`",
             ),
             (
                 "{\"warm\": 1.0}",

@@ -30,6 +30,16 @@ const RENAMED: [(&str, &str, Usage); 7] = [
     ("device", "", Usage::Field(&["Flex"])),
 ];
 
+/// The words of a list that are today's: an old one whose new word is there, too, is left out.
+pub(super) fn current(words: &[&'static str]) -> Vec<&'static str> {
+    let old = |word: &str| {
+        RENAMED
+            .iter()
+            .any(|(old, new, _)| *old == word && words.contains(new))
+    };
+    words.iter().copied().filter(|word| !old(word)).collect()
+}
+
 /// What is said of a word that is refused.
 const FLEX: &str = "`Flex` names two devices: write `Cpu` for the engine of this project, which `Flex` ran so far, \
                     or `BurnFlex` for burn's";
