@@ -132,6 +132,9 @@ pub enum Error {
          `mope run` has them"
     )]
     NeedsUtility,
+    /// A fixed text was to be decoded.
+    #[error("its text is fixed and is not decoded; `mope run` has it beside other strategies, not inside of one")]
+    FixedText,
     /// An expert cannot tell what a strategy needs.
     #[error("it needs {needed} of expert '{expert}', which gives {given}; do without: {instead}")]
     Requirement {

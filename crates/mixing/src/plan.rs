@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lm::chat::{Message, Prompt};
 
 use crate::merging::Recipe;
-use crate::{Mixer, Requirements, Result, Strategy};
+use crate::{Error, Mixed, Mixer, Requirements, Result, Step, Strategy};
 
 /// A strategy that may serve a preference.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +39,8 @@ pub struct Plan {
     pub candidates: Vec<Candidate>,
     /// How experts that run are merged out of others, by name.
     pub merged: BTreeMap<String, Recipe>,
+    /// What it answers to every prompt, where that is fixed; then no expert runs and nothing is decoded.
+    pub text: Option<String>,
 }
 
 impl Plan {
@@ -57,6 +59,15 @@ impl Plan {
             samples: 1,
             candidates: Vec::new(),
             merged: BTreeMap::new(),
+            text: None,
+        }
+    }
+
+    /// Answers every prompt with a text.
+    pub fn of_text(text: String) -> Self {
+        Self {
+            text: Some(text),
+            ..Self::new(Vec::new(), Requirements::LIKELIEST, Said)
         }
     }
 
@@ -90,6 +101,16 @@ impl Plan {
     }
 }
 
+/// Mixes nothing: the text is there.
+#[derive(Clone)]
+struct Said;
+
+impl Mixer for Said {
+    fn mix(&mut self, _: &Step<'_>, _: &mut Mixed) -> Result<()> {
+        Err(Error::FixedText)
+    }
+}
+
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
@@ -100,6 +121,7 @@ impl std::fmt::Debug for Plan {
             samples,
             candidates,
             merged,
+            text,
             mixer: _,
         } = self;
         f.debug_struct("Plan")
@@ -110,6 +132,7 @@ impl std::fmt::Debug for Plan {
             .field("samples", samples)
             .field("candidates", candidates)
             .field("merged", merged)
+            .field("text", text)
             .finish_non_exhaustive()
     }
 }

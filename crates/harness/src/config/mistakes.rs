@@ -190,7 +190,7 @@ mod tests {
             (
                 "Base()",
                 "Bsae()",
-                "unknown word `Bsae` of `Strategy` (did you mean 'Base'?); there are: `Base`, `Single`, `BestSingle`, \
+                "unknown word `Bsae` of `Strategy` (did you mean 'Base'?); there are: `Base`, `Canned`, `Empty`, `Single`, `BestSingle`, \
                  `BestWeights`, `BestOnValidation`",
             ),
             (

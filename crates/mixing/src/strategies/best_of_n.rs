@@ -49,6 +49,16 @@ impl Method for BestOfN {
         false
     }
 
+    fn at_strength(&self, n: f64) -> Option<Strategy> {
+        let whole = n >= 1.0 && n.fract() == 0.0 && n <= f64::from(u16::MAX);
+        whole.then(|| {
+            Strategy::BestOfN(Self {
+                n: n as usize,
+                ..self.clone()
+            })
+        })
+    }
+
     fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
         let best = Self {
             n: 2,

@@ -66,6 +66,11 @@ impl Method for BestWeights {
         false
     }
 
+    fn at_strength(&self, strength: f64) -> Option<Strategy> {
+        let of = Box::new(self.of.at_strength(strength)?);
+        Some(Strategy::BestWeights(Self { of, ..self.clone() }))
+    }
+
     fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
         let sweep = Self {
             steps: 2,

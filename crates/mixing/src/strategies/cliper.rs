@@ -20,7 +20,7 @@ use kernels::{Isa, math};
 use serde::{Deserialize, Serialize};
 
 use super::single::known;
-use super::{Instance, InstanceContext, Method, Parts};
+use super::{Instance, InstanceContext, Method, Parts, Strategy};
 use crate::error::not_negative;
 use crate::mixer::same_experts;
 use crate::{
@@ -88,6 +88,13 @@ impl Method for Cliper {
 
     fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    fn at_strength(&self, strength: f64) -> Option<Strategy> {
+        Some(Strategy::Cliper(Self {
+            strength,
+            ..self.clone()
+        }))
     }
 
     fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {

@@ -63,6 +63,13 @@ impl Method for DeRa {
         }))
     }
 
+    fn at_strength(&self, lambda: f64) -> Option<Strategy> {
+        Some(Strategy::DeRa(Self {
+            lambda,
+            ..self.clone()
+        }))
+    }
+
     fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
         let to = |lambda| {
             Instance::new(Self {

@@ -84,6 +84,13 @@ impl Method for DExperts {
         }))
     }
 
+    fn at_strength(&self, strength: f64) -> Option<Strategy> {
+        Some(Strategy::DExperts(Self {
+            strength,
+            ..self.clone()
+        }))
+    }
+
     fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
         // The first direction against the other expert, the rest against the base.
         let opponents = std::iter::once(context.other).chain(std::iter::repeat(BASE));

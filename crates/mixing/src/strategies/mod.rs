@@ -6,9 +6,11 @@ mod best_of_n;
 mod best_on_validation;
 mod best_single;
 mod best_weights;
+mod canned;
 mod cliper;
 mod dera;
 mod dexperts;
+mod empty;
 mod few_shot;
 mod fixed;
 mod mato;
@@ -34,9 +36,11 @@ pub use best_of_n::BestOfN;
 pub use best_on_validation::BestOnValidation;
 pub use best_single::BestSingle;
 pub use best_weights::BestWeights;
+pub use canned::Canned;
 pub use cliper::Cliper;
 pub use dera::DeRa;
 pub use dexperts::DExperts;
+pub use empty::Empty;
 pub use few_shot::{Example, FewShot};
 pub use fixed::{Fixed, Space};
 pub use mato::Mato;
@@ -63,6 +67,10 @@ registry! {
     pub enum Strategy: Method, instances (context: &InstanceContext<'_>) (context) -> Instance {
         /// The base model, preference ignored.
         Base,
+        /// Texts that ignore the question, against measures that a fool can please.
+        Canned,
+        /// No answer.
+        Empty,
         /// One expert, always the same.
         Single,
         /// The expert that is best on a validation set.
@@ -126,6 +134,12 @@ pub(crate) trait Method {
     /// The same strategy with constant weights by expert. Default: `None`, it takes none.
     fn weighted(&self, weights: BTreeMap<String, f64>) -> Option<Strategy> {
         let _ = weights;
+        None
+    }
+
+    /// The same strategy at a strength, where it steers. Default: `None`, it does not.
+    fn at_strength(&self, strength: f64) -> Option<Strategy> {
+        let _ = strength;
         None
     }
 
@@ -304,6 +318,35 @@ impl Strategy {
     /// The same strategy with constant weights by expert; `None` where it takes none.
     pub fn weighted(&self, weights: BTreeMap<String, f64>) -> Option<Self> {
         self.variant().weighted(weights)
+    }
+
+    /// The same strategy at another strength: λ of `DeRa`, `strength` of `DExperts`, `Pcm` and `Cliper`, n of `BestOfN`,
+    /// what is inside of `BestWeights`, `TopK` and `WithMerged`; `None` where it has none, or not this one.
+    ///
+    /// ```
+    /// use mope_mixing::Strategy;
+    /// use mope_mixing::strategies::{BestOfN, DeRa, Uniform};
+    /// let far = Strategy::DeRa(DeRa::default()).at_strength(3.0);
+    /// assert!(matches!(far, Some(Strategy::DeRa(dera)) if dera.lambda == 3.0));
+    /// assert_eq!(Strategy::Uniform(Uniform::default()).at_strength(3.0), None);
+    /// assert_eq!(Strategy::BestOfN(BestOfN::default()).at_strength(2.5), None);
+    /// ```
+    pub fn at_strength(&self, strength: f64) -> Option<Self> {
+        self.variant().at_strength(strength)
+    }
+
+    /// It answers with fixed texts.
+    pub fn is_text(&self) -> bool {
+        matches!(self, Self::Canned(_) | Self::Empty(_))
+    }
+
+    /// Responses from which the one that is kept is chosen by utility, all drawn from one distribution: n of `BestOfN`,
+    /// else 1.
+    pub fn chosen_from(&self) -> usize {
+        match self {
+            Self::BestOfN(best) => best.n.saturating_mul(best.of.chosen_from()),
+            _ => 1,
+        }
     }
 
     /// All weight on one expert gives exactly that expert.

@@ -19,7 +19,7 @@ use lm::LanguageModel;
 use pcm::{Output, PcmConfig, Runner, Sequence, Support};
 use serde::{Deserialize, Serialize};
 
-use super::{Instance, InstanceContext, Method, Parts, Space};
+use super::{Instance, InstanceContext, Method, Parts, Space, Strategy};
 use crate::error::at_least_one;
 use crate::mixer::same_experts;
 use crate::{
@@ -85,6 +85,16 @@ impl Method for Pcm {
 
     fn reproduces_single_expert(&self) -> bool {
         false
+    }
+
+    /// Only log space goes past a PCM's own weights.
+    fn at_strength(&self, strength: f64) -> Option<Strategy> {
+        let beyond = strength != 1.0;
+        Some(Strategy::Pcm(Self {
+            strength,
+            space: if beyond { Some(Space::Log) } else { self.space },
+            ..self.clone()
+        }))
     }
 
     fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {

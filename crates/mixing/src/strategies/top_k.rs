@@ -60,6 +60,11 @@ impl Method for TopK {
         false
     }
 
+    fn at_strength(&self, strength: f64) -> Option<Strategy> {
+        let of = Box::new(self.of.at_strength(strength)?);
+        Some(Strategy::TopK(Self { of, ..self.clone() }))
+    }
+
     fn instances(_: &InstanceContext<'_>) -> Vec<Instance<Self>> {
         let top_k = Self {
             k: 4,

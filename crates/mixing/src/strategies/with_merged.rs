@@ -59,6 +59,11 @@ impl Method for WithMerged {
             && merges.all(|(_, merge)| merge.reproduces_single_expert())
     }
 
+    fn at_strength(&self, strength: f64) -> Option<Strategy> {
+        let of = Box::new(self.of.at_strength(strength)?);
+        Some(Strategy::WithMerged(Self { of, ..self.clone() }))
+    }
+
     fn instances(context: &InstanceContext<'_>) -> Vec<Instance<Self>> {
         let first = context.directions[0];
         let further = Merge {
