@@ -13,6 +13,7 @@
 mod config;
 mod credit;
 mod error;
+mod held_out;
 mod model;
 mod output;
 mod pairs;

@@ -1,6 +1,6 @@
 //! Fitting the PCM to recorded rollouts: REBEL (arXiv 2404.16767), and PPO (arXiv 1707.06347) as the ablation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -10,6 +10,7 @@ use lm::sampling::permutation;
 use lm::tuning::{AdamW, AdamWState, Optimisation};
 use serde::{Deserialize, Serialize};
 
+use crate::held_out::{self, Epochs};
 use crate::model::Embed;
 use crate::pairs::{PreparedPair, evaluate, floor, spread, sums};
 use crate::rollout::Chance;
@@ -120,8 +121,12 @@ pub struct Fit {
     pub divergence: f64,
     /// Length of the gradient before clipping, in the last epoch.
     pub gradient: f64,
-    /// Replay: share of the squared targets of held-out pairs that the fit explains; 0 elsewhere.
+    /// Replay: share of the squared targets of held-out pairs that the fit explains, each tenth of their prompts at the
+    /// epoch that the others choose; 0 elsewhere.
     pub explained: f64,
+    /// Its standard error, over prompts.
+    #[serde(default)]
+    pub explained_error: f64,
 }
 
 /// A PCM in training.
@@ -215,39 +220,61 @@ impl PcmTrainer {
         self.pcm = reference.clone();
         self.adam = AdamW::new(self.config.optimisation.adamw, AdamWState::default());
         self.steps = self.config.epochs * pairs.len().div_ceil(self.config.minibatch) as u64;
-        let (all, paid) = self.judge(&held_out, scale, eta, embed)?;
-        let mut best = (paid, 0.0, reference.values().to_vec());
+        let mut told: BTreeMap<&str, Epochs> = BTreeMap::new();
+        let paid = self.judge(&held_out, scale, eta, embed, &mut told)?;
+        let mut best = (paid, reference.values().to_vec());
         for epoch in 0..self.config.epochs {
             let number = epoch.to_le_bytes();
             let named = [parts, &[&number]].concat();
             self.epoch(&pairs, scale, embed, &named, &mut out)?;
-            let (left, paid) = self.judge(&held_out, scale, eta, embed)?;
+            let paid = self.judge(&held_out, scale, eta, embed, &mut told)?;
             if paid < best.0 {
-                best = (paid, 1.0 - left / all, self.pcm.values().to_vec());
+                best = (paid, self.pcm.values().to_vec());
             }
         }
-        out.explained = best.1;
-        self.pcm.set_values(&best.2);
+        (out.explained, out.explained_error) = held_out::explained(&told);
+        self.pcm.set_values(&best.1);
         Ok(out)
     }
 
-    /// What is left of the regression of some pairs, and all that the fit pays.
-    fn judge(
+    /// All that the fit pays for some pairs; what is left of the regression of each pair and what it pays is added to its
+    /// prompt.
+    fn judge<'p>(
         &self,
-        pairs: &[PreparedPair<'_>],
+        pairs: &[PreparedPair<'p>],
         scale: f64,
         eta: f64,
         embed: &Embed<'_>,
-    ) -> Result<(f64, f64)> {
-        let (mut left, mut kl) = (0.0, 0.0);
+        told: &mut BTreeMap<&'p str, Epochs>,
+    ) -> Result<f64> {
+        let price = self.price(scale);
+        let mut sum = 0.0;
+        let mut by_prompt: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         for some in pairs.chunks(self.config.minibatch) {
             let evaluations = evaluate(&self.pcm, some, embed)?;
-            kl += evaluations.iter().flatten().map(|e| e.kl).sum::<f64>();
+            let kl = evaluations
+                .iter()
+                .map(|two| two.iter().map(|e| e.kl).sum::<f64>());
+            let kl: Vec<f64> = kl.collect();
             let log_probs = evaluations.into_iter().map(|two| two.map(|e| e.log_probs));
             let log_probs: Vec<_> = log_probs.collect();
-            left += self.regress(some, &log_probs, eta, scale).0;
+            sum += self.regress(some, &log_probs, eta, scale).0 + price * kl.iter().sum::<f64>();
+            for (i, pair) in some.iter().enumerate() {
+                let alone = i..i + 1;
+                let (left, _) = self.regress(&some[alone.clone()], &log_probs[alone], eta, scale);
+                let cell = by_prompt
+                    .entry(pair.rollouts[0].prompt.as_str())
+                    .or_default();
+                cell.0 += left;
+                cell.1 += left + price * kl[i];
+            }
         }
-        Ok((left, left + self.price(scale) * kl))
+        for (prompt, (left, paid)) in by_prompt {
+            let epochs = told.entry(prompt).or_default();
+            epochs.left.push(left);
+            epochs.paid.push(paid);
+        }
+        Ok(sum)
     }
 
     /// What a nat per token of a response's divergence costs in the loss. REBEL's regression has at first the

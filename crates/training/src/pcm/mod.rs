@@ -126,9 +126,10 @@ impl<'a> Run<'a> {
         if self.state.done == 0 && !given.is_empty() {
             let fit = self.replay(&given, 0)?;
             progress::say(&format!(
-                "{} recorded responses explain {:.1} % of held-out pairs",
+                "{} recorded responses explain {:.1} ± {:.1} % of held-out pairs",
                 given.len(),
-                100.0 * fit.explained
+                100.0 * fit.explained,
+                100.0 * fit.explained_error
             ));
             if total == 0 {
                 let round = self.recorded(&given, fit);
