@@ -96,7 +96,8 @@ impl Comparison<'_> {
 
     /// `fronts`: for every sweep and strategy the volume that its mean rewards dominate above `reference` (in
     /// every direction, in normalised rewards), how many of its points no other strategy's point exceeds, and
-    /// the mean inner product of shares and rewards.
+    /// the mean inner product of shares and rewards. Noise of the means makes a volume larger, because the best points
+    /// count; what of this the draws show is [taken off](crate::statistics::Bootstrap::corrected).
     ///
     /// # Errors
     /// [`crate::Error::Table`].
@@ -119,19 +120,31 @@ impl Comparison<'_> {
                 let Some(front) = front else { continue };
                 let cells = self.sums(strategy, &sweep);
                 let of = |draw: &[u32]| Some(hypervolume(&drawn(&cells, width, draw)?, &floor));
-                let interval = self.bootstrap.interval(of);
-                volumes.push(interval.map(|(low, high)| Estimate {
-                    mean: hypervolume(front, &floor),
+                let volume = hypervolume(front, &floor);
+                let volume = self.bootstrap.corrected(volume, of);
+                // No volume is below 0.
+                volumes.push(volume.map(|e| Estimate {
+                    mean: e.mean.max(0.0),
+                    low: e.low.max(0.0),
+                    high: e.high.max(0.0),
+                    count: front.len(),
+                }));
+                let product = |front: &[Vec<f64>]| {
+                    let pairs = front.iter().zip(&sweep.preferences);
+                    let inner = pairs.map(|(point, (_, shares))| -> f64 {
+                        point.iter().zip(shares).map(|(r, s)| r * s).sum()
+                    });
+                    inner.sum::<f64>() / front.len() as f64
+                };
+                let interval = self
+                    .bootstrap
+                    .interval(|draw| Some(product(&drawn(&cells, width, draw)?)));
+                products.push(interval.map(|(low, high)| Estimate {
+                    mean: product(front),
                     low,
                     high,
                     count: front.len(),
                 }));
-                let product = |(point, (_, shares)): (&Vec<f64>, &(String, Vec<f64>))| -> f64 {
-                    point.iter().zip(shares).map(|(r, s)| r * s).sum()
-                };
-                let inner = front.iter().zip(&sweep.preferences).map(product);
-                let product = inner.sum::<f64>() / front.len() as f64;
-                products.push(Some(product).filter(|p| p.is_finite()));
                 points.push(front.len() as u32);
                 best.push(front.iter().filter(|p| undominated.contains(p)).count() as u32);
                 sweeps.push(sweep.name());
@@ -146,7 +159,7 @@ impl Comparison<'_> {
             Column::new("on_front".into(), best),
         ];
         columns.extend(interval("hypervolume", &volumes));
-        columns.push(Column::new("inner_product".into(), products));
+        columns.extend(interval("inner_product", &products));
         columns.push(Column::new("reference".into(), floor));
         frame("fronts", columns)
     }
@@ -167,4 +180,82 @@ fn drawn(cells: &[Vec<(f64, f64)>], width: usize, draw: &[u32]) -> Option<Vec<Ve
         sums.iter().map(mean).collect::<Option<Vec<f64>>>()
     };
     cells.iter().map(point).collect()
+}
+
+#[cfg(all(test, feature = "tables"))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+    use super::*;
+    use crate::rows::{DimensionScore, Identity, ScoreRow};
+
+    /// Of eleven points on a quarter of a circle, noise of one standard deviation a response.
+    fn sample(prompts: usize, random: &mut ChaCha8Rng) -> Vec<ScoreRow> {
+        let mut normal = || {
+            let mut uniform = || f64::from(random.next_u32()) / f64::from(u32::MAX);
+            (0..12).map(|_| uniform()).sum::<f64>() - 6.0
+        };
+        let mut rows = Vec::new();
+        for (prompt, point) in (0..prompts).flat_map(|p| (0..11).map(move |k| (p, k))) {
+            let angle = std::f64::consts::FRAC_PI_2 * f64::from(point) / 10.0;
+            let share = (f64::from(point) + 0.5) / 11.0;
+            let mut score = |reward: f64, stated: f64| DimensionScore {
+                raw: 0.0,
+                reward: 2.2 * reward + normal(),
+                reference: 0.0,
+                stated,
+            };
+            let dimensions = [
+                ("x".to_string(), score(angle.cos(), 1.0 - share)),
+                ("y".to_string(), score(angle.sin(), share)),
+            ];
+            rows.push(ScoreRow {
+                identity: Identity {
+                    strategy: "s".into(),
+                    preference: format!("p{point:02}"),
+                    prompt: prompt.to_string(),
+                    sample: 0,
+                },
+                utility: 0.5,
+                tokens: 1,
+                ended: true,
+                repetition: 0.0,
+                kl: None,
+                base_nll: None,
+                dimensions: dimensions.into(),
+            });
+        }
+        rows
+    }
+
+    /// Of the plain volume and its percentiles 2 in 100 intervals hold the truth, and their mean is 0.7 too high.
+    #[test]
+    fn volumes_of_noisy_means_are_not_too_large() {
+        let points: Vec<Vec<f64>> = (0..11)
+            .map(|k| std::f64::consts::FRAC_PI_2 * f64::from(k) / 10.0)
+            .map(|angle| vec![2.2 * angle.cos(), 2.2 * angle.sin()])
+            .collect();
+        let truth = hypervolume(&points, &[0.0; 2]);
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let (samples, mut hits, mut mean, mut plain) = (20, 0, 0.0, 0.0);
+        for _ in 0..samples {
+            let rows = sample(8, &mut random);
+            let comparison = Comparison::new(&rows, &["s".into()]).unwrap();
+            let table = comparison.front_table(0.0).unwrap();
+            let number = |name: &str| table.column(name).unwrap().f64().unwrap().get(0).unwrap();
+            let inside = number("hypervolume_low") <= truth && truth <= number("hypervolume_high");
+            hits += usize::from(inside);
+            mean += number("hypervolume") / f64::from(samples);
+            let front = comparison.front("s", &comparison.sweeps()[0]).unwrap();
+            plain += hypervolume(&front, &[0.0; 2]) / f64::from(samples);
+        }
+        assert!(plain - truth > 0.4, "{plain} {truth}");
+        assert!(
+            (mean - truth).abs() < 0.5 * (plain - truth),
+            "{mean} {plain} {truth}"
+        );
+        assert!(hits >= 17, "{hits} of {samples}");
+    }
 }

@@ -32,6 +32,7 @@
 //! # Ok::<(), mope_eval::Error>(())
 //! ```
 
+mod divergence;
 mod fronts;
 mod paper;
 #[cfg(feature = "tables")]
@@ -44,6 +45,7 @@ mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+pub use divergence::Distance;
 pub use fronts::Sweep;
 pub use summary::Summary;
 #[cfg(feature = "tables")]
@@ -72,6 +74,8 @@ pub struct Comparison<'a> {
     /// As many as strategies.
     strengths: Vec<Estimate>,
     differences: Vec<Difference>,
+    /// By strategy, where it is not simply measured.
+    distances: BTreeMap<String, Distance>,
 }
 
 /// What two responses are compared by.
@@ -131,7 +135,8 @@ pub struct Difference {
     pub difference: Estimate,
     /// Two-sided permutation test.
     pub p: f64,
-    /// Corrected for all pairs of the run (Holm).
+    /// Corrected (Holm): of pairs with the first strategy for these, which are what a run tests; of others, which a reader
+    /// picks from all, for all pairs.
     pub p_holm: f64,
     /// Prompts that a difference of [`power::DIFFERENCE`] between these two needs.
     pub prompts_needed: Option<f64>,
@@ -171,11 +176,18 @@ impl<'a> Comparison<'a> {
             wins: Vec::new(),
             strengths: Vec::new(),
             differences: Vec::new(),
+            distances: BTreeMap::new(),
         };
         comparison.wins = comparison.count_wins();
         comparison.strengths = comparison.rank();
         comparison.differences = comparison.compare();
         Ok(comparison)
+    }
+
+    /// Says what the divergence of some strategies is; that of all others is measured.
+    pub fn with_distances(mut self, distances: BTreeMap<String, Distance>) -> Self {
+        self.distances = distances;
+        self
     }
 
     /// Strategies in order.
@@ -256,11 +268,6 @@ impl<'a> Comparison<'a> {
     pub fn reward(&self, strategy: &str, dimension: &str) -> Option<Estimate> {
         let measure = Measure::Reward(dimension.into());
         self.estimate(strategy, |r| measure.of(r))
-    }
-
-    /// Divergence from the base per token, in nats: all of it over all tokens.
-    pub fn kl(&self, strategy: &str) -> Option<Estimate> {
-        self.ratio(strategy, |r| Some((r.kl?, f64::from(r.tokens))))
     }
 
     /// Bradley-Terry log-strength of every strategy.
@@ -377,18 +384,31 @@ impl<'a> Comparison<'a> {
                     strategy: strategy.clone(),
                     opponent: opponent.clone(),
                     difference,
-                    p: permutation::p_value(&self.bootstrap, &sums),
+                    p: permutation::p_value(&sums),
                     p_holm: 1.0,
                     prompts_needed: power::prompts_needed(&means, power::DIFFERENCE),
                 });
             }
         }
-        let p: Vec<f64> = out.iter().map(|d| d.p).collect();
-        let corrected = permutation::holm(&p);
-        for (difference, p_holm) in out.iter_mut().zip(corrected) {
-            difference.p_holm = p_holm;
+        let all: Vec<f64> = out.iter().map(|d| d.p).collect();
+        let first = |d: &Difference| self.strategies.first() == Some(&d.opponent);
+        let family: Vec<f64> = out.iter().filter(|d| first(d)).map(|d| d.p).collect();
+        let mut family = permutation::holm(&family).into_iter();
+        for (difference, p_holm) in out.iter_mut().zip(permutation::holm(&all)) {
+            let tested = if first(difference) {
+                family.next()
+            } else {
+                None
+            };
+            difference.p_holm = tested.unwrap_or(p_holm);
         }
         out
+    }
+
+    /// The least corrected p-value that a pair with the first strategy can have.
+    pub fn least_p(&self) -> f64 {
+        let family = self.strategies.len().saturating_sub(1).max(1);
+        (permutation::least_p(self.prompts.len()) * family as f64).min(1.0)
     }
 
     /// Difference of a strategy to the first one.

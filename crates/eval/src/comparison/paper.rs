@@ -2,6 +2,7 @@
 
 use super::{Comparison, LEVEL, Measure};
 use crate::paper::{Better, Paper};
+use crate::rounding::{decimals, number};
 use crate::statistics::Estimate;
 
 impl Comparison<'_> {
@@ -10,8 +11,9 @@ impl Comparison<'_> {
         let first = self.strategies.first().map_or("", String::as_str);
         format!(
             "{what} Mean ± half the 95 % interval (bootstrap over {} prompts). † differs in utility from \
-             '{first}' (permutation test, Holm over all pairs, p < {LEVEL}).",
-            self.prompts.len()
+             '{first}' (permutation test, Holm over the pairs with it, p < {LEVEL}; the least p possible is {}).",
+            self.prompts.len(),
+            number(self.least_p(), decimals(self.least_p()))
         )
     }
 
@@ -34,12 +36,12 @@ impl Comparison<'_> {
             ("win rate".to_string(), 3, Better::Higher),
         ];
         columns.extend(dimensions.iter().map(|d| ((*d).clone(), 2, Better::Higher)));
-        columns.push(("KL/token".into(), 3, Better::Neither));
+        columns.push(("KL/response".into(), 2, Better::Neither));
         columns.push(("tokens".into(), 1, Better::Neither));
         let rows = self.strategies.iter().map(|s| {
             let mut cells = vec![self.utility(s), self.win_rate_estimate(s)];
             cells.extend(dimensions.iter().map(|d| self.reward(s, d)));
-            cells.push(self.kl(s));
+            cells.push(self.kl_per_response(s));
             cells.push(self.estimate(s, |r| Some(f64::from(r.tokens))));
             self.row(s, cells)
         });

@@ -29,7 +29,9 @@ impl Comparison<'_> {
                 .map(|s| Some(self.estimate(s, get)?.mean))
                 .collect()
         };
-        columns.push(Column::new("kl_per_response".into(), mean(|r| r.kl)));
+        let kl = names.iter().map(|s| Some(self.kl_per_response(s)?.mean));
+        let kl: Vec<Option<f64>> = kl.collect();
+        columns.push(Column::new("kl_per_response".into(), kl));
         let perplexity = |s: &String| {
             let nll = self.ratio(s, |r| Some((r.base_nll?, f64::from(r.tokens))))?;
             Some(nll.mean.exp()).filter(|p| p.is_finite())
@@ -41,6 +43,9 @@ impl Comparison<'_> {
         columns.push(Column::new("tokens".into(), tokens));
         let ended = of_all(&|s| self.estimate(s, |r| Some(f64::from(u8::from(r.ended)))));
         columns.extend(interval("ended", &ended));
+        // No Bradley-Terry utility is 0 but of what crosses a bound.
+        let lost = mean(|r| Some(f64::from(u8::from(r.utility == 0.0))));
+        columns.push(Column::new("lost".into(), lost));
         let repetition = mean(|r| Some(r.repetition));
         columns.push(Column::new("repetition".into(), repetition));
         let texts = |s: &String| -> Vec<&str> {

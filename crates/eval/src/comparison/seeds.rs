@@ -2,6 +2,11 @@
 //!
 //! Repetitions are measurements of the same prompts, so they stay inside the prompt's cluster: intervals and tests
 //! draw prompts with all of their repetitions. How far repetitions are apart is told beside them.
+//!
+//! Trainings are a sample of their own: another seed would give another model. For them a second interval has both, prompts
+//! and trainings being random effects: `mean ± t √(v_p + v_s)`, where `v_p` is the variance over prompts, `v_s = sd²/k` that
+//! of the mean of k trainings, and t has the degrees of freedom of Welch and Satterthwaite, which are few where trainings
+//! are few and differ.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +16,10 @@ use super::tables::{frame, interval, mean_and_sd};
 use super::{Comparison, Measure};
 use crate::Result;
 use crate::rows::ScoreRow;
-use crate::statistics::{Estimate, permutation};
+use crate::statistics::{Estimate, permutation, student};
+
+/// What is repeated where a method is trained with several seeds.
+const TRAININGS: &str = "trainings";
 
 /// One thing, several times.
 struct Repeated {
@@ -32,6 +40,26 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// The interval that has trainings, `k` of them, as a random effect, too, over so many prompts.
+    fn with_trainings(&self, k: usize, prompts: usize) -> Option<(f64, f64)> {
+        let (all, [sd, ..]) = (self.all?, self.spread?);
+        if k < 2 || prompts < 2 {
+            return None;
+        }
+        let (n, k) = (prompts as f64, k as f64);
+        let over_prompts = ((all.high - all.low) / 2.0 / student(prompts - 1)).powi(2);
+        let over_trainings = sd * sd / k;
+        let total = over_prompts + over_trainings;
+        let parts = over_prompts.powi(2) / (n - 1.0) + over_trainings.powi(2) / (k - 1.0);
+        // Never below the smaller of both but by rounding.
+        let freedom = (total.powi(2) / parts + 1e-9).floor();
+        let half = match total > 0.0 && freedom >= 1.0 {
+            true => student(freedom as usize) * total.sqrt(),
+            false => 0.0,
+        };
+        Some((all.mean - half, all.mean + half)).filter(|(low, _)| low.is_finite())
+    }
+
     fn number(&self, i: usize) -> Option<f64> {
         self.spread.map(|s| s[i]).filter(|v| v.is_finite())
     }
@@ -46,7 +74,7 @@ impl Comparison<'_> {
             let seeds = members.iter().map(|m| (m.clone(), None));
             out.push(Repeated {
                 name: name.clone(),
-                over: "trainings",
+                over: TRAININGS,
                 seeds: seeds.collect(),
             });
         }
@@ -124,7 +152,7 @@ impl Comparison<'_> {
             });
             let (together, outcome) = self.outcome(&apart.collect::<Vec<_>>());
             let sums: Vec<f64> = together.iter().map(|d| d.iter().sum()).collect();
-            p.push(Some(permutation::p_value(&self.bootstrap, &sums)));
+            p.push(Some(permutation::p_value(&sums)));
             differences.push(outcome);
         }
         let names: Vec<&str> = repeated.iter().map(|r| r.name.as_str()).collect();
@@ -142,6 +170,18 @@ impl Comparison<'_> {
             for (i, spread) in spreads.iter().enumerate() {
                 let values: Vec<Option<f64>> = outcomes.iter().map(|o| o.number(i)).collect();
                 columns.push(Column::new(format!("{name}_{spread}").into(), values));
+            }
+            let both = outcomes.iter().zip(&repeated).map(|(outcome, repeated)| {
+                let trainings = repeated.over == TRAININGS;
+                let k = repeated.seeds.len();
+                let both = trainings.then(|| outcome.with_trainings(k, self.prompts.len()));
+                both.flatten()
+            });
+            let both: Vec<Option<(f64, f64)>> = both.collect();
+            for (end, get) in [("low", 0), ("high", 1)] {
+                let values = both.iter().map(|b| b.map(|b| [b.0, b.1][get]));
+                let column = format!("{name}_trainings_{end}");
+                columns.push(Column::new(column.into(), values.collect::<Vec<_>>()));
             }
         }
         columns.push(Column::new("p".into(), p));
@@ -202,6 +242,17 @@ mod tests {
         near("utility_sd", 0, 0.2 / 2f64.sqrt());
         near("difference", 0, 0.3);
         near("difference_low", 0, 0.3);
+        // Two trainings 0.2 apart on every prompt alike: all of it is theirs, 0.3 ± 12.706 · 0.1.
+        near(
+            "difference_trainings_low",
+            0,
+            0.3 - 12.706_204_736_174_7 * 0.1,
+        );
+        near(
+            "difference_trainings_high",
+            0,
+            0.3 + 12.706_204_736_174_7 * 0.1,
+        );
         near("difference_lowest", 0, 0.2);
         near("difference_highest", 0, 0.4);
         // Samples of a strategy: 0.05 apart, and the same as the base's where paired.

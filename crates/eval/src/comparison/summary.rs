@@ -1,6 +1,6 @@
 //! What a run found: one row a strategy, the best first, and the sentences that the rows come down to.
 
-use super::{Comparison, Difference, LEVEL};
+use super::{Comparison, Difference, Distance, LEVEL};
 use crate::rounding::{list, number, p_value};
 use crate::statistics::Estimate;
 
@@ -19,8 +19,10 @@ pub struct Summary {
     pub difference: Option<Difference>,
     /// Divergence from the base per response, in nats.
     pub kl_per_response: Option<f64>,
+    /// What that divergence is.
+    pub distance: Distance,
     /// Utility gained over the base per square root of the divergence; `None` where no strategy is the base.
-    pub exchange: Option<f64>,
+    pub gain_per_root: Option<Estimate>,
     /// Mean win rate over all others.
     pub win_rate: Option<f64>,
     /// Share of responses that end by themselves.
@@ -81,22 +83,12 @@ impl Comparison<'_> {
         order
     }
 
-    /// The strategy that never leaves the base.
-    fn base(&self) -> Option<&String> {
-        let still = |s: &&String| {
-            let mut rows = self.rows[s.as_str()].iter();
-            rows.all(|(_, r)| r.kl.is_some_and(|kl| kl.abs() < 1e-9))
-        };
-        self.strategies.iter().find(still)
-    }
-
     /// One row a strategy, in the order of [`Self::by_utility`].
     pub fn summaries(&self) -> Vec<Summary> {
         let order = self.by_utility();
         let Some(best) = order.first().map(|&i| self.strategies[i].as_str()) else {
             return Vec::new();
         };
-        let base = self.base();
         let mean = |s: &str, get: fn(&crate::rows::ScoreRow) -> Option<f64>| {
             let rows = self.rows.get(s).into_iter().flatten();
             let values = rows.filter_map(|(_, r)| get(r));
@@ -105,17 +97,15 @@ impl Comparison<'_> {
         };
         let row = |place: usize| {
             let strategy = &self.strategies[place];
-            let kl = mean(strategy, |r| r.kl);
-            let gained = base.and_then(|b| self.between(strategy, b));
-            let exchange = gained.zip(kl.filter(|kl| *kl > 1e-9));
             let to_best = self.between(strategy, best);
             Summary {
                 place,
                 utility: self.utility(strategy).and_then(Estimate::finite),
                 among_best: strategy == best || to_best.is_some_and(|d| d.p_holm >= LEVEL),
                 difference: self.to_first(strategy).cloned(),
-                kl_per_response: kl,
-                exchange: exchange.map(|(d, kl)| d.difference.mean / kl.sqrt()),
+                kl_per_response: self.kl_per_response(strategy).map(|e| e.mean),
+                distance: self.distance(strategy),
+                gain_per_root: self.gain_per_root(strategy),
                 win_rate: self.win_rate(strategy),
                 ended: mean(strategy, |r| Some(f64::from(u8::from(r.ended)))),
                 tokens: mean(strategy, |r| Some(f64::from(r.tokens))),
@@ -237,16 +227,19 @@ impl Comparison<'_> {
         Some(format!("Against {first}: {}.", parts.join("; ")))
     }
 
-    /// That no difference can be significant, where prompts are too few for the number of pairs: the permutation test
-    /// of n prompts has p ≥ 2/2ⁿ, before the correction.
+    /// That no difference to the first strategy can be significant, where prompts are too few for the number of
+    /// strategies: the permutation test of n prompts has p ≥ 2/2ⁿ, before the correction.
     fn too_few(&self) -> Option<String> {
-        let (prompts, pairs) = (self.prompts.len(), self.differences.len());
-        let smallest = 2f64.powf(1.0 - prompts as f64) * pairs as f64;
-        (pairs > 0 && smallest >= LEVEL).then(|| {
+        let (prompts, pairs) = (self.prompts.len(), self.strategies.len() - 1);
+        let to_first = match pairs {
+            1 => "one difference".to_string(),
+            n => format!("{n} differences"),
+        };
+        (pairs > 0 && self.least_p() >= LEVEL).then(|| {
             let needed = (2.0 * pairs as f64 / LEVEL).log2().floor() + 1.0;
             format!(
-                "With {prompts} prompts and {pairs} pairs of strategies no difference can be significant; it takes at \
-                 least {needed:.0} prompts."
+                "With {prompts} prompts and {to_first} to {} none can be significant; it takes at least {needed:.0} prompts.",
+                self.strategies[0]
             )
         })
     }
@@ -298,9 +291,9 @@ mod tests {
         let rows = comparison.summaries();
         assert_eq!((rows[0].strategy.as_str(), rows[0].place), ("pcm", 2));
         // A gain of 0.05 over √4.
-        assert!((rows[0].exchange.unwrap() - 0.025).abs() < 1e-12);
+        assert!((rows[0].gain_per_root.unwrap().mean - 0.025).abs() < 1e-12);
         assert_eq!(
-            (rows[1].exchange, rows[1].difference.as_ref()),
+            (rows[1].gain_per_root, rows[1].difference.as_ref()),
             (None, None)
         );
         assert_eq!(rows[0].ended, Some(2.0 / 3.0));
@@ -319,10 +312,10 @@ mod tests {
             said[2],
             "Against base: the other strategy does not differ significantly."
         );
-        // 2/2^7 × 3 pairs is 0.047.
+        // 2/2^7 × 2 pairs with the first is 0.031.
         assert_eq!(
             said[3],
-            "With 3 prompts and 3 pairs of strategies no difference can be significant; it takes at least 7 prompts."
+            "With 3 prompts and 2 differences to base none can be significant; it takes at least 7 prompts."
         );
     }
 

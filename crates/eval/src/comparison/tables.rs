@@ -25,8 +25,8 @@ pub fn interval(name: &str, values: &[Option<Estimate>]) -> [Column; 3] {
 }
 
 impl Comparison<'_> {
-    /// `ranking`: one row a strategy, the strongest first. Differences are against the first strategy of
-    /// the config.
+    /// `ranking`: one row a strategy, the strongest first. `kl` is the divergence per response in nats, `kl_is` what it is,
+    /// `a` the utility gained over the base per root of it. Differences are against the first strategy of the config.
     ///
     /// # Errors
     /// [`Error::Table`].
@@ -50,6 +50,10 @@ impl Comparison<'_> {
             ),
         ];
         columns.extend(interval("utility", &of_all(&|s| self.utility(s))));
+        columns.extend(interval("kl", &of_all(&|s| self.kl_per_response(s))));
+        let kinds = names.iter().map(|s| self.distance(s).name());
+        columns.push(Column::new("kl_is".into(), kinds.collect::<Vec<_>>()));
+        columns.extend(interval("a", &of_all(&|s| self.gain_per_root(s))));
         columns.extend(interval("strength", &strengths));
         let win_rates: Vec<Option<f64>> = names.iter().map(|s| self.win_rate(s)).collect();
         columns.push(Column::new("win_rate".into(), win_rates));

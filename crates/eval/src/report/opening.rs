@@ -6,7 +6,7 @@ use super::Report;
 use super::frames::{anchor, heading};
 use super::terms::term;
 use crate::colours::COLOURS;
-use crate::comparison::{LEVEL, Summary};
+use crate::comparison::{Distance, LEVEL, Summary};
 use crate::escape::escape_html;
 use crate::rounding::{decimals, number, p_value, signed};
 use crate::statistics::Estimate;
@@ -102,6 +102,22 @@ impl Report<'_> {
                 )
             })
         };
+        let digits = largest(|s| s.kl_per_response);
+        let kl = move |s: &Summary| {
+            let text = s.kl_per_response.map(|v| {
+                let mark = match s.distance {
+                    Distance::Measured => "",
+                    Distance::Bound(_) => "≤ ",
+                    Distance::Text => "text: ",
+                };
+                format!("{mark}{}", number(v, digits))
+            });
+            (text.unwrap_or_default(), s.kl_per_response)
+        };
+        let gain = move |s: &Summary| {
+            let text = s.gain_per_root.map(|e| around(&e, number(e.mean, 4), 4));
+            (text.unwrap_or("–".into()), s.gain_per_root.map(|e| e.mean))
+        };
         let strength = |s: &Summary| {
             let text = s.strength.map(|e| number(e.mean, 2));
             (text.unwrap_or_default(), s.strength.map(|e| e.mean))
@@ -117,8 +133,8 @@ impl Report<'_> {
         vec![
             ("utility", "n", Box::new(utility)),
             ("difference", "n", Box::new(difference)),
-            ("kl_per_response", "n wide", plain(|s| s.kl_per_response)),
-            ("exchange", "n wide", plain(|s| s.exchange)),
+            ("kl_per_response", "n", Box::new(kl)),
+            ("gain_per_root", "n wide", Box::new(gain)),
             ("win_rate", "n wide", share(|s| s.win_rate)),
             ("ended", "n wide", share(|s| s.ended)),
             ("tokens", "n more", plain(|s| s.tokens)),
@@ -192,7 +208,7 @@ impl Report<'_> {
         if let Some(first) = self.first() {
             write!(
                 out,
-                "† differs from {} at p &lt; {LEVEL}, corrected for all pairs (Holm); ≈ does not. <b>≈ best</b>: no \
+                "† differs from {} at p &lt; {LEVEL}, corrected for all differences to it (Holm); ≈ does not. <b>≈ best</b>: no \
                  test tells it from the best. ",
                 escape_html(first)
             )

@@ -14,15 +14,16 @@ pub(super) fn term(column: &str) -> Option<(&'static str, &'static str)> {
             "difference",
             "Mean difference in utility on the same prompt, preference and sample, with its 95 % interval.",
         ),
-        "kl_per_response" => (
+        "kl_per_response" | "kl" => (
             "KL per response",
             "Kullback-Leibler divergence from the base, summed over a response, in nats: how far a strategy leaves the \
-             base. Less is closer.",
+             base. Less is closer. ≤: with what keeping the best of several adds at most. text: −log p of fixed texts \
+             under the base.",
         ),
-        "exchange" => (
-            "Δutility/√KL",
+        "gain_per_root" | "a" => (
+            "a = Δutility/√KL",
             "Utility gained over the base, divided by the square root of the divergence per response: what leaving the \
-             base buys.",
+             base buys. – where it is not left.",
         ),
         "win_rate" => (
             "win rate",
@@ -46,7 +47,7 @@ pub(super) fn term(column: &str) -> Option<(&'static str, &'static str)> {
         "p" => ("p", "Two-sided permutation test over prompts."),
         "p_holm" => (
             "p (Holm)",
-            "Permutation test over prompts, corrected for all pairs of the run.",
+            "Permutation test over prompts, corrected: differences to the first strategy for these, others for all pairs.",
         ),
         "prompts_needed" => (
             "prompts needed",
@@ -56,6 +57,10 @@ pub(super) fn term(column: &str) -> Option<(&'static str, &'static str)> {
         "worst_dimension" => (
             "worst dimension",
             "The smallest reward among the stated dimensions of a response, on average.",
+        ),
+        "lost" => (
+            "lost outright",
+            "Share of responses with the utility 0: those that cross a bound of what counts as an answer.",
         ),
         "repetition" => (
             "repetition",
@@ -100,6 +105,14 @@ pub(super) fn term(column: &str) -> Option<(&'static str, &'static str)> {
         "preference_information" => (
             "information (preference)",
             "Mutual information of the expert and the preference, in nats.",
+        ),
+        "preference_excess" => (
+            "information beyond equal weights",
+            "What the weights tell of the preference beyond which experts run for it, in nats.",
+        ),
+        "level_variance" => (
+            "variance of the level",
+            "Variance of the logarithm of the weights' sum within a response.",
         ),
         "token_information" => (
             "information (position)",

@@ -1,4 +1,4 @@
-//! The bootstrap over clusters: draws of prompts with replacement, and of signs.
+//! The bootstrap over clusters: draws of prompts with replacement.
 
 #[cfg(feature = "tables")]
 use std::path::Path;
@@ -8,18 +8,18 @@ use polars::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use super::quantiles::{tail, widening};
 use super::{Estimate, percentile};
 #[cfg(feature = "tables")]
 use crate::table::{parquet, write_parquet_pieces};
 #[cfg(feature = "tables")]
 use crate::{Error, Result};
 
-/// Draws, of prompts and of signs: 10,000 keep the noise of a percentile below a hundredth of the interval
-/// (ours).
+/// Draws of prompts: 10,000 keep the noise of a percentile below a hundredth of the interval (ours).
 pub const RESAMPLES: usize = 10_000;
 
-/// Cells of draws that are kept at most, `RESAMPLES × clusters`: 120 MB at two bytes each, and a bit for the sign. Beyond
-/// that (6,000 prompts) every statistic draws them again, which takes a second for 100 million.
+/// Cells of draws that are kept at most, `RESAMPLES × clusters`: 120 MB at two bytes each. Beyond that (6,000
+/// prompts) every statistic draws them again, which takes a second for 100 million.
 const KEPT: usize = 60_000_000;
 
 /// Cells up to which the table of draws is one piece, as it has been for every run so far.
@@ -33,60 +33,29 @@ const PIECE: usize = 2_000_000;
 /// Draws that are taken together: their sums do not wait for each other.
 const TOGETHER: usize = 4;
 
-/// Draws of prompts with replacement, and of signs for tests: the same for everything that a run computes.
+/// Draws of prompts with replacement: the same for everything that a run computes.
 ///
-/// An interval runs from the 2.5 to the 97.5 percentile of a statistic over the draws (Efron's percentile
-/// interval).
+/// An interval is Hesterberg's expanded percentile interval (2015): the percentiles `Φ(∓√(n/(n − 1)) t)` of a statistic
+/// over the draws, for n clusters and Student's t with n − 1 degrees. They are the 2.5 and the 97.5 for very many clusters;
+/// of 8 the 0.6 and the 99.4, where the plain ones would hold the truth in 89 of 100 cases only.
 #[derive(Debug, Clone)]
 pub struct Bootstrap {
     clusters: usize,
-    /// Where there are not too many of them.
-    kept: Option<Kept>,
+    /// Where there are not too many of them, `[RESAMPLES, clusters]`, indices of clusters.
+    kept: Option<Vec<u16>>,
 }
 
-#[derive(Debug, Clone)]
-struct Kept {
-    /// `[RESAMPLES, clusters]`, indices of clusters.
-    draws: Vec<u16>,
-    /// `[RESAMPLES, clusters]`, whose sign is turned, a bit each.
-    turned: Vec<u64>,
-}
-
-/// The generator of draws, from a cell of the draws or of the signs behind them on.
-fn generator(clusters: usize, signs: bool, cell: usize) -> ChaCha8Rng {
+/// The generator of draws, from a cell on.
+fn generator(cell: usize) -> ChaCha8Rng {
     let mut random = ChaCha8Rng::seed_from_u64(0);
-    // Words of 32 bits: two an index, one a sign.
-    let word = match signs {
-        false => 2 * cell as u128,
-        true => 2 * (RESAMPLES * clusters) as u128 + cell as u128,
-    };
-    random.set_word_pos(word);
+    // Words of 32 bits, two an index.
+    random.set_word_pos(2 * cell as u128);
     random
 }
 
 /// The next index of a cluster.
 fn index(random: &mut ChaCha8Rng, clusters: usize) -> u32 {
     (random.next_u64() % clusters.max(1) as u64) as u32
-}
-
-/// The next sign: whether it is turned.
-fn sign(random: &mut ChaCha8Rng) -> bool {
-    random.next_u32() >> 31 == 1
-}
-
-impl Kept {
-    fn new(clusters: usize) -> Self {
-        let cells = RESAMPLES * clusters;
-        let mut random = generator(clusters, false, 0);
-        let draws = (0..cells).map(|_| index(&mut random, clusters) as u16);
-        let draws = draws.collect();
-        let mut turned = vec![0; cells.div_ceil(64)];
-        let mut random = generator(clusters, true, 0);
-        for cell in 0..cells {
-            turned[cell / 64] |= u64::from(sign(&mut random)) << (cell % 64);
-        }
-        Self { draws, turned }
-    }
 }
 
 impl Bootstrap {
@@ -96,7 +65,11 @@ impl Bootstrap {
         let few = cells <= KEPT && clusters <= 1 << 16;
         Self {
             clusters,
-            kept: few.then(|| Kept::new(clusters)),
+            kept: few.then(|| {
+                let mut random = generator(0);
+                let draws = (0..cells).map(|_| index(&mut random, clusters) as u16);
+                draws.collect()
+            }),
         }
     }
 
@@ -121,40 +94,18 @@ impl Bootstrap {
         for first in (0..RESAMPLES * self.clusters).step_by(cells) {
             match &self.kept {
                 Some(kept) => {
-                    let kept = &kept.draws[first..first + cells];
+                    let kept = &kept[first..first + cells];
                     draws
                         .iter_mut()
                         .zip(kept)
                         .for_each(|(to, from)| *to = u32::from(*from));
                 }
                 None => {
-                    let mut random = generator(self.clusters, false, first);
+                    let mut random = generator(first);
                     draws.fill_with(|| index(&mut random, self.clusters));
                 }
             }
             tell(&draws);
-        }
-    }
-
-    /// Tells every draw of signs in turn: whose is turned. Without clusters there is none.
-    pub fn each_signs(&self, mut tell: impl FnMut(&[bool])) {
-        if self.clusters == 0 {
-            return;
-        }
-        let mut turned = vec![false; self.clusters];
-        for first in (0..RESAMPLES * self.clusters).step_by(self.clusters) {
-            match &self.kept {
-                Some(kept) => {
-                    for (cell, turned) in (first..).zip(&mut turned) {
-                        *turned = kept.turned[cell / 64] >> (cell % 64) & 1 == 1;
-                    }
-                }
-                None => {
-                    let mut random = generator(self.clusters, true, first);
-                    turned.fill_with(|| sign(&mut random));
-                }
-            }
-            tell(&turned);
         }
     }
 
@@ -196,7 +147,7 @@ impl Bootstrap {
             }
             values.extend(sums.into_iter().filter_map(of));
         });
-        let (low, high) = percentiles(values)?;
+        let (low, high) = self.percentiles(values)?;
         let count = parts.iter().filter(|p| p.1 > 0.0).count();
         let estimate = Estimate {
             mean,
@@ -211,11 +162,44 @@ impl Bootstrap {
     pub fn interval(&self, mut statistic: impl FnMut(&[u32]) -> Option<f64>) -> Option<(f64, f64)> {
         let mut values = Vec::with_capacity(RESAMPLES);
         self.each_draw(|draw| values.extend(statistic(draw)));
-        percentiles(values)
+        self.percentiles(values)
     }
 
-    /// The draws as a table, one row each: `prompts` (indices, with replacement) and `turned` (whose
-    /// difference changes its sign).
+    /// The ends of the interval of a statistic's values over the draws; `None` without values.
+    pub fn percentiles(&self, mut values: Vec<f64>) -> Option<(f64, f64)> {
+        values.sort_by(f64::total_cmp);
+        let tail = tail(self.clusters);
+        (!values.is_empty()).then(|| (percentile(&values, tail), percentile(&values, 1.0 - tail)))
+    }
+
+    /// A statistic that its own noise raises or lowers, as a maximum does: `estimate` is its value over all clusters. The
+    /// bias, which the draws repeat, is taken off: `2 estimate − mean over the draws`. The interval is that of Student's t
+    /// around it, with the draws' standard deviation (percentiles would have the bias twice).
+    pub fn corrected(
+        &self,
+        estimate: f64,
+        mut statistic: impl FnMut(&[u32]) -> Option<f64>,
+    ) -> Option<Estimate> {
+        let mut values = Vec::with_capacity(RESAMPLES);
+        self.each_draw(|draw| values.extend(statistic(draw)));
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+        let half = match self.clusters {
+            1 => 0.0,
+            clusters => widening(clusters) * variance.sqrt(),
+        };
+        let mean = 2.0 * estimate - mean;
+        let corrected = Estimate {
+            mean,
+            low: mean - half,
+            high: mean + half,
+            count: self.clusters,
+        };
+        corrected.finite()
+    }
+
+    /// The draws as a table, one row each: `prompts` (indices, with replacement).
     ///
     /// # Errors
     /// [`Error::Table`].
@@ -230,26 +214,15 @@ impl Bootstrap {
         // Also where there is nothing to draw from: as many draws, of nothing.
         let (height, n) = (rows.len(), self.clusters);
         let cells = rows.start * n..rows.end * n;
-        let (draws, turned): (Vec<u32>, Vec<bool>) = match &self.kept {
-            Some(kept) => {
-                let draws = kept.draws[cells.clone()].iter().map(|i| u32::from(*i));
-                let bit = |cell: usize| kept.turned[cell / 64] >> (cell % 64) & 1 == 1;
-                (draws.collect(), cells.map(bit).collect())
-            }
+        let draws: Vec<u32> = match &self.kept {
+            Some(kept) => kept[cells].iter().map(|i| u32::from(*i)).collect(),
             None => {
-                let mut random = generator(n, false, cells.start);
-                let draws = cells.clone().map(|_| index(&mut random, n)).collect();
-                let mut random = generator(n, true, cells.start);
-                (draws, cells.map(|_| sign(&mut random)).collect())
+                let mut random = generator(cells.start);
+                cells.map(|_| index(&mut random, n)).collect()
             }
         };
-        let row = |row: usize| row * n..(row + 1) * n;
-        let draws = (0..height).map(|i| Series::new("".into(), &draws[row(i)]));
-        let turned = (0..height).map(|i| Series::new("".into(), &turned[row(i)]));
-        let columns = vec![
-            Column::new("prompts".into(), draws.collect::<Vec<_>>()),
-            Column::new("turned".into(), turned.collect::<Vec<_>>()),
-        ];
+        let draws = (0..height).map(|row| Series::new("".into(), &draws[row * n..(row + 1) * n]));
+        let columns = vec![Column::new("prompts".into(), draws.collect::<Vec<_>>())];
         DataFrame::new(height, columns).map_err(|e| Error::table(Path::new("resamples"), e))
     }
 
@@ -269,12 +242,6 @@ impl Bootstrap {
             starts.map(|start| self.rows(start..RESAMPLES.min(start + step))),
         )
     }
-}
-
-/// The 2.5 and the 97.5 percentile; `None` without values.
-fn percentiles(mut values: Vec<f64>) -> Option<(f64, f64)> {
-    values.sort_by(f64::total_cmp);
-    (!values.is_empty()).then(|| (percentile(&values, 0.025), percentile(&values, 0.975)))
 }
 
 #[cfg(test)]
@@ -305,27 +272,15 @@ mod tests {
         let mut drawn = Vec::new();
         bootstrap.each_draw(|draw| drawn = draw.to_vec());
         assert_eq!(indices, drawn);
-        let list = frame.column("turned").unwrap().list().unwrap();
-        let last = list.get_as_series(RESAMPLES - 1).unwrap();
-        let last: Vec<bool> = last.bool().unwrap().iter().flatten().collect();
-        let (mut turned, mut signs) = (0, Vec::new());
-        bootstrap.each_signs(|drawn| {
-            turned += drawn.iter().filter(|t| **t).count();
-            signs = drawn.to_vec();
-        });
-        assert_eq!(last, signs);
-        let share = turned as f64 / (4 * RESAMPLES) as f64;
-        assert!((share - 0.5).abs() < 0.01, "{share}");
     }
 
-    /// The draws in the order in which the generator gives them: those of indices, then those of signs.
+    /// The draws in the order in which the generator gives them.
     #[test]
     fn what_is_kept_is_what_is_drawn_again() {
         let clusters = 7;
         let mut random = ChaCha8Rng::seed_from_u64(0);
         let cells = RESAMPLES * clusters;
         let draws: Vec<u32> = (0..cells).map(|_| (random.next_u64() % 7) as u32).collect();
-        let signs: Vec<bool> = (0..cells).map(|_| random.next_u32() >> 31 == 1).collect();
         let kept = Bootstrap::new(clusters);
         assert!(kept.kept.is_some());
         let again = Bootstrap {
@@ -337,11 +292,9 @@ mod tests {
             .collect();
         let mut estimates = Vec::new();
         for bootstrap in [&kept, &again] {
-            let (mut drawn, mut turned) = (Vec::new(), Vec::new());
+            let mut drawn = Vec::new();
             bootstrap.each_draw(|draw| drawn.extend_from_slice(draw));
-            bootstrap.each_signs(|signs| turned.extend_from_slice(signs));
             assert_eq!(drawn, draws);
-            assert_eq!(turned, signs);
             estimates.push(bootstrap.ratio(&parts).unwrap());
         }
         assert_eq!(estimates[0], estimates[1]);
@@ -371,5 +324,63 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         let schema = b"ARROW:schema";
         assert!(!bytes.windows(schema.len()).any(|w| w == schema));
+    }
+
+    /// Standard normal values from a fixed stream: sums of twelve uniform ones.
+    fn normal(random: &mut ChaCha8Rng) -> f64 {
+        let uniform = |random: &mut ChaCha8Rng| f64::from(random.next_u32()) / f64::from(u32::MAX);
+        (0..12).map(|_| uniform(random)).sum::<f64>() - 6.0
+    }
+
+    /// How often intervals of means of `n` values hold the truth, in 600 samples.
+    fn coverage(n: usize) -> f64 {
+        let mut random = ChaCha8Rng::seed_from_u64(n as u64);
+        let bootstrap = Bootstrap::new(n);
+        let mut hits = 0;
+        for _ in 0..600 {
+            let sample: Vec<Vec<f64>> = (0..n).map(|_| vec![normal(&mut random)]).collect();
+            let e = bootstrap.mean(&sample).unwrap();
+            hits += usize::from(e.low <= 0.0 && 0.0 <= e.high);
+        }
+        hits as f64 / 600.0
+    }
+
+    /// Plain percentiles hold it in 89, 91 and 94 of 100.
+    #[test]
+    fn intervals_of_few_clusters_hold_the_truth() {
+        for n in [8, 12, 32] {
+            let share = coverage(n);
+            assert!((0.925..0.975).contains(&share), "{n}: {share}");
+        }
+        // Two values say next to nothing, and one says nothing of its error.
+        let two = Bootstrap::new(2).mean(&[vec![0.0], vec![1.0]]).unwrap();
+        assert_eq!((two.low, two.high), (0.0, 1.0));
+    }
+
+    /// The largest of eleven means whose truth is 0: its estimate from 8 clusters is 0.6 too high.
+    #[test]
+    fn the_bias_of_a_maximum_is_taken_off() {
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let bootstrap = Bootstrap::new(8);
+        let (mut plain, mut corrected) = (0.0, 0.0);
+        for _ in 0..40 {
+            let sample: Vec<f64> = (0..88).map(|_| normal(&mut random)).collect();
+            let largest = |draw: &[u32]| {
+                let mean = |k: usize| {
+                    draw.iter()
+                        .map(|&i| sample[i as usize * 11 + k])
+                        .sum::<f64>()
+                        / 8.0
+                };
+                (0..11).map(mean).reduce(f64::max)
+            };
+            let estimate = largest(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+            plain += estimate / 40.0;
+            corrected += bootstrap.corrected(estimate, largest).unwrap().mean / 40.0;
+        }
+        assert!(
+            plain > 0.45 && corrected < 0.75 * plain,
+            "{plain} {corrected}"
+        );
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! Responses to one prompt are alike, so prompts, not responses, are what is drawn: strategies are compared
 //! on the same prompt, preference and sample, and intervals ([`Bootstrap`]) and tests ([`permutation`])
-//! move a prompt with all of its values. Every draw comes from a fixed seed and is stored beside the
-//! tables, so each number can be computed again elsewhere.
+//! move a prompt with all of its values. Every draw comes from a fixed seed; those of prompts are stored beside the
+//! tables, those of signs are told by a formula, so each number can be computed again elsewhere.
 
 mod bootstrap;
 pub mod front;
 pub mod permutation;
 pub mod power;
+mod quantiles;
 pub mod ranking;
 
 pub use bootstrap::{Bootstrap, RESAMPLES};
+pub use quantiles::student;
 
 /// A mean with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,6 +1,6 @@
 //! Bradley-Terry ranking: strengths `s` with `P(i beats j) = σ(s_i − s_j)` (Bradley & Terry 1952).
 
-use super::{Bootstrap, Estimate, percentile};
+use super::{Bootstrap, Estimate};
 
 /// Wins that every pair is given each way, so that who never loses has a finite strength (ours).
 pub const PRIOR: f64 = 0.5;
@@ -79,12 +79,12 @@ pub fn estimate(bootstrap: &Bootstrap, wins: &[Vec<f64>], n: usize) -> Vec<Estim
             .zip(strengths)
             .for_each(|(all, s)| all.push(s));
     });
-    let estimates = mean.iter().zip(drawn).map(|(&mean, mut drawn)| {
-        drawn.sort_by(f64::total_cmp);
+    let estimates = mean.iter().zip(drawn).map(|(&mean, drawn)| {
+        let (low, high) = bootstrap.percentiles(drawn).unwrap_or((mean, mean));
         Estimate {
             mean,
-            low: percentile(&drawn, 0.025),
-            high: percentile(&drawn, 0.975),
+            low,
+            high,
             count: wins.len(),
         }
     });
