@@ -1,23 +1,4 @@
-//! The sign test, and how far raters agree.
-
-/// Two-sided p-value of `wins` against `losses` if both are as likely: the sign test, ties left out.
-///
-/// ```
-/// use mope_eval::study::binomial;
-/// assert_eq!(binomial(5, 0), 0.0625);
-/// assert_eq!(binomial(3, 3), 1.0);
-/// ```
-pub fn binomial(wins: usize, losses: usize) -> f64 {
-    let n = wins + losses;
-    // Log-probabilities of 0, 1, … wins, each from the one before.
-    let mut log_p = -(n as f64) * std::f64::consts::LN_2;
-    let mut tail = 0.0;
-    for k in 0..=wins.min(losses) {
-        tail += log_p.exp();
-        log_p += ((n - k) as f64 / (k + 1) as f64).ln();
-    }
-    (2.0 * tail).min(1.0)
-}
+//! How far raters agree.
 
 /// Krippendorff's α for nominal values with gaps (Krippendorff 2011): `units` hold the values that each unit
 /// got, in any order. 1 is agreement, 0 what chance gives. `None` where no unit got two values, or all values

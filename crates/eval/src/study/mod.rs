@@ -45,7 +45,7 @@ use crate::escape::escape_html;
 use crate::rows::{GenerationRow, Identity};
 use crate::{Error, Result, write_atomic};
 
-pub use agreement::{binomial, krippendorff};
+pub use agreement::krippendorff;
 #[cfg(feature = "tables")]
 pub use analysis::Analysis;
 
