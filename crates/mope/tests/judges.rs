@@ -104,7 +104,7 @@ fn answer(mut stream: TcpStream, fault: Option<usize>) -> std::io::Result<()> {
 fn judges(here: &Path, url: &str) {
     let text = format!(
         "(judges: {{\"gpt\": Endpoint(url: \"{url}\", model: \"m\", key_variable: \"JUDGE_KEY\", timeout: 0.25, \
-         backoff: 0.001)}}, criteria: {{\"length\": \"Which response is longer?\"}})"
+         backoff: 0.001)}}, criteria: {{\"length\": \"Which response is longer? ({{preference}})\"}})"
     );
     std::fs::write(here.join("judges.ron"), text).unwrap();
 }
@@ -129,6 +129,74 @@ fn verdicts(run: &Path) -> BTreeMap<String, (String, String)> {
         assert!(before.is_none(), "twice: {line}");
     }
     all
+}
+
+/// A judge that prefers the longer response, asked "which is longer?" of those who wish for much and of those who wish
+/// for little.
+#[test]
+fn directions_are_asked_where_they_are_stated_and_are_signed() {
+    let folder = experiment();
+    let here = folder.path();
+    done(here, &["run", "pico.ron"]);
+    let server = serve(false);
+    let text = format!(
+        "(judges: {{\"gpt\": Endpoint(url: \"{}\", model: \"m\", key_variable: \"JUDGE_KEY\")}}, \
+         directions: {{\"informative\": \"Which response is longer?\"}})",
+        server.url
+    );
+    std::fs::write(here.join("judges.ron"), text).unwrap();
+    let output = judge(here, "runs/pico").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let printed: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let rows = printed["verdicts"].as_array().unwrap();
+    let rate = |criterion: &str, strategy: &str| {
+        let row = rows
+            .iter()
+            .find(|r| r["criterion"] == criterion && r["strategy"] == strategy);
+        let row = row.unwrap_or_else(|| panic!("{criterion} {strategy}"));
+        (
+            row["win_rate"].as_f64().unwrap(),
+            row["pairs"].as_u64().unwrap(),
+        )
+    };
+    // Six responses for each of the two preferences.
+    let (much, pairs) = rate("informative", "uniform");
+    assert_eq!(pairs, 6);
+    let (little, pairs) = rate("concise", "uniform");
+    assert_eq!(pairs, 6);
+    let (together, pairs) = rate("together", "uniform");
+    assert_eq!(pairs, 12);
+    assert!((together - 0.5 * (much + little)).abs() < 1e-9);
+    let text = std::fs::read_to_string(here.join("runs/pico/judgements/gpt.jsonl")).unwrap();
+    let mut lead = [0.0, 0.0];
+    for line in text.lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let ours = usize::from(record["strategies"][1] == "uniform");
+        if record["strategies"][ours] == "uniform" {
+            let won = record["verdict"] == ["First", "Second"][ours];
+            let wish = usize::from(record["criterion"] == "concise");
+            lead[wish] += if won { 0.5 } else { -0.5 };
+        }
+    }
+    // More often the longer one is better for one wish and worse for the other.
+    assert!(
+        (much - 0.5) * lead[0] >= 0.0 && (little - 0.5) * lead[1] <= 0.0,
+        "{lead:?}"
+    );
+    // A direction is no criterion, and must be one of the run's.
+    for (file, expected) in [
+        ("criteria: {\"concise\": \"Which?\"}", "under directions"),
+        ("directions: {\"funny\": \"Which?\"}", "funny"),
+        (
+            "prompts: 2",
+            "at least one is needed, or directions, or a protocol",
+        ),
+    ] {
+        let text = format!("(judges: {{\"a\": RewardModel(\"x\")}}, {file})");
+        std::fs::write(here.join("wrong.ron"), text).unwrap();
+        let error = fails(here, &["judge", "runs/pico", "wrong.ron"], 2);
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

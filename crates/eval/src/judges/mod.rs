@@ -11,6 +11,7 @@
 //! ```
 
 mod agreement;
+mod criteria;
 mod endpoint;
 mod local;
 mod reward;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 
 pub use agreement::{agreement, kappa, length_controlled};
+pub use criteria::{Asked, Beside, Criteria, TOGETHER, Wish, together};
 #[cfg(feature = "http")]
 pub use endpoint::Endpoint;
 pub use endpoint::EndpointSpec;
