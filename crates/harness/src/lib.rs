@@ -25,3 +25,4 @@ pub mod stages;
 pub mod store;
 pub mod sweep;
 pub mod terminal;
+pub mod trained;

@@ -25,6 +25,7 @@ use anyhow::{Context, Result};
 use crate::experiment::Experiment;
 use crate::failure::usage;
 use crate::prompts::{self, NamedPrompt};
+use crate::trained;
 
 /// Share of word pairs in common from which two prompts count as near duplicates (ours: "Why is the sky
 /// blue?" and "Why is the sky so blue?" share a half).
@@ -68,6 +69,7 @@ impl Splits {
             let remedy = "choose on prompts that no training saw";
             warnings.extend(chosen.apart(file, &trained, remedy)?);
         }
+        warnings.extend(trained::unnamed(experiment)?);
         Ok(Self {
             prompts,
             validation,
@@ -115,7 +117,9 @@ impl<'a> Set<'a> {
         remedy: &str,
     ) -> Result<Option<String>> {
         let what = self.what;
-        let (mut count, mut named) = (0usize, Vec::new());
+        // Prompts on both sides: one may be near several.
+        let (mut pairs, mut theirs, mut ours) = (0usize, 0usize, BTreeSet::new());
+        let mut named = Vec::new();
         for other in others {
             let key = self.words.of(other);
             if let Some(&prompt) = self.same.get(&key) {
@@ -126,20 +130,34 @@ impl<'a> Set<'a> {
                     self.prompts[prompt].id
                 )));
             }
-            for prompt in self.near.of(word_pairs(&key)) {
-                count += 1;
+            let near = self.near.of(word_pairs(&key));
+            theirs += usize::from(!near.is_empty());
+            pairs += near.len();
+            for prompt in near {
+                ours.insert(prompt);
                 if named.len() < NAMED {
                     named.push(format!("'{}' and '{}'", other.id, self.prompts[prompt].id));
                 }
             }
         }
-        if count == 0 {
+        if pairs == 0 {
             return Ok(None);
         }
         let name = path.file_name().unwrap_or(path.as_os_str());
+        let plural = |n: usize, one: &str, many: &str| match n {
+            1 => format!("1 {one}"),
+            n => format!("{n} {many}"),
+        };
         Ok(Some(format!(
-            "{count} prompts of {} are nearly the same as {what} ones: {}.",
-            name.to_string_lossy(),
+            "{} of {} nearly the same as {what} ones ({}, {}): {}.",
+            plural(theirs, "prompt", "prompts"),
+            format_args!(
+                "{} {}",
+                name.to_string_lossy(),
+                if theirs == 1 { "is" } else { "are" }
+            ),
+            plural(ours.len(), "prompt", "prompts"),
+            plural(pairs, "pair", "pairs"),
             named.join(", ")
         )))
     }
@@ -354,7 +372,16 @@ mod tests {
             .unwrap();
         assert_eq!(
             near.unwrap(),
-            "1 prompts of train.txt are nearly the same as compared ones: '0' and '0'."
+            "1 prompt of train.txt is nearly the same as compared ones (1 prompt, 1 pair): '0' and '0'."
+        );
+        // Two of theirs near one of ours and to two: prompts are counted, not pairs.
+        let sky = texts(&["Why is the sky so blue?", "So, why is the sky blue?"]);
+        let near = set.apart(file, &sky, "x").unwrap().unwrap();
+        assert!(
+            near.starts_with(
+                "2 prompts of train.txt are nearly the same as compared ones (1 prompt, 2 pairs)"
+            ),
+            "{near}"
         );
         let equal = set.apart(file, &texts(&["Hum", "Who, are you!"]), "choose others");
         assert_eq!(

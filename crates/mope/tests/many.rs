@@ -207,7 +207,10 @@ fn prompt_sets_are_kept_apart() {
     )
     .unwrap();
     let output = done(here, &["run", "apart.ron"]);
-    assert!(stderr(&output).contains("nearly the same as compared ones: '2' and '3'"));
+    assert!(
+        stderr(&output)
+            .contains("nearly the same as compared ones (1 prompt, 1 pair): '2' and '3'")
+    );
     let report = std::fs::read_to_string(here.join("runs/pico/report.html")).unwrap();
     assert!(report.contains("nearly the same as compared ones"));
     std::fs::write(here.join("train.txt"), "How far is it?\n").unwrap();
@@ -227,7 +230,7 @@ fn prompt_sets_are_kept_apart() {
     );
     std::fs::write(here.join("choose.txt"), "How far is it now?\n").unwrap();
     let output = done(here, &["check", "apart.ron"]);
-    assert!(stderr(&output).contains("train.txt are nearly the same as validation ones"));
+    assert!(stderr(&output).contains("train.txt is nearly the same as validation ones"));
 }
 
 #[test]

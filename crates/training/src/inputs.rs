@@ -49,7 +49,7 @@ pub(super) fn inputs(training: &Training, model: &Path) -> Result<Value> {
 }
 
 /// The file of prompts or responses, and that of wordings.
-fn files(recipe: &Recipe) -> (&PathBuf, Option<&PathBuf>) {
+pub(super) fn files(recipe: &Recipe) -> (&PathBuf, Option<&PathBuf>) {
     match recipe {
         Recipe::Sft(t) | Recipe::Dpo(t) => (&t.data, None),
         Recipe::Reward(t) => (&t.data, None),

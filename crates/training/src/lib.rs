@@ -50,6 +50,7 @@ pub use sweep::trainings;
 use file::Recipe;
 use harness::models::resolve;
 use harness::store::folder::lock;
+use harness::trained::TrainedOn;
 
 /// Where a training reads and writes, and how far it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +111,19 @@ pub enum Product {
     Responses,
 }
 
+impl Product {
+    /// Where it lies; `None` of responses.
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Adapter { folder, .. }
+            | Self::Pcm { folder, .. }
+            | Self::Reward { folder, .. }
+            | Self::Classifier { folder, .. } => Some(folder),
+            Self::Responses => None,
+        }
+    }
+}
+
 /// A training that is carried out.
 struct Job<'a> {
     training: &'a Training,
@@ -155,10 +169,16 @@ pub fn train(training: &Training, options: &TrainOptions) -> Result<Outcome> {
         inputs: inputs::inputs(training, &model)?,
         model,
     };
-    match &training.recipe {
+    let outcome = match &training.recipe {
         Recipe::Pcm(recipe) => pcm::train(&job, recipe),
         Recipe::Reward(recipe) => reward::train(&job, recipe),
         Recipe::Classifier(recipe) => classifier::train(&job, recipe),
         _ => adapter::train(&job),
+    }?;
+    // So that a comparison can tell which prompts it must keep away from.
+    if let Some(folder) = outcome.product.folder() {
+        let (data, _) = inputs::files(&training.recipe);
+        TrainedOn::of(&[data.as_path()])?.write(folder)?;
     }
+    Ok(outcome)
 }
