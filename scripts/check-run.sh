@@ -33,6 +33,8 @@ cat > "$folder/tiny.ron" <<EOF
         "uniform": Uniform(),
         "fixed": Fixed(),
         "mato": Mato(),
+        "canned": Canned(),
+        "empty": Empty(),
     },
     repeats: {"mixed": ["uniform", "fixed"]},
     prompts: "prompts.txt",
@@ -41,6 +43,20 @@ cat > "$folder/tiny.ron" <<EOF
     generation: (max_new_tokens: 12, sampling: (temperature: 0.9)),
 )
 EOF
+# Curves, bounds and what chooses by rewards, which parts cannot do.
+curves='frontier: {
+        "dera": (of: DeRa(), strengths: [0.5, 1.0, 2.0, 4.0, 8.0]),
+        "dexperts": (
+            of: DExperts(anti: {"informative": "concise", "friendly": "concise", "concise": "informative"}),
+            strengths: [0.5, 2.0, 4.0],
+        ),
+        "best_of_n": (of: BestOfN(), strengths: [1, 2, 4]),
+    },
+    bounds: (samples: 20),
+    hypotheses: {"mixing_helps": (better: "uniform", than: "base", smallest: 0.01)},
+    prompts:'
+while IFS= read -r line; do printf '%s\n' "${line/prompts:/$curves}"; done < "$folder/tiny.ron" > "$folder/curves.ron"
+sed -i 's/"mato": Mato(),/"mato": Mato(), "best": BestOfN(n: 3),/' "$folder/curves.ron"
 printf '%s\n\n' "A weir is low." "Rain falls on the sea." "Ice floats." > "$folder/prose.txt"
 cat > "$folder/questions.jsonl" <<EOF
 {"question": "Which floats?", "options": ["Ice", "Lead", "Sand"], "answer": 0}
@@ -64,13 +80,17 @@ sed -i 's/"max_position_embeddings": 128/"max_position_embeddings": 512/' "$fold
 cat > "$folder/judges.ron" <<EOF
 (
     judges: {"small": Local("judge"), "other": Local("$fixtures/llama")},
-    criteria: {"kindness": "Which is kinder?", "length": "Which is longer?"},
+    criteria: {"kindness": "Which serves {preference} better?", "length": "Which is longer?"},
+    directions: {"friendly": "Which is kinder?", "informative": "Which says more?"},
     strategies: ["uniform", "mato"],
     prompts: 2,
 )
 EOF
 "$target/release/mope" judge "$folder/run" "$folder/judges.ron" >/dev/null
 "$venv/bin/python" scripts/recompute/recompute.py "$folder/run"
+"$target/release/mope" run "$folder/curves.ron" --out "$folder/curves" --preregister "$folder/registered.json"
+python3 scripts/check-report.py "$folder/curves/report.html"
+"$venv/bin/python" scripts/recompute/recompute.py "$folder/curves"
 
 # The same run in parts, as Slurm and Kubernetes start them.
 export MOPE="$PWD/$target/release/mope"

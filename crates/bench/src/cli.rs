@@ -250,6 +250,9 @@ pub struct RunArgs {
     /// Replaces a field, or makes a run for each of several values: seed=1,2,3
     #[arg(long, value_name = "FIELD=VALUE,…", value_parser = setting)]
     pub set: Vec<Setting>,
+    /// Write hypotheses, seeds and hashes to a new file before anything is generated
+    #[arg(long, value_name = "FILE", conflicts_with = "shard")]
+    pub preregister: Option<PathBuf>,
     /// Take a run folder that another experiment made; its rows are moved to superseded/
     #[arg(long)]
     pub replace: bool,

@@ -36,6 +36,7 @@ use crate::stages::scorer::open_scorer;
 use crate::stages::validate::validate;
 use crate::store::folder::RunFolder;
 use crate::store::manifest::{Manifest, Session, now};
+use crate::store::preregistration::{self, Registered, register};
 use crate::store::rows::read_rows;
 use crate::store::shard::Shard;
 
@@ -44,6 +45,19 @@ use crate::store::shard::Shard;
 /// # Errors
 /// Whatever a stage reports; what is done stays and the next run goes on from it.
 pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFrame> {
+    run_registered(experiment, source, out, None)
+}
+
+/// The same, registered in a file before anything is generated ([`register`]).
+///
+/// # Errors
+/// Those of [`run`]; a file that registers another run, and a run that was begun without.
+pub fn run_registered(
+    experiment: &Experiment,
+    source: &Path,
+    out: &Path,
+    registration: Option<&Path>,
+) -> Result<DataFrame> {
     let (session, clock) = (Session::start(), Instant::now());
     check_retention(experiment)?;
     let mut pools = Pools::open(experiment)?;
@@ -53,8 +67,15 @@ pub fn run(experiment: &Experiment, source: &Path, out: &Path) -> Result<DataFra
     // A run that is refused leaves no folder.
     let mut scorer = open_scorer(experiment)?;
     let text = lm::load::read_text(source)?;
+    let registered = match registration {
+        Some(file) => {
+            check_unregistered(out)?;
+            Some(register(&plan, file)?)
+        }
+        None => None,
+    };
     let folder = RunFolder::open(out)?;
-    let mut record = Record::open(session, clock, &plan, (source, text), &folder)?;
+    let mut record = Record::open(session, clock, &plan, (source, text), &folder, registered)?;
 
     let choices = validate(&plan, &pools, &folder, &mut record.session)?;
     plan.choose(&choices)?;
@@ -106,6 +127,17 @@ pub fn shard(experiment: &Experiment, out: &Path, shard: Shard) -> Result<usize>
     session.finished = Some(now());
     folder.put_session(shard, &session)?;
     Ok(rows.references.len() + rows.generations.len())
+}
+
+/// Refuses a run folder that was begun without a registration: what is seen cannot be registered any more.
+fn check_unregistered(out: &Path) -> Result<()> {
+    match Manifest::load(out) {
+        Ok(manifest) if manifest.preregistration.is_none() => Err(usage(format!(
+            "{} was begun without a registration, so it is too late for one; register a run in a new folder (--out)",
+            out.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// What is read at the end is looked at before anything is made.
@@ -163,13 +195,25 @@ impl Record {
         plan: &RunPlan<'_>,
         (source, text): (&Path, String),
         folder: &RunFolder,
+        registered: Option<Registered>,
     ) -> Result<Self> {
         let opening = clock.elapsed().as_secs_f64();
         session.seconds.insert("open".into(), opening);
         let beside = source.parent().unwrap_or(Path::new("."));
         let mut manifest = Manifest::new(plan, text, beside);
+        manifest.preregistration = registered;
         if let Ok(before) = Manifest::load(folder.root()) {
             manifest.sessions = before.sessions;
+            if manifest.preregistration.is_none() {
+                manifest.preregistration = before.preregistration;
+            }
+        }
+        let prompts = lm::source::sha256(&plan.experiment.prompts)?;
+        match preregistration::open(&prompts, folder.root()) {
+            Ok(openings) => manifest.openings = openings,
+            Err(error) => say(&format!(
+                "warning: openings of the prompts are not counted: {error:#}"
+            )),
         }
         manifest.sessions.extend(folder.sessions()?);
         let record = Self {

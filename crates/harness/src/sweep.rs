@@ -133,6 +133,7 @@ pub fn grid(experiment: &Experiment, settings: &[Setting]) -> Result<Vec<(String
         set.experts.sort_like(&experiment.experts.names());
         set.preferences.sort_like(&experiment.preferences.names());
         set.strategies.sort_like(&experiment.strategies.names());
+        set.frontier.sort_like(&experiment.frontier.names());
         let from = if settings.is_empty() { "" } else { "--set: " };
         set.validate().map_err(|e| usage(format!("{from}{e:#}")))?;
         Ok((name, set))

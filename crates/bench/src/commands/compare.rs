@@ -143,7 +143,11 @@ fn table(runs: &[Run]) -> Result<DataFrame> {
             })
         });
         let rows: Vec<ScoreRow> = rows.collect();
-        let comparison = Comparison::new(&rows, &order)?;
+        let distances = runs.iter().filter_map(|run| {
+            let distance = run.manifest.experiment.distances().remove(strategy)?;
+            Some((run.name.clone(), distance))
+        });
+        let comparison = Comparison::new(&rows, &order)?.with_distances(distances.collect());
         for run in runs {
             text[0].push(strategy.into());
             text[1].push(run.name.clone());
@@ -152,7 +156,7 @@ fn table(runs: &[Run]) -> Result<DataFrame> {
             estimates[1].push(to_first.map(|d| d.difference));
             let figures = [
                 to_first.map(|d| d.p),
-                comparison.kl(&run.name).map(|e| e.mean),
+                comparison.kl_per_response(&run.name).map(|e| e.mean),
                 comparison
                     .estimate(&run.name, |r| Some(f64::from(r.tokens)))
                     .map(|e| e.mean),
@@ -167,7 +171,7 @@ fn table(runs: &[Run]) -> Result<DataFrame> {
     ];
     columns.extend(eval::comparison::interval("utility", &estimates[0]));
     columns.extend(eval::comparison::interval("difference", &estimates[1]));
-    let names = ["p", "kl_per_token", "tokens", "same_responses"];
+    let names = ["p", "kl", "tokens", "same_responses"];
     let rest = names.iter().zip(&numbers);
     columns.extend(rest.map(|(name, values)| Column::new((*name).into(), values)));
     Ok(DataFrame::new_infer_height(columns)?)

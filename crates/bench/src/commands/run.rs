@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::Global;
 use crate::cli::RunArgs;
 use harness::experiment::Experiment;
+use harness::failure::usage;
 use harness::run;
 use harness::splits::Splits;
 use harness::sweep::grid;
@@ -39,6 +40,11 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<()> {
         "" => out.clone(),
         name => out.join(name),
     };
+    if args.preregister.is_some() && runs.len() > 1 {
+        return Err(usage(
+            "--preregister: one run at a time; give --set one value each",
+        ));
+    }
     if !args.replace {
         let mut all = runs.iter();
         all.try_for_each(|(name, experiment)| run::check_folder(experiment, &folder(name)))?;
@@ -51,7 +57,8 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<()> {
             said.push_str(&format!("{}: {made} responses are there\n", out.display()));
             continue;
         }
-        let ranking = run::run(&experiment, &args.file, &out)?;
+        let registration = args.preregister.as_deref();
+        let ranking = run::run_registered(&experiment, &args.file, &out, registration)?;
         let (document, text) = shown(&out, &ranking)?;
         documents.push(document);
         said.push_str(&text);
@@ -73,11 +80,16 @@ pub fn report(global: &Global, dir: &Path) -> Result<()> {
 fn shown(out: &Path, ranking: &DataFrame) -> Result<(Value, String)> {
     let report = out.join("report.html");
     let table = markdown(ranking)?;
-    let document = json!({
+    // Without divergence there are rewards and no ranking.
+    let name = match ranking.column("rank").is_ok() {
+        true => "ranking",
+        false => "rewards",
+    };
+    let mut document = json!({
         "run": out.display().to_string(),
         "report": report.display().to_string(),
-        "ranking": records(ranking)?,
     });
+    document[name] = json!(records(ranking)?);
     Ok((document, format!("{table}\nreport: {}\n", report.display())))
 }
 

@@ -22,11 +22,16 @@
 //! # anyhow::Ok(())
 //! ```
 
+mod bounded;
+mod frontier;
+mod hypothesis;
 mod retention;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use eval::comparison::Distance;
 use eval::dimension::{Dimension, Dimensions, locate};
 use eval::utility::Utility;
 use experts::ExpertSpec;
@@ -37,6 +42,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, model_path, validate_name};
 use crate::failure::{nearest, usage};
 
+pub use bounded::Bounded;
+pub use frontier::Steered;
+pub use hypothesis::Hypothesis;
 pub use retention::Retention;
 
 /// One comparison.
@@ -73,6 +81,14 @@ pub struct Experiment {
     /// Table `seeds` has them together. Default: none.
     #[serde(default, skip_serializing_if = "Named::is_empty")]
     pub repeats: Named<Vec<String>>,
+    /// Strategies that steer, each at several strengths: curves of utility against divergence, by name. Needs a strategy
+    /// `Base()`. Default: none.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    pub frontier: Named<Steered>,
+    /// What the run is to show, by name: one family of tests (Holm). `mope run --preregister FILE` writes it down before.
+    /// Default: none.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    pub hypotheses: Named<Hypothesis>,
     /// Prompt set: `.jsonl` or text, relative to the experiment file.
     pub prompts: PathBuf,
     /// Prompt sets that experts, reward models or PCM were trained on; none of their prompts may be in
@@ -94,8 +110,13 @@ pub struct Experiment {
     /// How rewards become one number. Default `BradleyTerry` (paper).
     #[serde(default)]
     pub utility: Utility,
+    /// Bounds of what counts as an answer, by the base's responses: what crosses them has the utility 0. Needs the
+    /// Bradley-Terry utility and the divergence. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<Bounded>,
     /// Measures at every token how far the mixture is from the base, which then runs beside the experts
-    /// where it is none of them; `false` where time is what is measured. Default `true` (ours).
+    /// where it is none of them. With `false`, where time is what is measured, a run writes rewards and no ranking:
+    /// utilities at unknown divergence cannot be compared. Default `true` (ours).
     #[serde(default = "default_kl")]
     pub kl: bool,
     /// Corner of the volumes of [fronts](eval::statistics::front), the same in every direction, in
@@ -156,6 +177,9 @@ impl Experiment {
     pub fn load(path: &Path) -> Result<Self> {
         let mut experiment: Self = config::load(path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
+        experiment
+            .add_arms()
+            .map_err(|e| usage(format!("{}: {e:#}", path.display())))?;
         experiment.resolve(folder);
         experiment
             .validate()
@@ -179,6 +203,12 @@ impl Experiment {
         for (_, strategy) in self.strategies.iter_mut() {
             strategy.resolve(folder);
         }
+        if let Some(relevance) = self.bounds.as_mut().and_then(|b| b.relevance.as_mut()) {
+            relevance.resolve(folder);
+        }
+        for (_, curve) in self.frontier.iter_mut() {
+            curve.of.resolve(folder);
+        }
         for (_, dimension) in self.dimensions.iter_mut() {
             dimension.scorer.resolve(folder);
         }
@@ -197,6 +227,8 @@ impl Experiment {
             ("strategy", self.strategies.names()),
             ("dimension", self.dimensions.names()),
             ("repeat", self.repeats.names()),
+            ("curve", self.frontier.names()),
+            ("hypothesis", self.hypotheses.names()),
         ] {
             names
                 .iter()
@@ -244,6 +276,9 @@ impl Experiment {
             }
         }
         self.check_repeats()?;
+        self.check_frontier()?;
+        self.check_bounds()?;
+        self.check_hypotheses()?;
         for name in self.retention.iter().flat_map(|r| &r.preferences) {
             let known = self.preferences.names();
             anyhow::ensure!(
@@ -311,6 +346,20 @@ impl Experiment {
         let repeats = self.repeats.iter();
         repeats
             .map(|(name, members)| (name.to_string(), members.clone()))
+            .collect()
+    }
+
+    /// What the divergence of each strategy is, where it is not simply measured.
+    pub fn distances(&self) -> BTreeMap<String, Distance> {
+        let strategies = self.strategies.iter();
+        strategies
+            .map(|(name, s)| {
+                let distance = match s.is_text() {
+                    true => Distance::Text,
+                    false => Distance::best_of(s.chosen_from()),
+                };
+                (name.to_string(), distance)
+            })
             .collect()
     }
 
@@ -414,6 +463,9 @@ impl Experiment {
         preference: &Preference,
     ) -> Result<(Plan, Vec<Plan>)> {
         let plan = strategy.plan(preference, &self.expert_names())?;
+        if plan.text.is_some() && !strategy.is_text() {
+            return Err(mixing::Error::FixedText.into());
+        }
         let needs = plan.requirements;
         let parameters = mixing::Requirements::PARAMETERS;
         for name in &plan.experts {

@@ -132,7 +132,13 @@ impl RunPlan<'_> {
             let files = self.files_at(dimension.scorer.take_models())?;
             dimensions.push(json!([name, dimension, files]));
         }
-        Ok(json!([dimensions, self.experiment.utility]))
+        let Some(bounds) = &self.experiment.bounds else {
+            return Ok(json!([dimensions, self.experiment.utility]));
+        };
+        let mut bounds = bounds.clone();
+        let models = bounds.relevance.as_mut().map(|scorer| scorer.take_models());
+        let files = self.files_at(models.unwrap_or_default())?;
+        Ok(json!([dimensions, self.experiment.utility, bounds, files]))
     }
 
     /// What a strategy does: files count by content; where they lie does not.

@@ -135,7 +135,10 @@ impl<'a> RunPlan<'a> {
             experiment,
             splits,
             inputs: Inputs::of_files(experiment)?,
-            references: single(experiment, Stage::Reference, REFERENCE, "", BASE)?,
+            references: Entry {
+                samples: experiment.reference_samples(),
+                ..single(experiment, Stage::Reference, REFERENCE, "", BASE)?
+            },
             validation: Vec::new(),
             entries: Vec::new(),
             warnings,
@@ -307,6 +310,11 @@ impl<'a> RunPlan<'a> {
                 let input = Input::Strategy(name.into(), number);
                 self.inputs.add(input, &model)?;
             }
+        }
+        let relevance = experiment.bounds.iter().flat_map(|b| &b.relevance);
+        for (number, folder) in relevance.flat_map(|scorer| scorer.models()).enumerate() {
+            self.inputs
+                .add(Input::Dimension("relevance".into(), number), &folder)?;
         }
         for (name, dimension) in experiment.dimensions.iter() {
             for (number, folder) in dimension.scorer.models().into_iter().enumerate() {

@@ -31,7 +31,9 @@ use lm::LanguageModel;
 use lm::sampling::Draws;
 use mixing::{Generator, Request, Response};
 
+pub use super::bounds::RunBounds;
 use super::scorer::{set_references, utility};
+use super::texts;
 use crate::models::Pools;
 use crate::plan::{Batch, Entry, RunPlan, Stage};
 use crate::progress::{Progress, say};
@@ -47,10 +49,12 @@ pub struct Rows {
     pub references: Vec<GenerationRow>,
     /// Responses of the strategies.
     pub generations: Vec<GenerationRow>,
+    /// What counts as an answer; `None` where nothing is bounded.
+    pub bounds: Option<RunBounds>,
 }
 
 /// Utility of a response for an entry's preference, where one of several is kept.
-pub(super) type Rate<'a> = dyn Fn(&Entry, &NamedPrompt, &str) -> Result<f64> + 'a;
+pub(super) type Rate<'a> = dyn Fn(&Entry, &NamedPrompt, &str, &Response) -> Result<f64> + 'a;
 
 /// Generates what is missing and returns all rows; of a shard, those that belong to it.
 ///
@@ -67,12 +71,21 @@ pub fn generate(
     let mut entries = vec![&plan.references];
     entries.extend(&plan.entries);
     let mut batches = Batches::new("generate", plan, pools, folder, session, &entries, shard)?;
-    let unrated = |_: &Entry, _: &NamedPrompt, _: &str| Ok(0.0);
+    let unrated = |_: &Entry, _: &NamedPrompt, _: &str, _: &Response| Ok(0.0);
     let references = batches.rows(&plan.references, &unrated)?;
     if plan.entries.iter().any(|e| e.plan.samples > 1) {
         set_references(scorer, &plan.splits.prompts, &references)?;
     }
-    let rate = |entry: &Entry, prompt: &NamedPrompt, text: &str| {
+    let bounds = RunBounds::of(plan, &references)?;
+    let rate = |entry: &Entry, prompt: &NamedPrompt, text: &str, response: &Response| {
+        let (tokens, log_probs) = (&response.tokens, &response.reference_log_probs);
+        let prompted = &prompt.prompt;
+        let crossed = bounds
+            .as_ref()
+            .map(|b| b.crossed(prompted, text, tokens, log_probs));
+        if crossed.transpose()?.unwrap_or(false) {
+            return Ok(0.0);
+        }
         let rewards = scorer.reward(&prompt.prompt, text)?;
         let preference = &entry.preference;
         utility(plan.experiment, scorer, preference, &prompt.id, &rewards)
@@ -85,6 +98,7 @@ pub fn generate(
     Ok(Rows {
         references,
         generations,
+        bounds,
     })
 }
 
@@ -172,6 +186,13 @@ impl<'a, 'b> Batches<'a, 'b> {
                     self.progress.skip(batch.limit);
                     stored
                 }
+                None if entry.plan.text.is_some() => {
+                    self.progress.skip(batch.limit);
+                    let requests = self.plan.requests(entry, batch);
+                    let rows = texts::rows(self.plan, self.pools, entry, &requests)?;
+                    self.write(entry, batch, &rows)?;
+                    rows
+                }
                 None => {
                     if pool.is_none() {
                         kernels::memory::reset_peak();
@@ -226,10 +247,14 @@ impl<'a, 'b> Batches<'a, 'b> {
         *self.spent.entry(strategy.clone()).or_default() += start.elapsed().as_secs_f64();
         let peak = self.session.peak_bytes.entry(strategy.clone()).or_default();
         *peak = kernels::memory::peak_bytes().max(*peak);
-        let path = self.folder.path(entry.stage.folder()).join(&batch.file);
-        let mut frame = generations_frame(&rows)?;
-        eval::write_atomic(&path, &parquet(&path, &mut frame)?)?;
+        self.write(entry, batch, &rows)?;
         Ok(rows)
+    }
+
+    fn write(&self, entry: &Entry, batch: &Batch, rows: &[GenerationRow]) -> Result<()> {
+        let path = self.folder.path(entry.stage.folder()).join(&batch.file);
+        let mut frame = generations_frame(rows)?;
+        Ok(eval::write_atomic(&path, &parquet(&path, &mut frame)?)?)
     }
 
     fn respond(
@@ -253,7 +278,7 @@ impl<'a, 'b> Batches<'a, 'b> {
             false => Ok(0.0),
             true => {
                 let text = base.tokenizer.decode(&response.tokens)?;
-                rate(entry, asked[request].0, &text)
+                rate(entry, asked[request].0, &text, response)
             }
         };
         let progress = &mut self.progress;
@@ -291,7 +316,7 @@ impl<'a, 'b> Batches<'a, 'b> {
 }
 
 /// What names the response to a request.
-fn identity(entry: &Entry, (prompt, sample): &(&NamedPrompt, u32)) -> Identity {
+pub(super) fn identity(entry: &Entry, (prompt, sample): &(&NamedPrompt, u32)) -> Identity {
     Identity {
         strategy: entry.strategy.clone(),
         preference: entry.preference.clone(),

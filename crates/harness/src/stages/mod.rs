@@ -29,9 +29,11 @@
 //! # anyhow::Ok(())
 //! ```
 
+mod bounds;
 pub mod generate;
 pub mod report;
 pub mod retain;
 pub mod score;
 pub mod scorer;
+mod texts;
 pub mod validate;

@@ -119,7 +119,13 @@ pub fn retain(plan: &RunPlan<'_>, pools: &Pools, folder: &RunFolder) -> Result<O
     let wanted = |preference: &String| {
         retention.preferences.is_empty() || retention.preferences.contains(preference)
     };
-    let entries = plan.entries.iter().filter(|e| wanted(&e.preference));
+    // Fixed texts know nothing, and curves are about steering.
+    let compared = plan.experiment.compared();
+    let knows = |e: &&Entry| e.plan.text.is_none() && compared.contains(&e.strategy.as_str());
+    let entries = plan
+        .entries
+        .iter()
+        .filter(|e| wanted(&e.preference) && knows(e));
     let entries: Vec<&Entry> = entries.collect();
     let mut progress = Progress::new("retain", "texts", (entries.len() * items.len()) as u64);
     let mut files = BTreeSet::new();
@@ -152,7 +158,7 @@ pub fn retain(plan: &RunPlan<'_>, pools: &Pools, folder: &RunFolder) -> Result<O
     progress.finish();
     folder.keep_only("retention", &files)?;
     write_resamples(&items, folder)?;
-    let names = plan.experiment.strategies.names();
+    let names = compared.clone();
     let of = |get: &dyn Fn(&Sums) -> Option<Estimate>| -> Vec<Option<Estimate>> {
         names.iter().map(|name| get(sums.get(name)?)).collect()
     };

@@ -9,7 +9,7 @@ use eval::scoring::ResponseScorer;
 use eval::table::{parquet, read_parquet_within};
 use serde_json::json;
 
-use super::generate::Rows;
+use super::generate::{Rows, RunBounds};
 use super::scorer::{by_id, prompt_of, set_references};
 use crate::plan::{Entry, RunPlan, key};
 use crate::progress::Progress;
@@ -65,7 +65,8 @@ pub fn score(
                 set_references(scorer, &plan.splits.prompts, &rows.references)?;
                 references_set = true;
             }
-            let scores = score_all(plan, scorer, &responses, &mut progress)?;
+            let bounds = rows.bounds.as_ref();
+            let scores = score_all(plan, scorer, bounds, &responses, &mut progress)?;
             eval::write_atomic(&path, &parquet(&path, &mut scores_frame(&scores)?)?)?;
         }
         files.insert(name);
@@ -78,6 +79,7 @@ pub fn score(
 fn score_all(
     plan: &RunPlan<'_>,
     scorer: &ResponseScorer,
+    bounds: Option<&RunBounds>,
     responses: &[&GenerationRow],
     progress: &mut Progress,
 ) -> Result<Vec<eval::rows::ScoreRow>> {
@@ -90,7 +92,14 @@ fn score_all(
         let rewards = scorer.rewards(&items.collect::<Result<Vec<_>>>()?)?;
         for (row, rewards) in rows.iter().zip(rewards) {
             let preference = plan.experiment.preference(&row.identity.preference)?;
-            scores.push(scorer.score_row(row, preference.shares()?, &rewards)?);
+            let mut score = scorer.score_row(row, preference.shares()?, &rewards)?;
+            let prompt = prompt_of(&prompts, row)?;
+            let (text, tokens, log_probs) = (&row.response, &row.tokens, &row.base_log_probs);
+            let crossed = bounds.map(|b| b.crossed(prompt, text, tokens, log_probs));
+            if crossed.transpose()?.unwrap_or(false) {
+                score.utility = 0.0;
+            }
+            scores.push(score);
         }
         progress.advance(rows.len() as u64);
     }

@@ -65,7 +65,8 @@ pub(super) fn set_references(
     rows: &[GenerationRow],
 ) -> Result<()> {
     let prompts = by_id(prompts);
-    for row in rows {
+    // Further samples are what bounds are read off.
+    for row in rows.iter().filter(|row| row.identity.sample == 0) {
         scorer.set_reference(
             &row.identity.prompt,
             prompt_of(&prompts, row)?,

@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use eval::rows::GenerationRow;
 use eval::scoring::ResponseScorer;
-use mixing::BASE;
+use mixing::{BASE, Response};
 
 use super::generate::Batches;
 use super::scorer::{by_id, open_scorer, prompt_of, set_references, utility};
@@ -100,7 +100,7 @@ fn answers(
 ) -> Result<BTreeMap<String, Vec<GenerationRow>>> {
     let entries: Vec<&Entry> = plan.validation.iter().collect();
     let mut batches = Batches::new("validate", plan, pools, folder, session, &entries, None)?;
-    let unrated = |_: &Entry, _: &NamedPrompt, _: &str| Ok(0.0);
+    let unrated = |_: &Entry, _: &NamedPrompt, _: &str, _: &Response| Ok(0.0);
     let mut rows = BTreeMap::new();
     for entry in entries {
         rows.insert(entry.preference.clone(), batches.rows(entry, &unrated)?);

@@ -29,6 +29,7 @@ use eval::rewards::Normaliser;
 use serde::{Deserialize, Serialize};
 
 use super::folder::RowHashes;
+use super::preregistration::Registered;
 use crate::experiment::Experiment;
 use crate::plan::RunPlan;
 
@@ -58,6 +59,12 @@ pub struct Manifest {
     /// What rewards are normalised by, by dimension: the experiment's, or the scorer's own.
     #[serde(default)]
     pub normalisers: BTreeMap<String, Normaliser>,
+    /// What was written down before the run; `None` where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preregistration: Option<Registered>,
+    /// Runs on this machine that had answered these prompts when the run began, itself included; 0 where that is not known.
+    #[serde(default)]
+    pub openings: usize,
     /// What a reader must know before believing the tables.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -102,6 +109,8 @@ impl Manifest {
             rows: RowHashes::new(),
             passes: plan.passes(),
             normalisers: BTreeMap::new(),
+            preregistration: None,
+            openings: 0,
             warnings: plan.warnings.clone(),
             sessions: vec![],
         }

@@ -16,5 +16,6 @@
 
 pub mod folder;
 pub mod manifest;
+pub mod preregistration;
 pub mod rows;
 pub mod shard;

@@ -19,13 +19,17 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use eval::comparison::Comparison;
+use eval::frontier::Frontier;
 use eval::mixing_weights::MixingWeights;
 use eval::report::{Report, Table};
+use eval::rounding::number;
 use eval::rows::{self, GenerationRow, Identity, ScoreRow};
 use eval::table::{write_all, write_csv};
 use eval::utility::Utility;
+use mixing::Strategy;
 use polars::prelude::{Column, DataFrame};
 
+use crate::experiment::Experiment;
 use crate::store::folder::RunFolder;
 use crate::store::manifest::Manifest;
 pub use crate::store::rows::read_rows;
@@ -34,7 +38,7 @@ use plots::Plots;
 /// Prompts below which a run is called small (ours).
 const FEW: usize = 20;
 
-/// Writes tables, plots and `report.html`; returns the ranking.
+/// Writes tables, plots and `report.html`; returns the ranking, or where no divergence was measured the rewards.
 ///
 /// # Errors
 /// Rows that don't belong to the experiment, a folder that cannot be written.
@@ -46,34 +50,54 @@ pub fn report(
     folder: &RunFolder,
 ) -> Result<DataFrame> {
     let experiment = &manifest.experiment;
-    let names = experiment.strategies.names();
+    let names = experiment.compared();
     let strategies: Vec<String> = names.iter().map(|s| s.to_string()).collect();
+    let frontier = frontier(experiment, scores);
+    write_csv(
+        &folder.path("tables"),
+        "responses",
+        &mut responses(generations, scores)?,
+    )?;
+    // Curves have tables of their own.
+    let (mut kept_generations, mut kept_scores) = (Vec::new(), Vec::new());
+    let (generations, scores) = match experiment.frontier.is_empty() {
+        true => (generations, scores),
+        false => {
+            let kept = |i: &Identity| names.contains(&i.strategy.as_str());
+            kept_generations.extend(generations.iter().filter(|g| kept(&g.identity)).cloned());
+            kept_scores.extend(scores.iter().filter(|s| kept(&s.identity)).cloned());
+            (&kept_generations[..], &kept_scores[..])
+        }
+    };
     let preferences = experiment.preferences.iter();
     let preferences: Vec<(String, String)> = preferences
         .map(|(name, p)| (name.to_string(), p.text.clone()))
         .collect();
-    let comparison = Comparison::new(scores, &strategies)?;
+    let comparison = Comparison::new(scores, &strategies)?.with_distances(experiment.distances());
 
     let weights: Vec<(String, MixingWeights)> = strategies
         .iter()
         .filter_map(|s| Some((s.clone(), MixingWeights::of(s, generations)?)))
         .collect();
     let mut tables = tables::tables(manifest, &comparison, generations, &weights, retention)?;
+    tables.extend(tables::frontier(frontier.as_ref())?);
+    tables.extend(tables::hypotheses(
+        experiment,
+        &comparison,
+        frontier.as_ref(),
+    )?);
     let folder_of_tables = folder.path("tables");
     for table in &mut tables {
         write_all(folder.root(), table.file, &mut table.frame)?;
     }
-    comparison.paper().write(&folder_of_tables, "paper")?;
-    comparison
-        .paper_preferences()
-        .write(&folder_of_tables, "paper_preferences")?;
+    if experiment.kl {
+        comparison.paper().write(&folder_of_tables, "paper")?;
+        comparison
+            .paper_preferences()
+            .write(&folder_of_tables, "paper_preferences")?;
+    }
     let path = folder_of_tables.join("resamples.parquet");
     comparison.bootstrap().write(&path)?;
-    write_csv(
-        &folder_of_tables,
-        "responses",
-        &mut responses(generations, scores)?,
-    )?;
     // Those of the file first, then what was merged from them.
     let experts = experiment.expert_names().into_iter().map(String::from);
     let mut experts: Vec<String> = experts.collect();
@@ -84,6 +108,7 @@ pub fn report(
     }
     let plots = Plots {
         manifest,
+        frontier: frontier.as_ref(),
         comparison: &comparison,
         generations,
         weights: &weights,
@@ -101,9 +126,15 @@ pub fn report(
             .question
             .clone()
             .or_else(|| question::question(&manifest.source)),
-        findings: comparison.findings(),
-        warnings: warnings(manifest, generations, scores),
-        summaries: comparison.summaries(),
+        findings: match experiment.kl {
+            true => comparison.findings(),
+            false => Vec::new(),
+        },
+        warnings: warnings(manifest, generations, scores, &comparison),
+        summaries: match experiment.kl {
+            true => comparison.summaries(),
+            false => Vec::new(),
+        },
         neutral: neutral(manifest),
         figures: plots.draw()?,
         strategies: &strategies,
@@ -117,8 +148,16 @@ pub fn report(
     };
     let path = folder.path("report.html");
     eval::write_atomic(&path, page.html()?.as_bytes())?;
-    // The ranking comes first.
+    // The ranking comes first, or the rewards.
     Ok(tables.swap_remove(0).frame)
+}
+
+/// The curves of an experiment that has some.
+fn frontier(experiment: &Experiment, scores: &[ScoreRow]) -> Option<Frontier> {
+    let base = experiment
+        .base()
+        .filter(|_| !experiment.frontier.is_empty())?;
+    Frontier::new(scores, base, experiment.curves(), &experiment.distances())
 }
 
 /// Utility of a response that is as good as the reference.
@@ -166,8 +205,18 @@ fn warnings(
     manifest: &Manifest,
     generations: &[GenerationRow],
     scores: &[ScoreRow],
+    comparison: &Comparison<'_>,
 ) -> Vec<String> {
     let mut out = manifest.warnings.clone();
+    out.extend(wrong_bounds(&manifest.experiment, comparison));
+    out.extend(pleased_by_fools(&manifest.experiment, comparison));
+    if !manifest.experiment.kl {
+        out.push(
+            "No divergence was measured (kl: false), so strategies are not ranked: what is further from the base has more \
+             utility by that alone."
+                .into(),
+        );
+    }
     let missing = rows::missing(generations, scores);
     let lines = missing.iter().map(|w| format!("warning: {w}"));
     lines.for_each(|line| crate::progress::say(&line));
@@ -179,6 +228,54 @@ fn warnings(
         ));
     }
     out
+}
+
+/// Responses of prompts and of single experts that may cross a bound, at most: they answer (ours).
+const LOST: f64 = 0.05;
+
+/// Bounds that strategies cross which only answer.
+fn wrong_bounds(experiment: &Experiment, comparison: &Comparison<'_>) -> Vec<String> {
+    let answers = |s: &Strategy| matches!(s, Strategy::Prompting(_) | Strategy::Single(_));
+    let strategies = experiment.strategies.iter().filter(|(_, s)| answers(s));
+    let lost = strategies.filter_map(|(name, _)| {
+        experiment.bounds.as_ref()?;
+        let lost = |r: &ScoreRow| Some(f64::from(u8::from(r.utility == 0.0)));
+        let share = comparison.estimate(name, lost)?.mean;
+        (share > LOST).then(|| {
+            format!(
+                "{:.0} % of the responses of '{name}', which only answers, cross a bound, more than {:.0} %: the bounds are \
+                 wrong here.",
+                100.0 * share,
+                100.0 * LOST
+            )
+        })
+    });
+    lost.collect()
+}
+
+/// Texts that take no notice of the question and yet have more utility than something that does.
+fn pleased_by_fools(experiment: &Experiment, comparison: &Comparison<'_>) -> Vec<String> {
+    let text = |name: &str| {
+        experiment
+            .strategies
+            .get(name)
+            .is_some_and(Strategy::is_text)
+    };
+    let strategies = comparison.strategies().iter();
+    let (texts, answers): (Vec<&String>, Vec<&String>) = strategies.partition(|s| text(s));
+    let utility = |s: &&String| Some(comparison.utility(s)?.mean);
+    let least = answers.iter().filter_map(utility).reduce(f64::min);
+    let pleased = texts.into_iter().filter_map(|name| {
+        let mean = utility(&name)?;
+        (mean > least?).then(|| {
+            format!(
+                "'{name}' takes no notice of the question and has a utility of {}, more than a strategy that does: the \
+                 utility measures something else than good answers.",
+                number(mean, 3)
+            )
+        })
+    });
+    pleased.collect()
 }
 
 /// Every response with its utility, for people without a Parquet reader.
@@ -213,7 +310,7 @@ fn facts(manifest: &Manifest) -> Vec<(String, String)> {
     vec![
         pair("model", experiment.model.clone()),
         pair("experts", experiment.expert_names().join(", ")),
-        pair("strategies", experiment.strategies.names().join(", ")),
+        pair("strategies", experiment.compared().join(", ")),
         pair("preferences", experiment.preferences.names().join(", ")),
         pair(
             "responses",
@@ -226,6 +323,24 @@ fn facts(manifest: &Manifest) -> Vec<(String, String)> {
             ),
         ),
         pair("seed", experiment.seed.to_string()),
+        pair(
+            "registered",
+            match &manifest.preregistration {
+                Some(registered) => format!(
+                    "before the run, {} ({})",
+                    registered.file,
+                    &registered.sha256[..12]
+                ),
+                None => "no".into(),
+            },
+        ),
+        pair(
+            "openings of the prompts",
+            match manifest.openings {
+                0 => "not counted".into(),
+                n => n.to_string(),
+            },
+        ),
         pair(
             "device",
             format!("{}, weights {:?}", experiment.device, experiment.format),

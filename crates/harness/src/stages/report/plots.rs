@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use eval::comparison::{Comparison, Measure};
+use eval::frontier::Frontier;
 use eval::mixing_weights::MixingWeights;
 use eval::plots::{
     CurvePlot, DotPlot, FrontPlot, HeatPlot, Labelled, Plot, ScatterPlot, WeightPlot, save,
@@ -21,11 +22,19 @@ const TRACES: usize = 3;
 const NOTHING: f64 = 1e-6;
 
 /// Names of the figures that stand open in the report, beside the fronts.
-const MAIN: [&str; 4] = ["utility_by_divergence", "utility", "preferences", "rewards"];
+const MAIN: [&str; 5] = [
+    "frontier",
+    "utility_by_divergence",
+    "utility",
+    "preferences",
+    "rewards",
+];
 
 /// Draws plots into a folder and keeps them as SVG with their captions.
 pub(super) struct Plots<'a> {
     pub manifest: &'a Manifest,
+    /// Where there are curves.
+    pub frontier: Option<&'a Frontier>,
     pub comparison: &'a Comparison<'a>,
     pub generations: &'a [GenerationRow],
     pub weights: &'a [(String, MixingWeights)],
@@ -40,6 +49,7 @@ pub(super) struct Plots<'a> {
 impl Plots<'_> {
     /// All of them, in the order of the report.
     pub fn draw(mut self) -> Result<Vec<Figure>> {
+        self.frontier()?;
         self.costs()?;
         self.fronts()?;
         self.estimates()?;
@@ -129,6 +139,32 @@ impl Plots<'_> {
         )
     }
 
+    /// Curves of utility against divergence.
+    fn frontier(&mut self) -> Result<()> {
+        let Some(frontier) = self.frontier else {
+            return Ok(());
+        };
+        let curves = frontier.curves().iter().enumerate();
+        // From where all start, so that nothing below it takes room.
+        let line = |i: usize| {
+            let line = frontier.line(i);
+            let base = line.first().map_or(0.0, |p| p.1);
+            line.into_iter()
+                .map(|(kl, utility)| (kl, utility - base))
+                .collect()
+        };
+        let curves = curves.map(|(i, curve)| (curve.name.clone(), i, line(i)));
+        let plot = CurvePlot {
+            title: "Utility against divergence".into(),
+            x: "KL to the base, nats per response".into(),
+            y: "utility gained over the base".into(),
+            curves: curves.collect(),
+        };
+        let caption = "Utility of strategies at several strengths against their divergence from the base, where all curves \
+                       start. What lies above another curve is better at equal divergence.";
+        self.add("frontier", caption, &plot)
+    }
+
     fn costs(&mut self) -> Result<()> {
         let (manifest, comparison) = (self.manifest, self.comparison);
         let exact = |mean: f64| Estimate {
@@ -137,7 +173,7 @@ impl Plots<'_> {
             high: mean,
             count: 1,
         };
-        let divergence = |s: &str| comparison.estimate(s, |r| r.kl);
+        let divergence = |s: &str| comparison.kl_per_response(s);
         let time = |s: &str| Some(exact(manifest.seconds_per_token(s)? * 1000.0));
         self.scatter(
             "divergence",
