@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm, t
 
 ROWS = {
     "default": "default",
@@ -49,8 +50,15 @@ def scores(run):
     known = split[0].isin(ROWS) & ~rows.strategy.isin(ROWS)
     rows["row"] = np.where(known, split[0], rows.strategy)
     rows["seed"] = np.where(known, split[1], "")
-    rows["kl"] = rows.kl / rows.tokens if "kl" in rows else np.nan
+    if "kl" not in rows:
+        rows["kl"] = np.nan
     return rows
+
+
+def tails(prompts):
+    """Percentiles of an interval over so few prompts: expanded for Student's t (docs/src/statistics.md)."""
+    tail = 100 * norm.cdf(-np.sqrt(prompts / (prompts - 1)) * t.ppf(0.975, prompts - 1))
+    return [tail, 100 - tail]
 
 
 def table(run):
@@ -63,7 +71,7 @@ def table(run):
     draws = np.random.default_rng(0).integers(0, len(prompts), (10_000, len(prompts)))
     place = ["prompt", "preference", "sample"]
     lines = [
-        "| ablation | utility | seeds | KL, nats per token | difference from the default | 95 % interval |",
+        "| ablation | utility | seeds | KL, nats per response | difference from the default | 95 % interval |",
         "|---|--:|--:|--:|--:|---|",
     ]
     for row, label in ROWS.items():
@@ -76,7 +84,7 @@ def table(run):
         pairs = [(s, s) for s in seeds] if len(means) > 1 else [(seeds.columns[0], s) for s in reference]
         difference = sum(seeds[a] - reference[b] for a, b in pairs) / len(pairs)
         by_prompt = difference.groupby("prompt").mean().reindex(prompts).to_numpy()
-        low, high = np.percentile(by_prompt[draws].mean(1), [2.5, 97.5])
+        low, high = np.percentile(by_prompt[draws].mean(1), tails(len(prompts)))
         lead = "" if row == "default" else f"{by_prompt.mean():+.3f}"
         interval = "" if row == "default" else f"{low:+.3f} – {high:+.3f}"
         lines.append(f"| {label} | {means.mean():.3f} | {spread} | {own.kl.mean():.2f} | {lead} | {interval} |")

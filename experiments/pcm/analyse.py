@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+from scipy.optimize import nnls
+from scipy.stats import norm, spearmanr, t
 
 
 def scores(run):
@@ -38,10 +39,16 @@ def draws(prompts):
     return np.random.default_rng(0).integers(0, prompts, (10_000, prompts))
 
 
+def tails(prompts):
+    """Percentiles of an interval over so few prompts: expanded for Student's t (docs/src/statistics.md)."""
+    tail = 100 * norm.cdf(-np.sqrt(prompts / (prompts - 1)) * t.ppf(0.975, prompts - 1))
+    return [tail, 100 - tail]
+
+
 def interval(by_prompt):
     """Mean of numbers by prompt, and its interval, as text."""
     values = np.asarray(by_prompt, dtype=float)
-    low, high = np.percentile(values[draws(len(values))].mean(1), [2.5, 97.5])
+    low, high = np.percentile(values[draws(len(values))].mean(1), tails(len(values)))
     return f"{values.mean():+.3f} ({low:+.3f} – {high:+.3f})"
 
 
@@ -92,7 +99,7 @@ def wordings(run):
     unseen = gain.drop(columns="known").mean(axis=1)
     chosen = draws(len(gain))
     ratio = unseen.to_numpy()[chosen].mean(1) / gain.known.to_numpy()[chosen].mean(1)
-    low, high = np.percentile(ratio, [2.5, 97.5])
+    low, high = np.percentile(ratio, tails(len(gain)))
     print(f"unseen wordings keep {unseen.mean() / gain.known.mean():.3f} of the gain, 95 % interval {low:.3f} to {high:.3f}")
 
 
@@ -120,32 +127,40 @@ def oracle(run):
         print(f"| {name} | {table[name].mean():.3f} | {gap} |")
 
 
+def curve(nats, gains):
+    """What a√KL − b KL, fitted through the settings of a strategy and 0, gives at other divergences."""
+    nats = np.asarray(nats)
+    (a, b), _ = nnls(np.stack([np.sqrt(nats), -nats], 1), gains)
+    return lambda x: a * np.sqrt(x) - b * x
+
+
 def divergence(run):
-    """Utility of constant gates at the PCM's divergence, read off the line through DeRa's settings."""
+    """Utility of constant gates at the PCM's divergence per response, read off a curve through DeRa's settings. Nothing is
+    said beyond the last of them."""
     everything = scores(run)
-    everything["kl"] = everything.kl / everything.tokens
     drawn = everything.preference.str.startswith("draw_")
     for label, rows in [("all", everything), ("composite", everything[~drawn]), ("drawn", everything[drawn])]:
         utility = by_prompt(rows)
         kl = rows.pivot_table(index="prompt", columns="strategy", values="kl")
-        print(f"\n| {label} | KL, nats per token | utility |\n|---|--:|--:|")
+        print(f"\n| {label} | KL, nats per response | utility |\n|---|--:|--:|")
         for name in utility:
-            print(f"| {name} | {kl[name].mean():.2f} | {utility[name].mean():.3f} |")
-        constant = ["base"] + [c for c in utility if c.startswith("dera_")]
+            print(f"| {name} | {kl[name].mean():.1f} | {utility[name].mean():.3f} |")
+        constant = [c for c in utility if c.startswith("dera_")]
         for name in [c for c in utility if c.startswith("pcm_")]:
+            last = max(kl[c].mean() for c in constant)
+            if kl[name].mean() > last:
+                print(f"{name}: {kl[name].mean():.1f} nats are beyond the last λ ({last:.1f}); run DeRa further")
+                continue
 
             def lead(chosen):
-                x = [kl[c].to_numpy()[chosen].mean() for c in constant]
-                y = [utility[c].to_numpy()[chosen].mean() for c in constant]
-                order = np.argsort(x)
-                at = kl[name].to_numpy()[chosen].mean()
-                return utility[name].to_numpy()[chosen].mean() - np.interp(at, np.take(x, order), np.take(y, order))
+                mean = lambda table, c: table[c].to_numpy()[chosen].mean()
+                gains = [mean(utility, c) - mean(utility, "base") for c in constant]
+                at = curve([mean(kl, c) for c in constant], gains)
+                return mean(utility, name) - mean(utility, "base") - at(mean(kl, name))
 
-            low, high = np.percentile([lead(d) for d in draws(len(utility))], [2.5, 97.5])
-            beyond = kl[name].mean() > max(kl[c].mean() for c in constant)
-            note = "; beyond the last λ, compared with it" if beyond else ""
+            low, high = np.percentile([lead(d) for d in draws(len(utility))], tails(len(utility)))
             own = lead(np.arange(len(utility)))
-            print(f"{name}: at equal divergence {own:+.3f} ({low:+.3f} – {high:+.3f}) over constant gates{note}")
+            print(f"{name}: at equal divergence {own:+.3f} ({low:+.3f} – {high:+.3f}) over constant gates")
 
 
 def witnesses(run):
