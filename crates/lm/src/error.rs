@@ -348,6 +348,12 @@ pub enum Error {
         /// What sets the limit.
         what: &'static str,
     },
+    /// A model without a head that gives texts labels.
+    #[error("{}: no head for labels is in it; a classifier is saved by transformers as …ForSequenceClassification", folder.display())]
+    NoClassifier {
+        /// The model's folder.
+        folder: PathBuf,
+    },
     /// The tokenizer could not be built or refused a text.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

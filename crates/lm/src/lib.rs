@@ -7,6 +7,7 @@ pub mod chat;
 pub mod config;
 mod decoder;
 pub mod device;
+pub mod encoders;
 pub mod engine;
 mod error;
 mod format;
