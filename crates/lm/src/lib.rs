@@ -19,6 +19,7 @@ pub mod packed;
 pub mod parameter;
 pub mod sampling;
 pub mod save;
+pub mod scored;
 pub mod source;
 mod token_text;
 pub mod tokenizer;

@@ -441,5 +441,6 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
         tensors,
         gguf: None,
         edit: None,
+        scores: None,
     })
 }
