@@ -32,6 +32,7 @@ use mixing::{BASE, Plan, Strategy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::check::unused;
 use crate::experiment::{Experiment, Resolved};
 use crate::failure::usage;
 use crate::models::Pools;
@@ -130,7 +131,8 @@ impl<'a> RunPlan<'a> {
     /// prompt that is too long for an expert.
     pub fn resolve(experiment: &'a Experiment, pools: &mut Pools) -> Result<Self> {
         let mut splits = Splits::load(experiment)?;
-        let warnings = std::mem::take(&mut splits.warnings);
+        let mut warnings = std::mem::take(&mut splits.warnings);
+        warnings.extend(unused(experiment)?);
         let mut plan = Self {
             experiment,
             splits,
