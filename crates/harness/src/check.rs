@@ -7,6 +7,7 @@ use lm::Adapter;
 use crate::experiment::Experiment;
 use crate::failure::usage;
 use crate::models::find;
+use crate::recorded;
 use crate::splits::Splits;
 use crate::stages::retain;
 
@@ -23,7 +24,7 @@ pub(crate) fn unused(experiment: &Experiment) -> Result<Option<String>> {
     }))
 }
 
-/// Checks all that a run would refuse before it opens a model: prompt sets, what retention reads,
+/// Checks all that a run would refuse before it opens a model: prompt sets, recorded responses, what retention reads,
 /// the device and its number formats, names of models, adapters' files. What needs the models themselves (shapes,
 /// lengths of prompts in tokens) is found by the run, still before anything is generated. Returns the prompt sets, with
 /// their warnings.
@@ -57,6 +58,7 @@ pub fn check(experiment: &Experiment) -> Result<Splits> {
         retain::check(retention)?;
     }
     let mut splits = Splits::load(experiment)?;
+    recorded::load_all(experiment, &splits.prompts)?;
     splits.warnings.extend(unused(experiment)?);
     Ok(splits)
 }

@@ -468,6 +468,9 @@ impl Experiment {
         preference: &Preference,
     ) -> Result<(Plan, Vec<Plan>)> {
         let plan = strategy.plan(&self.by_experts(preference), &self.expert_names())?;
+        if plan.recorded.is_some() && !matches!(strategy, Strategy::Recorded(_)) {
+            return Err(mixing::Error::RecordedInside.into());
+        }
         let needs = plan.requirements;
         let parameters = mixing::Requirements::PARAMETERS;
         for name in &plan.experts {

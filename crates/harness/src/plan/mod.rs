@@ -24,6 +24,7 @@ mod batches;
 mod inputs;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use lm::chat::Prompt;
@@ -37,6 +38,7 @@ use crate::experiment::{Experiment, Resolved};
 use crate::failure::usage;
 use crate::models::Pools;
 use crate::prompts::NamedPrompt;
+use crate::recorded::{self, Responses};
 use crate::splits::Splits;
 pub use batches::Batch;
 pub(crate) use batches::key;
@@ -114,6 +116,8 @@ pub struct RunPlan<'a> {
     pub validation: Vec<Entry>,
     /// Every strategy for every preference, in the experiment's order.
     pub entries: Vec<Entry>,
+    /// Responses that were made elsewhere, by file.
+    pub recorded: BTreeMap<PathBuf, Responses>,
     /// What a reader must know before believing the tables.
     pub warnings: Vec<String>,
     /// What an expert's responses follow from, by its name.
@@ -133,9 +137,11 @@ impl<'a> RunPlan<'a> {
         let mut splits = Splits::load(experiment)?;
         let mut warnings = std::mem::take(&mut splits.warnings);
         warnings.extend(unused(experiment)?);
+        let recorded = recorded::load_all(experiment, &splits.prompts)?;
         let mut plan = Self {
             experiment,
             splits,
+            recorded,
             inputs: Inputs::of_files(experiment)?,
             references: single(experiment, Stage::Reference, REFERENCE, "", BASE)?,
             validation: Vec::new(),
@@ -222,7 +228,7 @@ impl<'a> RunPlan<'a> {
     pub fn passes(&self) -> BTreeMap<String, f64> {
         let preferences = self.experiment.preferences.names().len() as f64;
         let mut passes: BTreeMap<String, f64> = BTreeMap::new();
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|e| e.plan.recorded.is_none()) {
             let mut candidates = self.candidates(&entry.strategy, &entry.preference);
             let first = candidates.next().map(|(_, label)| label);
             let candidate = match entry.plan.candidates.is_empty() {
