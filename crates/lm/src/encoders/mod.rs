@@ -42,6 +42,9 @@ use weights::Weights;
 /// Tokens that are read together, padding included (ours): attention needs their number times the longest text's.
 const TOGETHER: usize = 4096;
 
+/// Token ids of a text or a pair, and of each token whether it is of the second text.
+type Tokens = (Vec<u32>, Vec<u32>);
+
 /// A text, or a pair of texts that is read as one.
 pub type Text<'a> = (&'a str, Option<&'a str>);
 
@@ -62,8 +65,8 @@ struct Batch {
 /// The blocks of one of the families.
 #[derive(Debug)]
 enum Body {
-    PostNorm(PostNorm),
-    ModernBert(ModernBert),
+    PostNorm(Box<PostNorm>),
+    ModernBert(Box<ModernBert>),
 }
 
 /// An encoder without what reads its hidden states.
@@ -106,10 +109,10 @@ impl Encoder {
         // A model that was saved without a head has bare names.
         let prefix = if weights.has(bare) { "" } else { prefix };
         let body = match &config.family {
-            Family::ModernBert(shape) => {
-                Body::ModernBert(ModernBert::read(&config, shape, &weights, prefix)?)
-            }
-            _ => Body::PostNorm(PostNorm::read(&config, &weights, prefix)?),
+            Family::ModernBert(shape) => Body::ModernBert(Box::new(ModernBert::read(
+                &config, shape, &weights, prefix,
+            )?)),
+            _ => Body::PostNorm(Box::new(PostNorm::read(&config, &weights, prefix)?)),
         };
         let longest = longest.map_or_else(|| model_max_length(folder), |n| Ok(Some(n)))?;
         let longest = longest.unwrap_or(usize::MAX);
@@ -132,7 +135,7 @@ impl Encoder {
         read: impl Fn(Tensor<3>, &[usize]) -> Tensor<2>,
     ) -> Result<Vec<Vec<f32>>> {
         let tokens = texts.iter().map(|text| self.tokenizer.encode_pair(*text));
-        let tokens: Vec<(Vec<u32>, Vec<u32>)> = tokens.collect::<Result<_>>()?;
+        let tokens: Vec<Tokens> = tokens.collect::<Result<_>>()?;
         let limit = self.config.vocab_size;
         for (ids, _) in &tokens {
             if ids.is_empty() {
@@ -175,11 +178,11 @@ impl Encoder {
         }
     }
 
-    fn batch(&self, texts: &[&(Vec<u32>, Vec<u32>)]) -> Batch {
+    fn batch(&self, texts: &[&Tokens]) -> Batch {
         let lengths: Vec<usize> = texts.iter().map(|(ids, _)| ids.len()).collect();
         let time = lengths.iter().copied().max().unwrap_or(0);
         let shape = [texts.len(), time];
-        let lay = |of: fn(&(Vec<u32>, Vec<u32>)) -> &Vec<u32>| -> Tensor<1, Int> {
+        let lay = |of: fn(&Tokens) -> &Vec<u32>| -> Tensor<1, Int> {
             let mut all = vec![0i32; texts.len() * time];
             for (row, text) in all.chunks_mut(time.max(1)).zip(texts) {
                 let values = of(text).iter().map(|&v| v as i32);

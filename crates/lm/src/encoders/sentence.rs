@@ -26,7 +26,7 @@ enum Pooling {
 /// What follows the pooling.
 #[derive(Debug)]
 enum Step {
-    Dense(Linear, Option<Activation>),
+    Dense(Box<Linear>, Option<Activation>),
     Normalise,
 }
 
@@ -287,7 +287,7 @@ fn dense(folder: &Path, encoder: &Encoder) -> Result<Step> {
     let sizes = [config.out_features, config.in_features];
     let linear = weights.linear("linear", sizes, config.bias)?;
     weights.finish(&[])?;
-    Ok(Step::Dense(linear, activation))
+    Ok(Step::Dense(Box::new(linear), activation))
 }
 
 /// Cosine of two vectors' angle; 0 where one of them is 0.
