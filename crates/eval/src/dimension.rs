@@ -25,7 +25,8 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dimension {
-    /// The reward; it grows towards `high`.
+    /// The reward; it grows towards `high`. Default: none, only judges and people tell.
+    #[serde(default)]
     pub scorer: Scorer,
     /// Direction that wants more of it, such as "informative".
     pub high: String,

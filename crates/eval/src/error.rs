@@ -132,6 +132,17 @@ pub enum Error {
         expected: usize,
     },
 
+    /// A dimension without a scorer where one is needed.
+    #[error("it has no scorer, as what only judges and people tell; give it one where rewards count")]
+    OnlyJudged,
+    /// A preference of which no reward tells anything.
+    #[error(
+        "the preference states only directions without a scorer ({}); utility needs one that has", directions.join(", ")
+    )]
+    NothingScored {
+        /// What it states.
+        directions: Vec<String>,
+    },
     /// A scorer without constants of its own, where nothing measures them.
     #[error(
         "nothing is known of the mean and the spread of its scores; measure them on responses of the base, and give them \

@@ -43,7 +43,7 @@ use lm::chat::Prompt;
 
 use crate::dimension::{Dimension, Normalisation, Source};
 use crate::metrics::repetition;
-use crate::rewards::{Normaliser, Reward};
+use crate::rewards::{Normaliser, Reward, Scorer};
 use crate::rows::{DimensionScore, GenerationRow, ScoreRow};
 use crate::utility::{Stated, Utility};
 use crate::{Error, Result};
@@ -110,6 +110,8 @@ pub struct Rewards {
 /// Scores responses in every dimension, and computes their utility for preferences.
 pub struct ResponseScorer {
     dimensions: Vec<OpenDimension>,
+    /// Directions of dimensions without a scorer.
+    judged: Vec<String>,
     utility: Utility,
     /// Raw rewards by the prompt's id.
     references: BTreeMap<String, Vec<f64>>,
@@ -161,8 +163,15 @@ impl ResponseScorer {
                 reward,
             })
         };
+        let in_run = matches!(responses, Responses::Run(_));
+        let is_judged = |(_, d): &(N, &Dimension)| in_run && d.scorer == Scorer::Judged;
+        let (judged, scored): (Vec<_>, Vec<_>) = dimensions.into_iter().partition(is_judged);
+        let judged = judged
+            .iter()
+            .flat_map(|(_, d)| [d.low.clone(), d.high.clone()]);
         Ok(Self {
-            dimensions: dimensions.into_iter().map(open).collect::<Result<_>>()?,
+            judged: judged.collect(),
+            dimensions: scored.into_iter().map(open).collect::<Result<_>>()?,
             utility,
             references: BTreeMap::new(),
         })
@@ -328,7 +337,30 @@ impl ResponseScorer {
         }
         let mut signed = vec![0.0; expected];
         let mut stated = Vec::new();
-        for (direction, share) in shares {
+        let shares: Vec<(N, f64)> = shares.into_iter().collect();
+        let is_judged = |(direction, _): &&(N, f64)| {
+            let direction = direction.as_ref();
+            self.judged.iter().any(|judged| judged == direction)
+        };
+        let judged: f64 = shares
+            .iter()
+            .filter(is_judged)
+            .map(|(_, share)| share)
+            .sum();
+        let scored = shares.iter().filter(|share| !is_judged(share));
+        if judged > 0.0 && scored.clone().next().is_none() {
+            let directions = shares.iter().map(|(d, _)| d.as_ref().to_string());
+            return Err(Error::NothingScored {
+                directions: directions.collect(),
+            });
+        }
+        for (direction, share) in scored {
+            // What is judged takes no part; what is scored sums to 1 again.
+            let share = if judged > 0.0 {
+                share / (1.0 - judged)
+            } else {
+                *share
+            };
             let (dimension, sign) = self.locate(direction.as_ref())?;
             signed[dimension] += sign * share;
             stated.push(Stated {
@@ -407,7 +439,6 @@ fn in_dimension(name: &str, error: Error) -> Error {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::rewards::Scorer;
     use crate::rows::Identity;
 
     fn dimension(scorer: Scorer, low: &str, high: &str, normaliser: (f64, f64)) -> Dimension {
@@ -572,6 +603,30 @@ mod tests {
         let measured = words(by(Source::Measured));
         let error = ResponseScorer::open([("words", &measured)], Utility::Mean).err();
         assert!(error.unwrap().to_string().contains("is for runs"));
+    }
+
+    #[test]
+    fn a_direction_without_a_scorer_takes_no_part() {
+        let words = dimension(Scorer::Informativeness, "short", "long", (1.0, 0.5));
+        let wit = dimension(Scorer::Judged, "dull", "witty", (0.0, 1.0));
+        let open = || [("words", &words), ("wit", &wit)];
+        let scorer = ResponseScorer::of_run(open(), Utility::Mean, 64).unwrap();
+        assert_eq!(scorer.dimensions().collect::<Vec<_>>(), ["words"]);
+        let shares = [("long", 0.25), ("witty", 0.75)];
+        assert_eq!(scorer.utility(shares, &[0.5], &[0.0]).unwrap(), 0.5);
+        let error = scorer.utility([("dull", 1.0)], &[0.5], &[0.0]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("only directions without a scorer (dull)")
+        );
+        // A training has no judges.
+        let error = ResponseScorer::open(open(), Utility::Mean).err().unwrap();
+        assert!(
+            error
+                .to_string()
+                .starts_with("dimension 'wit': it has no scorer")
+        );
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod complete_sentences;
 mod endpoint;
 mod hub;
 mod informativeness;
+mod judged;
 mod model;
 mod outside;
 mod readability;
@@ -148,7 +149,7 @@ trait Definition {
 }
 
 /// The rewards that configs can name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub enum Scorer {
     /// Flesch-Kincaid grade: expertise that a text asks of its reader.
     Readability,
@@ -170,6 +171,9 @@ pub enum Scorer {
     Endpoint(Endpoint),
     /// Several of them, weighted.
     Sum(Vec<Term>),
+    /// None: only judges and people tell how much of it a response has.
+    #[default]
+    Judged,
     /// Another one, of responses up to the end of their last complete sentence.
     #[serde(alias = "Whole")]
     CompleteSentences(Box<Scorer>),
@@ -188,6 +192,7 @@ impl Scorer {
             Self::Command(command) => Box::new(command),
             Self::Endpoint(endpoint) => Box::new(endpoint),
             Self::Sum(terms) => Box::new(sum::Terms(terms)),
+            Self::Judged => Box::new(judged::Judged),
             Self::CompleteSentences(scorer) => Box::new(complete_sentences::Of(scorer)),
         }
     }

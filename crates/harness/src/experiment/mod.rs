@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use eval::dimension::{Dimension, Dimensions, locate};
+use eval::rewards::Scorer;
 use eval::utility::Utility;
 use experts::ExpertSpec;
 use lm::{DeviceSpec, Format};
@@ -241,8 +242,15 @@ impl Experiment {
         }
         for (name, preference) in self.preferences.iter() {
             let context = || format!("preference '{name}'");
-            for (direction, _) in preference.shares().with_context(context)? {
-                locate(&dimensions, &direction).with_context(context)?;
+            let mut scored = false;
+            let shares = preference.shares().with_context(context)?;
+            for (direction, _) in &shares {
+                let (dimension, _) = locate(&dimensions, direction).with_context(context)?;
+                scored |= dimensions[dimension].scorer != Scorer::Judged;
+            }
+            if !scored {
+                let directions = shares.into_iter().map(|(direction, _)| direction).collect();
+                return Err(eval::Error::NothingScored { directions }).with_context(context);
             }
         }
         self.check_repeats()?;
