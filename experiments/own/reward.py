@@ -3,7 +3,7 @@ import sys
 
 
 def score(prompt, response):
-    return sum(response.lower().count(word) for word in ("first", "then", "try", "you can", "1.", "2."))
+    return sum(response.lower().count(word) for word in ("first", "then", "try", "use", "can", "should"))
 
 
 for line in sys.stdin:

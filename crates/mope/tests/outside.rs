@@ -120,3 +120,72 @@ fn runs_of_different_normalisers_are_not_compared() {
         "{message}"
     );
 }
+
+#[test]
+fn rows_of_a_run_for_other_programs() {
+    let folder = experiment();
+    let here = folder.path();
+    done(here, &["run", "pico.ron"]);
+    let export = |rows: &str, out: &str| {
+        done(here, &["export", "runs/pico", "--rows", rows, "--out", out]);
+    };
+    for out in ["scores.csv", "scores.jsonl", "scores.parquet"] {
+        export("scores", out);
+    }
+    let lines = std::fs::read_to_string(here.join("scores.jsonl")).unwrap();
+    // 6 strategies, 2 preferences, 3 prompts, 2 samples.
+    assert_eq!(lines.lines().count(), 72);
+    let row: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    for field in [
+        "strategy",
+        "sample",
+        "question",
+        "response",
+        "utility",
+        "reward_style",
+    ] {
+        assert!(!row[field].is_null(), "{field}: {row}");
+    }
+    let message = fails(
+        here,
+        &[
+            "export",
+            "runs/pico",
+            "--rows",
+            "scores",
+            "--out",
+            "scores.csv",
+        ],
+        2,
+    );
+    assert!(message.contains("is there already"), "{message}");
+
+    export("pairs", "pairs.jsonl");
+    let pairs = std::fs::read_to_string(here.join("pairs.jsonl")).unwrap();
+    assert_eq!(pairs.lines().count(), 6);
+    for line in pairs.lines() {
+        let pair: Value = serde_json::from_str(line).unwrap();
+        assert!(pair["utilities"][0].as_f64() > pair["utilities"][1].as_f64());
+        assert_ne!(pair["chosen"], pair["rejected"]);
+    }
+    // As a training reads them.
+    done(here, &["import", "pairs.jsonl", "--out", "imported.jsonl"]);
+    let imported = std::fs::read_to_string(here.join("imported.jsonl")).unwrap();
+    assert_eq!(imported.lines().count(), 6);
+
+    export("lm-eval", "lm-eval");
+    let results = std::fs::read_to_string(here.join("lm-eval/uniform/results.json")).unwrap();
+    let results: Value = serde_json::from_str(&results).unwrap();
+    let both = &results["results"]["both"];
+    assert_eq!(results["n-samples"]["both"]["original"], 6);
+    assert!(both["utility_stderr,none"].as_f64().unwrap() > 0.0);
+    let scored = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let scored = scored.filter(|r| r["strategy"] == "uniform" && r["preference"] == "both");
+    let utilities: Vec<f64> = scored.map(|r| r["utility"].as_f64().unwrap()).collect();
+    let mean = utilities.iter().sum::<f64>() / 6.0;
+    assert!((both["utility,none"].as_f64().unwrap() - mean).abs() < 1e-12);
+    let samples = here.join("lm-eval/uniform/samples_both.jsonl");
+    assert_eq!(std::fs::read_to_string(samples).unwrap().lines().count(), 6);
+}
