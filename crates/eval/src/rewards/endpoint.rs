@@ -408,4 +408,89 @@ mod tests {
         assert_eq!(read("Json", 0, json!([1, -2.5])), Some(vec![1.0, -2.5]));
         assert_eq!(read("Json", 0, json!([1, null])), None);
     }
+
+    /// A server that says `replies` one after the other; its address, and paths and bodies that it was asked with.
+    #[cfg(feature = "http")]
+    fn listen(replies: Vec<(u16, String)>) -> (String, std::sync::mpsc::Receiver<(String, Value)>) {
+        use std::io::{BufRead, BufReader, Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (sender, asked) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for (status, reply) in replies {
+                let mut stream = listener.accept().unwrap().0;
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut line, mut path, mut length) = (String::new(), String::new(), 0);
+                while reader.read_line(&mut line).unwrap() > 2 {
+                    if line.starts_with("POST ") {
+                        path = line.split(' ').nth(1).unwrap().into();
+                    }
+                    if let Some(n) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = n.trim().parse().unwrap();
+                    }
+                    line.clear();
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                sender
+                    .send((path, serde_json::from_slice(&body).unwrap()))
+                    .unwrap();
+                let length = reply.len();
+                let head = format!(
+                    "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+                );
+                stream.write_all((head + &reply).as_bytes()).unwrap();
+            }
+        });
+        (url, asked)
+    }
+
+    /// What a server's replies come to.
+    #[cfg(feature = "http")]
+    fn ask(protocol: &str, url: &str) -> Result<Vec<f64>, String> {
+        let fields = json!({"url": url, "protocol": protocol, "model": "m", "attempts": 2});
+        let endpoint: Endpoint = serde_json::from_value(fields).unwrap();
+        let mut server = server(&endpoint, &endpoint.spec().unwrap()).unwrap();
+        server.ask(&items())
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn servers_are_asked_in_batches_and_asked_again() {
+        let (url, asked) = listen(vec![(503, "busy".into()), (200, "[1.5, -2]".into())]);
+        assert_eq!(ask("Json", &url).unwrap(), [1.5, -2.0]);
+        let asked: Vec<(String, Value)> = asked.iter().collect();
+        assert_eq!(asked.len(), 2);
+        assert_eq!(asked[1], ("/".into(), json!(items())));
+
+        let classes =
+            |p: f64| json!({"data": [{"index": 0, "probs": [p], "num_classes": 1}]}).to_string();
+        let (url, asked) = listen(vec![(200, classes(0.25)), (200, classes(0.75))]);
+        assert_eq!(ask("VllmClassify", &url).unwrap(), [0.25, 0.75]);
+        let asked: Vec<(String, Value)> = asked.iter().collect();
+        assert_eq!(asked[0].0, "/classify");
+        assert_eq!(asked[0].1["messages"][1]["content"], "So.");
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn what_is_no_answer_is_told() {
+        for (status, reply, message) in [
+            (
+                400,
+                "no such model",
+                "replied with status 400: no such model",
+            ),
+            (
+                200,
+                "{\"data\": 3}",
+                "replied with no scores as Json has them",
+            ),
+            (200, "[null, 1]", "replied with no scores as Json has them"),
+        ] {
+            let (url, _asked) = listen(vec![(status, reply.into())]);
+            let error = ask("Json", &url).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
+    }
 }
