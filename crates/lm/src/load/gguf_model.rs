@@ -277,5 +277,6 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
         tensors,
         gguf: Some(header),
         edit: None,
+        scores: None,
     })
 }

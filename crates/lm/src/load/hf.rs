@@ -276,7 +276,7 @@ struct Index {
     weight_map: HashMap<String, String>,
 }
 
-fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join("model.safetensors");
     let index = folder.join("model.safetensors.index.json");
     if single.is_file() {
@@ -441,5 +441,6 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
         tensors,
         gguf: None,
         edit: None,
+        scores: None,
     })
 }

@@ -57,6 +57,8 @@ pub struct Checkpoint {
     pub(crate) gguf: Option<gguf::Header>,
     /// What becomes of each tensor on its way out.
     pub(crate) edit: Option<Edit>,
+    /// Outputs of `score.weight`, where that is the head.
+    pub(crate) scores: Option<usize>,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -120,6 +122,13 @@ impl Checkpoint {
     pub fn edited(self, edit: Edit) -> Self {
         let edit = Some(edit);
         Self { edit, ..self }
+    }
+
+    /// The same model with `score.weight`, `[outputs, hidden]`, as its head in place of the one over the vocabulary.
+    #[must_use]
+    pub fn with_scores(self, outputs: usize) -> Self {
+        let scores = Some(outputs);
+        Self { scores, ..self }
     }
 
     /// Shape of the model.

@@ -144,12 +144,15 @@ impl<M, V> Tensors<M, V> {
                 down: linear(Target::Down, c.mlp_bias)?,
             })
         };
-        let vocabulary = |name: &str| -> Result<M> {
-            let shape = [c.vocab_size, c.hidden_size];
+        let rows = |name: &str, rows: usize| -> Result<M> {
+            let shape = [rows, c.hidden_size];
             Ok(pack(Role::Vocabulary, shape, reader.get(name, &shape)?))
         };
-        let embedding = vocabulary("model.embed_tokens.weight")?;
-        let head = (!c.tied_head).then(|| vocabulary("lm_head.weight"));
+        let embedding = rows("model.embed_tokens.weight", c.vocab_size)?;
+        let head = match checkpoint.scores {
+            Some(outputs) => Some(rows("score.weight", outputs)),
+            None => (!c.tied_head).then(|| rows("lm_head.weight", c.vocab_size)),
+        };
         let head = head.transpose()?;
         let blocks = (0..c.layers).map(block).collect::<Result<_>>()?;
         let norm = vector("model.norm.weight", c.hidden_size)?;
