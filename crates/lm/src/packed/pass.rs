@@ -136,7 +136,7 @@ impl PackedDecoder {
         let c = &self.config;
         let (isa, width) = (self.isa, c.hidden_size);
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let own_rows = || (member.index..pass.rows.len()).step_by(member.size);
+        let own_rows = || (member.index..pass.rows.len()).step_by(member.size());
         let format = self.format.projection();
         for row in own_rows() {
             // SAFETY: own row.
@@ -213,7 +213,9 @@ impl PackedDecoder {
                 &pass.wide,
                 &stream,
             );
-            member.sync();
+            if !member.regroup() {
+                return;
+            }
         }
         for row in own_rows() {
             let Some(result) = pass.rows[row].result else {
@@ -353,8 +355,8 @@ impl PackedDecoder {
             let queries = head * group..(head + 1) * group;
             self.attend(pass, member, layer, row, queries);
         };
-        let own_rows = || (member.index..rows).step_by(member.size);
-        if rows >= 4 * member.size || rows.is_multiple_of(member.size) {
+        let own_rows = || (member.index..rows).step_by(member.size());
+        if rows >= 4 * member.size() || rows.is_multiple_of(member.size()) {
             let of = |row: usize| (0..heads).map(move |head| (row, head));
             if !pass.alone {
                 own_rows().flat_map(of).for_each(rotate);
@@ -364,7 +366,7 @@ impl PackedDecoder {
                 if pass.alone {
                     of(row).for_each(rotate);
                 }
-                let next = (row + member.size).min(rows - 1);
+                let next = (row + member.size()).min(rows - 1);
                 let ahead = of(row).skip(1).chain([(next, 0)]);
                 for (task, (row, head)) in of(row).zip(ahead) {
                     pass.lanes[pass.rows[row].lane].prefetch(layer, head);
@@ -376,10 +378,10 @@ impl PackedDecoder {
         }
         let tasks = rows * heads;
         let own_tasks = || {
-            let numbers = (member.index..tasks).step_by(member.size);
+            let numbers = (member.index..tasks).step_by(member.size());
             numbers.map(|task| (task / heads, task % heads))
         };
-        let together = tasks >= member.size;
+        let together = tasks >= member.size();
         for task in own_tasks() {
             rotate(task);
             if pass.alone && together {
@@ -392,7 +394,7 @@ impl PackedDecoder {
                 own_tasks().for_each(attend);
             } else {
                 let heads = self.config.heads;
-                for task in (member.index..rows * heads).step_by(member.size) {
+                for task in (member.index..rows * heads).step_by(member.size()) {
                     let head = task % heads;
                     self.attend(pass, member, layer, task / heads, head..head + 1);
                 }
@@ -463,7 +465,7 @@ impl PackedDecoder {
         let n = c.head_dim;
         let (q, kv) = (c.heads * n, c.kv_heads * n);
         let head = heads.start / (c.heads / c.kv_heads);
-        let capacity = pass.scores.len() / member.size;
+        let capacity = pass.scores.len() / member.size();
         let Row { lane, position, .. } = pass.rows[row];
         let from = row * (q + 2 * kv);
         let window = c.sliding_window.unwrap_or(usize::MAX);
