@@ -350,6 +350,18 @@ pub enum Error {
         /// What sets the limit.
         what: &'static str,
     },
+    /// A decoder without a head of scores.
+    #[error("{}: no tensor 'score.weight' is in it; a reward model is saved by transformers as …ForSequenceClassification", folder.display())]
+    NoScores {
+        /// The model's folder.
+        folder: PathBuf,
+    },
+    /// A model without a head that gives texts labels.
+    #[error("{}: no head for labels is in it; a classifier is saved by transformers as …ForSequenceClassification", folder.display())]
+    NoClassifier {
+        /// The model's folder.
+        folder: PathBuf,
+    },
     /// The tokenizer could not be built or refused a text.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

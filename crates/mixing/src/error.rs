@@ -1,6 +1,7 @@
 //! Everything that can go wrong in this crate.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 
 /// Everything that can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +133,24 @@ pub enum Error {
          `mope run` has them"
     )]
     NeedsUtility,
+    /// Recorded responses were to be decoded.
+    #[error(
+        "its responses were recorded elsewhere: it answers the prompts of its file, in `mope run`, and no others"
+    )]
+    NotDecoded,
+    /// Recorded responses inside of another strategy.
+    #[error(
+        "recorded responses are a strategy of their own; name them beside the others, not inside of one"
+    )]
+    RecordedInside,
+    /// A file of recorded responses that cannot be read.
+    #[error("{}: {error}", file.display())]
+    Recorded {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
     /// An expert cannot tell what a strategy needs.
     #[error("it needs {needed} of expert '{expert}', which gives {given}; do without: {instead}")]
     Requirement {

@@ -97,6 +97,9 @@ impl<'a> Generator<'a> {
             let candidates = names.collect();
             return Err(Error::NotChosen { candidates });
         }
+        if plan.recorded.is_some() {
+            return Err(Error::NotDecoded);
+        }
         let names: Vec<&str> = pool.experts().iter().map(|e| e.name.as_str()).collect();
         if names != plan.experts {
             return Err(Error::Pool {

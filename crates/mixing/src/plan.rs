@@ -1,6 +1,7 @@
 //! How a strategy serves one preference: which experts run, what they read, and what mixes them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use lm::chat::{Message, Prompt};
 
@@ -39,6 +40,8 @@ pub struct Plan {
     pub candidates: Vec<Candidate>,
     /// How experts that run are merged out of others, by name.
     pub merged: BTreeMap<String, Recipe>,
+    /// The file that holds its responses, where they were made elsewhere; then no expert runs and nothing is decoded.
+    pub recorded: Option<PathBuf>,
 }
 
 impl Plan {
@@ -57,6 +60,7 @@ impl Plan {
             samples: 1,
             candidates: Vec::new(),
             merged: BTreeMap::new(),
+            recorded: None,
         }
     }
 
@@ -100,6 +104,7 @@ impl std::fmt::Debug for Plan {
             samples,
             candidates,
             merged,
+            recorded,
             mixer: _,
         } = self;
         f.debug_struct("Plan")
@@ -110,6 +115,7 @@ impl std::fmt::Debug for Plan {
             .field("samples", samples)
             .field("candidates", candidates)
             .field("merged", merged)
+            .field("recorded", recorded)
             .finish_non_exhaustive()
     }
 }

@@ -185,6 +185,8 @@ fn every_strategy_and_every_method_is_in_the_book() {
         .filter(|name| !book.contains(&format!("`{name}(")))
         .collect();
     assert!(missing.is_empty(), "not in the card of Merge: {missing:?}");
-    let with_instance: BTreeSet<&str> = instances().iter().map(|i| i.strategy.name()).collect();
+    // What was recorded elsewhere is not decoded.
+    let mut with_instance: BTreeSet<&str> = instances().iter().map(|i| i.strategy.name()).collect();
+    assert!(with_instance.insert("Recorded"));
     assert_eq!(with_instance.len(), Strategy::NAMES.len());
 }

@@ -27,6 +27,8 @@ pub use agreement::{agreement, kappa, length_controlled};
 #[cfg(feature = "http")]
 pub use endpoint::Endpoint;
 pub use endpoint::EndpointSpec;
+#[cfg(feature = "http")]
+pub(crate) use endpoint::key;
 pub use local::Local;
 pub use reward::Rewarded;
 pub use store::{Record, Store};

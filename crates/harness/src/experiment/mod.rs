@@ -24,6 +24,7 @@
 
 mod retention;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -233,6 +234,7 @@ impl Experiment {
             .map_err(|e| anyhow::anyhow!("generation: sampling: {e}"))?;
         let dimensions = self.dimensions();
         self.check_directions()?;
+        self.check_serving()?;
         for (name, dimension) in self.dimensions.iter() {
             let checked = dimension.validate();
             checked.with_context(|| format!("dimension '{name}'"))?;
@@ -253,9 +255,8 @@ impl Experiment {
             );
         }
         for (name, expert) in self.experts.iter() {
-            if let ExpertSpec::Limited { top_k, .. } = expert {
-                anyhow::ensure!(*top_k > 0, "expert '{name}': top_k: at least 1");
-            }
+            let top_k = expert.capabilities().top_k;
+            anyhow::ensure!(top_k != Some(0), "expert '{name}': top_k: at least 1");
             if let ExpertSpec::Adapter(folder) = expert.inner() {
                 let config = folder.join("adapter_config.json");
                 anyhow::ensure!(
@@ -344,6 +345,21 @@ impl Experiment {
         names
     }
 
+    /// Experts of the file that no strategy runs or merges for any preference.
+    ///
+    /// # Errors
+    /// Those of [`Self::resolve_all`].
+    pub fn unused_experts(&self) -> Result<Vec<&str>> {
+        let resolved = self.resolve_all()?;
+        let plans = resolved
+            .iter()
+            .flat_map(|r| r.candidate_plans.iter().chain([&r.plan]));
+        let used: BTreeSet<&str> = plans.flat_map(Plan::sources).collect();
+        let mut names = self.experts.names();
+        names.retain(|name| *name != BASE && !used.contains(name));
+        Ok(names)
+    }
+
     /// The expert of that name.
     pub fn expert(&self, name: &str) -> ExpertSpec {
         self.experts.get(name).cloned().unwrap_or(ExpertSpec::Base)
@@ -407,13 +423,54 @@ impl Experiment {
         Ok(plan)
     }
 
+    /// A preference whose directions are called as the experts that serve them.
+    fn by_experts(&self, preference: &Preference) -> Preference {
+        let name = |direction: &String| {
+            let mut serving = self.experts.iter();
+            let serving = serving.find(|(_, expert)| expert.serves() == Some(direction));
+            serving.map_or_else(|| direction.clone(), |(name, _)| name.to_string())
+        };
+        let importances = preference.importances.iter();
+        Preference {
+            text: preference.text.clone(),
+            importances: importances
+                .map(|(direction, w)| (name(direction), *w))
+                .collect(),
+        }
+    }
+
+    /// What experts say that they serve is a direction, which no other serves.
+    fn check_serving(&self) -> Result<()> {
+        let dimensions = self.dimensions();
+        let mut serving: Vec<(&str, &str)> = Vec::new();
+        for (name, expert) in self.experts.iter() {
+            let Some(direction) = expert.serves() else {
+                continue;
+            };
+            locate(&dimensions, direction).with_context(|| format!("expert '{name}'"))?;
+            let named = self.experts.get(direction).map(|_| direction);
+            let other = serving.iter().find(|(served, _)| *served == direction);
+            let other = other
+                .map(|(_, other)| *other)
+                .or(named.filter(|other| *other != name));
+            if let Some(other) = other {
+                anyhow::bail!("experts '{other}' and '{name}' both serve '{direction}'; one may");
+            }
+            serving.push((direction, name));
+        }
+        Ok(())
+    }
+
     /// The same with the plans of its candidates. This is the only place that asks a strategy for its plan.
     fn resolve_candidates(
         &self,
         strategy: &Strategy,
         preference: &Preference,
     ) -> Result<(Plan, Vec<Plan>)> {
-        let plan = strategy.plan(preference, &self.expert_names())?;
+        let plan = strategy.plan(&self.by_experts(preference), &self.expert_names())?;
+        if plan.recorded.is_some() && !matches!(strategy, Strategy::Recorded(_)) {
+            return Err(mixing::Error::RecordedInside.into());
+        }
         let needs = plan.requirements;
         let parameters = mixing::Requirements::PARAMETERS;
         for name in &plan.experts {
@@ -449,6 +506,43 @@ mod tests {
     /// What stands in backticks.
     fn quoted(text: &str) -> impl Iterator<Item = &str> {
         text.split('`').skip(1).step_by(2)
+    }
+
+    #[test]
+    fn an_expert_says_whom_it_serves() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = pico::experiment(folder.path());
+        let text = std::fs::read_to_string(&file).unwrap();
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Experiment::load(&file)
+        };
+        let serving = "\"warm\": Serving(serves: \"friendly\", of: Prompted(\"be kind\"))";
+        let changed = text.replace("\"friendly\": Prompted(\"be kind\")", serving);
+        assert_ne!(changed, text);
+        let experiment = load(&changed).unwrap();
+        let resolved = experiment.resolve_all().unwrap();
+        assert_eq!(resolved[1].plan.experts, ["informative", "warm"]);
+        assert!(experiment.unused_experts().unwrap().is_empty());
+        let both = format!("{serving}, \"friendly\": Prompted(\"be kind\")");
+        let error = format!(
+            "{:#}",
+            load(&text.replace("\"friendly\": Prompted(\"be kind\")", &both)).unwrap_err()
+        );
+        assert!(
+            error.contains("experts 'friendly' and 'warm' both serve 'friendly'"),
+            "{error}"
+        );
+        let error = load(&changed.replace("serves: \"friendly\"", "serves: \"freindly\""));
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(
+            error.contains("expert 'warm'") && error.contains("'freindly'"),
+            "{error}"
+        );
+        // One that nobody asks for is told.
+        let idle = format!("{serving}, \"idle\": Prompted(\"be idle\")");
+        let experiment = load(&text.replace("\"friendly\": Prompted(\"be kind\")", &idle)).unwrap();
+        assert_eq!(experiment.unused_experts().unwrap(), ["idle"]);
     }
 
     #[test]

@@ -120,6 +120,8 @@ pub fn retain(plan: &RunPlan<'_>, pools: &Pools, folder: &RunFolder) -> Result<O
         retention.preferences.is_empty() || retention.preferences.contains(preference)
     };
     let entries = plan.entries.iter().filter(|e| wanted(&e.preference));
+    // Nothing is known of the distributions behind responses that were made elsewhere.
+    let entries = entries.filter(|e| e.plan.recorded.is_none());
     let entries: Vec<&Entry> = entries.collect();
     let mut progress = Progress::new("retain", "texts", (entries.len() * items.len()) as u64);
     let mut files = BTreeSet::new();

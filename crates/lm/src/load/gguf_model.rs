@@ -147,5 +147,6 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
         scales: Scales::default(),
         gguf: Some(header),
         edit: None,
+        scores: None,
     })
 }

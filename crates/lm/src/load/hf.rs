@@ -76,7 +76,7 @@ struct Index {
     weight_map: HashMap<String, String>,
 }
 
-fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join("model.safetensors");
     let index = folder.join("model.safetensors.index.json");
     if single.is_file() {
@@ -269,5 +269,6 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
         scales,
         gguf: None,
         edit: None,
+        scores: None,
     })
 }

@@ -68,6 +68,8 @@ pub struct Checkpoint {
     pub(crate) gguf: Option<gguf::Header>,
     /// What becomes of each tensor on its way out.
     pub(crate) edit: Option<Edit>,
+    /// Outputs of `score.weight`, where that is the head.
+    pub(crate) scores: Option<usize>,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -131,6 +133,16 @@ impl Checkpoint {
     pub fn edited(self, edit: Edit) -> Self {
         let edit = Some(edit);
         Self { edit, ..self }
+    }
+
+    /// The same model with `score.weight`, `[outputs, hidden]`, as its head in place of the one over the vocabulary.
+    #[must_use]
+    pub fn with_scores(mut self, outputs: usize) -> Self {
+        let family = &mut self.config.family;
+        // These are of logits over the vocabulary.
+        (family.logit_divisor, family.logit_cap) = (1.0, None);
+        let scores = Some(outputs);
+        Self { scores, ..self }
     }
 
     /// Shape of the model.

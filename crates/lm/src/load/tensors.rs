@@ -192,8 +192,11 @@ impl<M, V> Tensors<M, V> {
             pack: &pack,
             keep: &keep,
         };
-        let embedding = from.vocabulary("model.embed_tokens.weight")?;
-        let head = (!c.tied_head).then(|| from.vocabulary("lm_head.weight"));
+        let embedding = from.rows("model.embed_tokens.weight", c.vocab_size)?;
+        let head = match checkpoint.scores {
+            Some(outputs) => Some(from.rows("score.weight", outputs)),
+            None => (!c.tied_head).then(|| from.rows("lm_head.weight", c.vocab_size)),
+        };
         let head = head.transpose()?;
         let blocks = (0..c.layers).map(|layer| from.block(layer));
         let blocks = blocks.collect::<Result<_>>()?;
@@ -229,8 +232,9 @@ where
         Ok((self.pack)(role, shape, self.reader.get(name, &shape)?))
     }
 
-    fn vocabulary(&self, name: &str) -> Result<M> {
-        let shape = [self.config.vocab_size, self.config.hidden_size];
+    /// The embedding, or a head.
+    fn rows(&self, name: &str, rows: usize) -> Result<M> {
+        let shape = [rows, self.config.hidden_size];
         self.matrix(Role::Vocabulary, name, shape)
     }
 

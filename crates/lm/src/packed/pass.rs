@@ -156,13 +156,12 @@ impl PackedDecoder {
 
     /// One member's part of a pass. Between two barriers a member writes only its own rows or its own
     /// columns, and reads only what was written before the last barrier; every `unsafe` below rests on that. In one
-    /// piece, so that all barriers stand in one place.
+    /// piece, so that barriers stand in one place; those of feed-forward layers are in theirs.
     fn work(&self, pass: &Pass<'_>, member: &Member<'_>) {
         let c = &self.config;
         let (isa, width) = (self.isa, c.hidden_size);
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let own_rows = || (member.index..pass.rows.len()).step_by(member.size);
-        let format = self.format.projection();
+        let own_rows = || (member.index..pass.rows.len()).step_by(member.size());
         let direct = self.adds_directly();
         let stream = match direct {
             true => Output::new(pass.stream, width).adding(),
@@ -217,36 +216,21 @@ impl PackedDecoder {
             }
             enter(&block.feed_forward_norm, &[Target::Gate, Target::Up]);
             member.sync();
-            let gated = match &block.feed_forward {
-                FeedForward::Dense(gated) => gated,
+            match &block.feed_forward {
+                FeedForward::Dense(gated) => {
+                    self.feed_forward(pass, member, layer, gated, &stream);
+                    if !direct {
+                        member.sync();
+                        leave(&block.feed_forward_norm, &block.feed_forward_post_norm);
+                    }
+                }
                 FeedForward::Routed(routed) => {
                     self.route(pass, member, routed);
                     leave(&block.feed_forward_norm, &block.feed_forward_post_norm);
-                    continue;
                 }
-            };
-            self.feed(pass, member, layer, gated);
-            member.sync();
-            for row in own_rows() {
-                // SAFETY: own row; its columns were written before the barrier.
-                let mut input = unsafe { pass.wide.row(row) };
-                input.quantise(isa, format);
-                self.side_inputs(pass, layer, &[Target::Down], row, input.floats);
             }
-            member.sync();
-            let parts = [(&gated.down, 0)];
-            self.linear(
-                pass,
-                member,
-                layer,
-                &parts,
-                &[Target::Down],
-                &pass.wide,
-                &stream,
-            );
-            member.sync();
-            if !direct {
-                leave(&block.feed_forward_norm, &block.feed_forward_post_norm);
+            if !member.regroup() {
+                return;
             }
         }
         for row in own_rows() {
@@ -261,6 +245,28 @@ impl PackedDecoder {
             math::rms_norm(isa, stream, &self.norm, c.norm_eps, input.floats);
             input.quantise(isa, self.format.vocabulary());
         }
+    }
+
+    /// A feed-forward layer, from the rows' normalised inputs to `stream`. Barriers are as in [`Self::work`].
+    fn feed_forward(
+        &self,
+        pass: &Pass<'_>,
+        member: &Member<'_>,
+        layer: usize,
+        gated: &Gated,
+        stream: &Output<'_>,
+    ) {
+        self.feed(pass, member, layer, gated);
+        member.sync();
+        for row in (member.index..pass.rows.len()).step_by(member.size()) {
+            // SAFETY: own row; its columns were written before the barrier.
+            let mut input = unsafe { pass.wide.row(row) };
+            input.quantise(self.isa, self.format.projection());
+            self.side_inputs(pass, layer, &[Target::Down], row, input.floats);
+        }
+        member.sync();
+        let (parts, targets) = ([(&gated.down, 0)], [Target::Down]);
+        self.linear(pass, member, layer, &parts, &targets, &pass.wide, stream);
     }
 
     /// Begins a row's stream, and lays out its angles.
@@ -469,8 +475,8 @@ impl PackedDecoder {
             let queries = head * group..(head + 1) * group;
             self.attend(pass, member, layer, row, queries);
         };
-        let own_rows = || (member.index..rows).step_by(member.size);
-        if rows >= 4 * member.size || rows.is_multiple_of(member.size) {
+        let own_rows = || (member.index..rows).step_by(member.size());
+        if rows >= 4 * member.size() || rows.is_multiple_of(member.size()) {
             let of = |row: usize| (0..heads).map(move |head| (row, head));
             if !pass.alone {
                 own_rows().flat_map(of).for_each(rotate);
@@ -480,7 +486,7 @@ impl PackedDecoder {
                 if pass.alone {
                     of(row).for_each(rotate);
                 }
-                let next = (row + member.size).min(rows - 1);
+                let next = (row + member.size()).min(rows - 1);
                 let ahead = of(row).skip(1).chain([(next, 0)]);
                 for (task, (row, head)) in of(row).zip(ahead) {
                     pass.lanes[pass.rows[row].lane].prefetch(layer, head);
@@ -492,10 +498,10 @@ impl PackedDecoder {
         }
         let tasks = rows * heads;
         let own_tasks = || {
-            let numbers = (member.index..tasks).step_by(member.size);
+            let numbers = (member.index..tasks).step_by(member.size());
             numbers.map(|task| (task / heads, task % heads))
         };
-        let together = tasks >= member.size;
+        let together = tasks >= member.size();
         for task in own_tasks() {
             rotate(task);
             if pass.alone && together {
@@ -508,7 +514,7 @@ impl PackedDecoder {
                 own_tasks().for_each(attend);
             } else {
                 let heads = self.config.heads;
-                for task in (member.index..rows * heads).step_by(member.size) {
+                for task in (member.index..rows * heads).step_by(member.size()) {
                     let head = task % heads;
                     self.attend(pass, member, layer, task / heads, head..head + 1);
                 }
@@ -587,7 +593,7 @@ impl PackedDecoder {
         let n = c.head_dim;
         let (q, kv) = (c.heads * n, c.kv_heads * n);
         let head = heads.start / (c.heads / c.kv_heads);
-        let capacity = pass.scores.len() / member.size;
+        let capacity = pass.scores.len() / member.size();
         let Row { lane, position, .. } = pass.rows[row];
         let from = row * (q + 2 * kv);
         let window = self.kinds[layer].window;

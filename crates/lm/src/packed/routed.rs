@@ -148,7 +148,7 @@ impl PackedDecoder {
         };
         let view = &pass.routed;
         let rows = pass.rows.len();
-        let own = |count: usize| (member.index..count).step_by(member.size);
+        let own = |count: usize| (member.index..count).step_by(member.size());
         let format = self.format.projection();
         let groups = member.share(routed.router.groups());
         let scores = Output::new(view.scores, experts.count);
