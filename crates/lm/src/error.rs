@@ -334,7 +334,9 @@ pub enum Error {
     #[error("the adapter's ranks are {{{}}}, not one", .0.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))]
     AdapterRanks(Vec<usize>),
     /// A decoder of a kind whose parameters cannot all be trained.
-    #[error("blocks that are trained whole have no biases and no norms of heads")]
+    #[error(
+        "blocks that are trained whole have no biases and no norms of heads, and are like LLaMA's otherwise"
+    )]
     TrainedBlocks,
     /// More tokens than the model's context or the cache's capacity.
     #[error(

@@ -268,8 +268,8 @@ impl Experiment {
             if let ExpertSpec::Adapter(folder) = expert.inner() {
                 let config = folder.join("adapter_config.json");
                 anyhow::ensure!(
-                    config.is_file(),
-                    "expert '{name}': {} is not there; an adapter is a folder as PEFT saves it",
+                    lm::Adapter::is_at(folder),
+                    "expert '{name}': {} is not there; an adapter is a folder as PEFT saves it, or a LoRA in GGUF",
                     config.display()
                 );
             }
