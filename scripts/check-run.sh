@@ -92,6 +92,17 @@ EOF
 python3 scripts/check-report.py "$folder/curves/report.html"
 "$venv/bin/python" scripts/recompute/recompute.py "$folder/curves"
 
+# What the book does with a run in pandas.
+awk '/^```python$/ { inside = 1; next } /^```$/ { inside = 0 } inside' docs/src/pandas.md > "$folder/read_run.py"
+[ -s "$folder/read_run.py" ] || { echo "docs/src/pandas.md has no code" >&2; exit 1; }
+(cd "$folder" && "$venv/bin/python" read_run.py >/dev/null)
+echo "the book's code in pandas: 1 passed, 0 failed"
+
+# Recorded answers and a reward in Python.
+"$target/release/mope" run experiments/own/own.ron --out "$folder/own" >/dev/null
+grep -q ",elsewhere," "$folder/own/tables/ranking.csv"
+echo "an experiment with files of one's own: 1 passed, 0 failed"
+
 # The same run in parts, as Slurm and Kubernetes start them.
 export MOPE="$PWD/$target/release/mope"
 case "$target" in /*) MOPE="$target/release/mope" ;; esac

@@ -128,7 +128,7 @@ class Run:
 
     def base(self):
         """The strategy that never leaves the base."""
-        text = lambda s: set(self.manifest["experiment"]["strategies"][s]) & {"Canned", "Empty"}
+        text = lambda s: set(self.manifest["experiment"]["strategies"][s]) & {"Canned", "Empty", "Recorded"}
         still = lambda s: self.added(s) == 0 and not text(s) and (self.of(s).kl.abs() < 1e-9).all()
         return next((s for s in self.strategies if still(s)), None)
 

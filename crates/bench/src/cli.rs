@@ -168,14 +168,26 @@ pub enum Command {
         /// The experiment
         file: PathBuf,
     },
-    /// Write a model as a Hugging Face folder, an adapter merged into it
-    #[command(
-        after_help = "Example: mope export --model smollm2-135m-instruct --adapter runs/a/experts/friendly \\\n    \
-                      --out friendly-135m\n\n\
+    /// Write a model as a Hugging Face folder, an adapter merged into it; or rows of a run for other programs
+    #[command(after_help = "Examples:\n  \
+                      mope export --model smollm2-135m-instruct --adapter runs/a/experts/friendly \\\n    \
+                      --out friendly-135m\n  \
+                      mope export runs/quickstart --rows pairs --out pairs.jsonl\n\n\
                       transformers reads the folder, and so does every command of this program. A GGUF model\n\
-                      is written in full numbers, its tokenizer as tokenizer.json."
-    )]
+                      is written in full numbers, its tokenizer as tokenizer.json.")]
     Export(ExportArgs),
+    /// Write preference pairs of other tools as trainings here read them
+    #[command(
+        after_help = "Example: mope import train.parquet --out pairs.jsonl\n\n\
+                            Columns: chosen and rejected (texts, or conversations of one question), prompt."
+    )]
+    Import {
+        /// `.parquet`, `.csv` or `.jsonl`
+        file: PathBuf,
+        /// New file of JSON lines
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Merge the parameters of several experts into one, and write it as PEFT or Hugging Face folder
     #[command(after_help = "Examples:\n  \
                       mope merge --model smollm2-135m-instruct --expert friendly-lora=0.7 --expert concise-lora=0.3 \\\n    \
@@ -366,15 +378,30 @@ pub struct ScoreArgs {
     pub response: String,
 }
 
+/// Rows of a run for other programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RowsOf {
+    Scores,
+    Pairs,
+    LmEval,
+}
+
 #[derive(Debug, Args)]
 pub struct ExportArgs {
+    /// Run folder, whose rows are written instead of a model
+    #[arg(requires = "rows", conflicts_with_all = ["model", "adapter", "precision"])]
+    pub run: Option<PathBuf>,
+    /// What of the run: all scores beside their responses (.csv, .parquet or .jsonl), pairs of the best and the worst
+    /// response by utility (JSON lines), or a folder for each strategy in lm-eval's layout
+    #[arg(long, value_name = "ROWS", requires = "run", value_enum)]
+    pub rows: Option<RowsOf>,
     /// Registered name or path
-    #[arg(long, value_name = "NAME|PATH")]
-    pub model: String,
+    #[arg(long, value_name = "NAME|PATH", required_unless_present = "run")]
+    pub model: Option<String>,
     /// PEFT folder that is merged into the weights
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// New folder; one that holds something is refused
+    /// New folder or file; one that holds something is refused
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Number format of the written tensors: F32, F16, Bf16

@@ -25,15 +25,17 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dimension {
-    /// The reward; it grows towards `high`.
+    /// The reward; it grows towards `high`. Default: none, only judges and people tell.
+    #[serde(default)]
     pub scorer: Scorer,
     /// Direction that wants more of it, such as "informative".
     pub high: String,
     /// Direction that wants less of it, such as "concise".
     pub low: String,
-    /// Brings scores to unit variance. Default: the constants stored with the scorer.
+    /// Brings scores to unit variance. Default: the constants stored with the scorer where they were measured on
+    /// responses of this length, else `Measured`; in trainings the stored ones.
     #[serde(default)]
-    pub normaliser: Option<Normaliser>,
+    pub normaliser: Option<Normalisation>,
 }
 
 impl Dimension {
@@ -42,9 +44,33 @@ impl Dimension {
     /// # Errors
     /// Those of [`Scorer::validate`](crate::rewards::Scorer::validate); [`Error::Parameter`] for the normaliser.
     pub fn validate(&self) -> Result<()> {
-        self.normaliser.map_or(Ok(()), Normaliser::validate)?;
+        if let Some(Normalisation::Given(normaliser)) = self.normaliser {
+            normaliser.validate()?;
+        }
         self.scorer.validate()
     }
+}
+
+/// Where a normaliser comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "Measured, Stored, or numbers such as (mean: 3.2, sd: 0.3)"
+)]
+pub enum Normalisation {
+    /// These numbers.
+    Given(Normaliser),
+    /// By name.
+    By(Source),
+}
+
+/// Where numbers come from that are not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// Mean and standard deviation of the scores of the run's reference responses.
+    Measured,
+    /// What is stored with the scorer.
+    Stored,
 }
 
 /// Dimensions by name.

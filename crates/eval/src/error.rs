@@ -132,6 +132,74 @@ pub enum Error {
         expected: usize,
     },
 
+    /// A dimension without a scorer where one is needed.
+    #[error("it has no scorer, as what only judges and people tell; give it one where rewards count")]
+    OnlyJudged,
+    /// A preference of which no reward tells anything.
+    #[error(
+        "the preference states only directions without a scorer ({}); utility needs one that has", directions.join(", ")
+    )]
+    NothingScored {
+        /// What it states.
+        directions: Vec<String>,
+    },
+    /// A scorer without constants of its own, where nothing measures them.
+    #[error(
+        "nothing is known of the mean and the spread of its scores; measure them on responses of the base, and give them \
+         as normaliser: (mean: …, sd: …)"
+    )]
+    NoNormaliser,
+    /// Stored constants for responses of another length.
+    #[error(
+        "the stored normaliser is one of responses of at most {measured} tokens, these have {tokens}; take normaliser: \
+         Measured, or give numbers that you measured"
+    )]
+    OtherLength {
+        /// Tokens of the responses that it was measured on.
+        measured: usize,
+        /// Tokens of those at hand.
+        tokens: usize,
+    },
+    /// A normaliser that a run measures, asked for where no run is.
+    #[error(
+        "normaliser: Measured is for runs, which have reference responses; give numbers here, as a run's manifest has \
+         them"
+    )]
+    NotARun,
+    /// A normaliser that is to be measured before anything is there to measure it on.
+    #[error("the normaliser is measured on reference responses, and there are none")]
+    NothingToMeasure,
+    /// A program that is to score and does not.
+    #[error("{name}: {message}")]
+    Outside {
+        /// The command, or the server's address.
+        name: String,
+        /// What went wrong, with what it said last.
+        message: String,
+    },
+    /// A command without a program.
+    #[error("Command: the list is empty; it begins with a program")]
+    NoCommand,
+    /// A label that a model does not have.
+    #[error(
+        "{}: {}; it has: {}", folder.display(),
+        label.as_ref().map_or_else(|| "name the label that counts".to_string(), |l| format!("no label '{l}'")),
+        labels.join(", ")
+    )]
+    Label {
+        /// The model's folder.
+        folder: PathBuf,
+        /// What was asked for.
+        label: Option<String>,
+        /// The labels that are there.
+        labels: Vec<String>,
+    },
+    /// A folder that holds no model of the hub.
+    #[error("{} is not there; a model of the hub is a folder as transformers saves it", config.display())]
+    NoHubModel {
+        /// The file that is missing.
+        config: PathBuf,
+    },
     /// A folder that holds no reward model.
     #[error(
         "{card} is not there; a reward model is a folder that a training with a recipe Reward writes"
@@ -178,7 +246,7 @@ pub enum Error {
     )]
     UrlWithQuery,
     /// An environment variable without a key.
-    #[error("the environment variable {variable}, which is to hold the judge's key, {problem}")]
+    #[error("the environment variable {variable}, which is to hold the server's key, {problem}")]
     Key {
         /// Its name.
         variable: String,

@@ -59,7 +59,7 @@ pub struct GenerationRow {
     pub tokens: Vec<u32>,
     /// The text that each token added.
     pub pieces: Vec<String>,
-    /// Log-probability of each token under the mixture, in nats.
+    /// Log-probability of each token under the mixture, in nats; empty where the response was made elsewhere.
     pub log_probs: Vec<f32>,
     /// Kullback-Leibler divergence of the mixture from the base at each token, in nats; empty where it
     /// was not measured.
@@ -123,9 +123,14 @@ impl GenerationRow {
             true => tokens,
             false => values.len(),
         };
+        // No expert: it was made elsewhere.
+        let log_probs = match self.experts.is_empty() {
+            true => measured(&self.log_probs),
+            false => self.log_probs.len(),
+        };
         let lengths = [
             ("pieces", self.pieces.len(), tokens),
-            ("log_probs", self.log_probs.len(), tokens),
+            ("log_probs", log_probs, tokens),
             ("kl", measured(&self.kl), tokens),
             ("base_log_probs", measured(&self.base_log_probs), tokens),
             ("weights", self.weights.len(), tokens * self.experts.len()),

@@ -36,13 +36,14 @@
 //! # Ok::<(), mope_eval::Error>(())
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use lm::chat::Prompt;
 
-use crate::dimension::Dimension;
+use crate::dimension::{Dimension, Normalisation, Source};
 use crate::metrics::repetition;
-use crate::rewards::{Normaliser, Reward};
+use crate::rewards::{Normaliser, Reward, Scorer};
 use crate::rows::{DimensionScore, GenerationRow, ScoreRow};
 use crate::utility::{Stated, Utility};
 use crate::{Error, Result};
@@ -53,8 +54,49 @@ struct OpenDimension {
     low: String,
     high: String,
     reward: Box<dyn Reward>,
-    normaliser: Normaliser,
+    /// Empty until it is measured.
+    normaliser: OnceLock<Normaliser>,
+    measured: bool,
 }
+
+/// What responses normalisers are for.
+#[derive(Clone, Copy)]
+enum Responses {
+    /// Those of a training, to which no references belong.
+    Training,
+    /// Those of a run, of at most so many tokens.
+    Run(usize),
+}
+
+/// The normaliser of a dimension; `None`: measured on the references.
+fn normaliser(
+    dimension: &Dimension,
+    reward: &dyn Reward,
+    responses: Responses,
+) -> Result<Option<Normaliser>> {
+    let stored = || reward.normaliser().ok_or(Error::NoNormaliser);
+    let other_length = match (reward.measured_at(), responses) {
+        (Some(measured), Responses::Run(tokens)) if measured != tokens => {
+            Some(Error::OtherLength { measured, tokens })
+        }
+        _ => None,
+    };
+    match (dimension.normaliser, responses) {
+        (Some(Normalisation::Given(given)), _) => Ok(Some(given)),
+        (Some(Normalisation::By(Source::Measured)), Responses::Run(_)) => Ok(None),
+        (Some(Normalisation::By(Source::Measured)), Responses::Training) => Err(Error::NotARun),
+        (Some(Normalisation::By(Source::Stored)), _) => match other_length {
+            Some(error) => Err(error),
+            None => stored().map(Some),
+        },
+        (None, Responses::Training) => stored().map(Some),
+        (None, Responses::Run(_)) if other_length.is_some() => Ok(None),
+        (None, Responses::Run(_)) => Ok(reward.normaliser()),
+    }
+}
+
+/// Responses that are scored together: enough to fill the batches of a reward model (ours).
+pub const TOGETHER: usize = 64;
 
 /// Rewards of a response: one value for each dimension, in the order in which the scorer was given them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -68,38 +110,70 @@ pub struct Rewards {
 /// Scores responses in every dimension, and computes their utility for preferences.
 pub struct ResponseScorer {
     dimensions: Vec<OpenDimension>,
+    /// Directions of dimensions without a scorer.
+    judged: Vec<String>,
     utility: Utility,
-    /// By the prompt's id.
-    references: HashMap<String, Rewards>,
+    /// Raw rewards by the prompt's id.
+    references: BTreeMap<String, Vec<f64>>,
 }
 
 impl ResponseScorer {
-    /// Opens the rewards of the dimensions; there are no references yet.
+    /// Opens the rewards of the dimensions, with normalisers that are given or stored; there are no references yet.
     ///
     /// # Errors
-    /// [`Error::Dimension`] for a reward that cannot be opened.
+    /// [`Error::Dimension`] for a reward that cannot be opened, or that has no normaliser.
     pub fn open<'a, N: Into<String>>(
         dimensions: impl IntoIterator<Item = (N, &'a Dimension)>,
         utility: Utility,
     ) -> Result<Self> {
+        Self::open_for(dimensions, utility, Responses::Training)
+    }
+
+    /// The same for a run of responses of at most `tokens` tokens: what is not given, nor stored for this length, is
+    /// measured on the references, which are all set before anything else is scored.
+    ///
+    /// # Errors
+    /// [`Error::Dimension`] for a reward that cannot be opened, or a stored normaliser of another length.
+    pub fn of_run<'a, N: Into<String>>(
+        dimensions: impl IntoIterator<Item = (N, &'a Dimension)>,
+        utility: Utility,
+        tokens: usize,
+    ) -> Result<Self> {
+        Self::open_for(dimensions, utility, Responses::Run(tokens))
+    }
+
+    fn open_for<'a, N: Into<String>>(
+        dimensions: impl IntoIterator<Item = (N, &'a Dimension)>,
+        utility: Utility,
+        responses: Responses,
+    ) -> Result<Self> {
         let open = |(name, dimension): (N, &Dimension)| {
             let name = name.into();
-            let reward = dimension
-                .scorer
-                .open()
-                .map_err(|e| in_dimension(&name, e))?;
+            let opened = dimension.scorer.open().and_then(|reward| {
+                let known = normaliser(dimension, reward.as_ref(), responses)?;
+                Ok((reward, known))
+            });
+            let (reward, known) = opened.map_err(|e| in_dimension(&name, e))?;
             Ok(OpenDimension {
                 name,
                 low: dimension.low.clone(),
                 high: dimension.high.clone(),
-                normaliser: dimension.normaliser.unwrap_or_else(|| reward.normaliser()),
+                measured: known.is_none(),
+                normaliser: known.map_or_else(OnceLock::new, OnceLock::from),
                 reward,
             })
         };
+        let in_run = matches!(responses, Responses::Run(_));
+        let is_judged = |(_, d): &(N, &Dimension)| in_run && d.scorer == Scorer::Judged;
+        let (judged, scored): (Vec<_>, Vec<_>) = dimensions.into_iter().partition(is_judged);
+        let judged = judged
+            .iter()
+            .flat_map(|(_, d)| [d.low.clone(), d.high.clone()]);
         Ok(Self {
-            dimensions: dimensions.into_iter().map(open).collect::<Result<_>>()?,
+            judged: judged.collect(),
+            dimensions: scored.into_iter().map(open).collect::<Result<_>>()?,
             utility,
-            references: HashMap::new(),
+            references: BTreeMap::new(),
         })
     }
 
@@ -108,30 +182,82 @@ impl ResponseScorer {
         self.dimensions.iter().map(|d| d.name.as_str())
     }
 
+    /// Whether a normaliser is still to be measured on the references.
+    pub fn measures(&self) -> bool {
+        self.dimensions.iter().any(|d| d.normaliser.get().is_none())
+    }
+
     /// The normaliser of each dimension, by its name.
-    pub fn normalisers(&self) -> BTreeMap<String, Normaliser> {
-        let named = self
-            .dimensions
-            .iter()
-            .map(|d| (d.name.clone(), d.normaliser));
-        named.collect()
+    ///
+    /// # Errors
+    /// [`Error::NothingToMeasure`] for one that is measured, while there are no references.
+    pub fn normalisers(&self) -> Result<BTreeMap<String, Normaliser>> {
+        let named = self.dimensions.iter().enumerate();
+        named
+            .map(|(k, d)| Ok((d.name.clone(), self.normaliser(k)?)))
+            .collect()
+    }
+
+    /// Dimensions that are measured and in which all references score alike: a reward there is in the scorer's own unit.
+    pub fn without_spread(&self) -> Vec<&str> {
+        let alike = |k: usize| {
+            let mut scores = self.references.values().map(|raw| raw[k]);
+            let first = scores.next();
+            first.is_some_and(|first| scores.all(|score| score == first))
+        };
+        let named = self.dimensions.iter().enumerate();
+        let named = named.filter(|(k, d)| d.measured && alike(*k));
+        named.map(|(_, d)| d.name.as_str()).collect()
+    }
+
+    /// Mean and standard deviation of the references' scores where nothing else is known; 1 where they don't differ.
+    fn normaliser(&self, dimension: usize) -> Result<Normaliser> {
+        let known = &self.dimensions[dimension].normaliser;
+        if let Some(known) = known.get() {
+            return Ok(*known);
+        }
+        let scores: Vec<f64> = self.references.values().map(|raw| raw[dimension]).collect();
+        if scores.is_empty() {
+            let name = &self.dimensions[dimension].name;
+            return Err(in_dimension(name, Error::NothingToMeasure));
+        }
+        let n = scores.len() as f64;
+        let mean = scores.iter().sum::<f64>() / n;
+        let squares: f64 = scores.iter().map(|score| (score - mean).powi(2)).sum();
+        let sd = (squares / (n - 1.0).max(1.0)).sqrt();
+        let sd = if sd > 0.0 { sd } else { 1.0 };
+        Ok(*known.get_or_init(|| Normaliser { mean, sd }))
+    }
+
+    /// Scores of responses in every dimension, in the scorers' own units, `[items][dimensions]`.
+    fn raw(&self, items: &[(&Prompt, &str)]) -> Result<Vec<Vec<f64>>> {
+        let mut all = vec![Vec::new(); items.len()];
+        for dimension in &self.dimensions {
+            let scores = dimension.reward.score_all(items);
+            let scores = scores.map_err(|e| in_dimension(&dimension.name, e))?;
+            all.iter_mut()
+                .zip(scores)
+                .for_each(|(raw, score)| raw.push(score));
+        }
+        Ok(all)
+    }
+
+    fn normalised(&self, raw: Vec<f64>) -> Result<Rewards> {
+        let normalised = raw.iter().enumerate();
+        let normalised = normalised.map(|(k, score)| Ok(self.normaliser(k)?.apply(*score)));
+        Ok(Rewards {
+            normalised: normalised.collect::<Result<_>>()?,
+            raw,
+        })
     }
 
     /// Rewards of responses, each to its prompt.
     ///
     /// # Errors
-    /// [`Error::Dimension`] for a reward model that fails.
+    /// [`Error::Dimension`] for a reward model that fails, or a normaliser without references to measure it on.
     pub fn rewards(&self, items: &[(&Prompt, &str)]) -> Result<Vec<Rewards>> {
-        let mut all = vec![Rewards::default(); items.len()];
-        for dimension in &self.dimensions {
-            let scores = dimension.reward.score_all(items);
-            let scores = scores.map_err(|e| in_dimension(&dimension.name, e))?;
-            for (rewards, score) in all.iter_mut().zip(scores) {
-                rewards.raw.push(score);
-                rewards.normalised.push(dimension.normaliser.apply(score));
-            }
-        }
-        Ok(all)
+        let raw = self.raw(items)?.into_iter();
+        raw.map(|raw| self.normalised(raw)).collect()
     }
 
     /// Rewards of one response.
@@ -142,13 +268,26 @@ impl ResponseScorer {
         Ok(self.rewards(&[(prompt, response)])?.swap_remove(0))
     }
 
-    /// Scores the reference response to the prompt called `id` and keeps its rewards.
+    /// Scores the reference response to the prompt called `id` and keeps its rewards. A normaliser that is measured is
+    /// so when it is first used, on the references that there are then.
     ///
     /// # Errors
-    /// Those of [`Self::rewards`].
+    /// [`Error::Dimension`] for a reward model that fails.
     pub fn set_reference(&mut self, id: &str, prompt: &Prompt, response: &str) -> Result<()> {
-        let rewards = self.reward(prompt, response)?;
-        self.references.insert(id.into(), rewards);
+        self.set_references(&[(id, prompt, response)])
+    }
+
+    /// The same for several prompts; faster than one by one where a model scores.
+    ///
+    /// # Errors
+    /// [`Error::Dimension`] for a reward model that fails.
+    pub fn set_references(&mut self, references: &[(&str, &Prompt, &str)]) -> Result<()> {
+        for some in references.chunks(TOGETHER) {
+            let items: Vec<(&Prompt, &str)> = some.iter().map(|(_, p, text)| (*p, *text)).collect();
+            for ((id, ..), raw) in some.iter().zip(self.raw(&items)?) {
+                self.references.insert((*id).into(), raw);
+            }
+        }
         Ok(())
     }
 
@@ -156,9 +295,10 @@ impl ResponseScorer {
     ///
     /// # Errors
     /// [`Error::NoReference`] before [`Self::set_reference`].
-    pub fn reference(&self, id: &str) -> Result<&Rewards> {
-        let rewards = self.references.get(id);
-        rewards.ok_or_else(|| Error::NoReference { prompt: id.into() })
+    pub fn reference(&self, id: &str) -> Result<Rewards> {
+        let raw = self.references.get(id);
+        let raw = raw.ok_or_else(|| Error::NoReference { prompt: id.into() })?;
+        self.normalised(raw.clone())
     }
 
     /// Utility of a response for these shares of the directions, beside a reference response.
@@ -197,7 +337,30 @@ impl ResponseScorer {
         }
         let mut signed = vec![0.0; expected];
         let mut stated = Vec::new();
-        for (direction, share) in shares {
+        let shares: Vec<(N, f64)> = shares.into_iter().collect();
+        let is_judged = |(direction, _): &&(N, f64)| {
+            let direction = direction.as_ref();
+            self.judged.iter().any(|judged| judged == direction)
+        };
+        let judged: f64 = shares
+            .iter()
+            .filter(is_judged)
+            .map(|(_, share)| share)
+            .sum();
+        let scored = shares.iter().filter(|share| !is_judged(share));
+        if judged > 0.0 && scored.clone().next().is_none() {
+            let directions = shares.iter().map(|(d, _)| d.as_ref().to_string());
+            return Err(Error::NothingScored {
+                directions: directions.collect(),
+            });
+        }
+        for (direction, share) in scored {
+            // What is judged takes no part; what is scored sums to 1 again.
+            let share = if judged > 0.0 {
+                share / (1.0 - judged)
+            } else {
+                *share
+            };
             let (dimension, sign) = self.locate(direction.as_ref())?;
             signed[dimension] += sign * share;
             stated.push(Stated {
@@ -276,7 +439,6 @@ fn in_dimension(name: &str, error: Error) -> Error {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::rewards::Scorer;
     use crate::rows::Identity;
 
     fn dimension(scorer: Scorer, low: &str, high: &str, normaliser: (f64, f64)) -> Dimension {
@@ -285,7 +447,7 @@ mod tests {
             scorer,
             high: high.into(),
             low: low.into(),
-            normaliser: Some(Normaliser { mean, sd }),
+            normaliser: Some(Normalisation::Given(Normaliser { mean, sd })),
         }
     }
 
@@ -381,6 +543,90 @@ mod tests {
             assert_eq!(scorer.reward(prompt, text).unwrap(), rewards);
         }
         assert!(scorer.rewards(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_known_of_this_length_is_measured_on_the_references() {
+        let prompt = Prompt::Raw("?".into());
+        let words = |normaliser| Dimension {
+            normaliser,
+            ..dimension(Scorer::Informativeness, "short", "long", (0.0, 1.0))
+        };
+        let open = |normaliser, tokens| {
+            ResponseScorer::of_run([("words", &words(normaliser))], Utility::Mean, tokens)
+        };
+        let by = |source| Some(Normalisation::By(source));
+        // The stored ones are of 128 tokens.
+        let stored = open(None, 128).unwrap();
+        assert!(!stored.measures());
+        let same = open(by(Source::Stored), 128).unwrap();
+        assert_eq!(stored.normalisers().unwrap(), same.normalisers().unwrap());
+        let error = open(by(Source::Stored), 64).err().unwrap().to_string();
+        assert!(
+            error.contains("of at most 128 tokens, these have 64"),
+            "{error}"
+        );
+        for mut scorer in [
+            open(None, 64).unwrap(),
+            open(by(Source::Measured), 128).unwrap(),
+        ] {
+            assert!(scorer.measures());
+            let error = scorer.reward(&prompt, "cats").unwrap_err().to_string();
+            assert!(
+                error.starts_with("dimension 'words': the normaliser is measured"),
+                "{error}"
+            );
+            let texts = [
+                ("1", &prompt, "cats"),
+                ("2", &prompt, "cats dogs fish"),
+                ("3", &prompt, ""),
+            ];
+            scorer.set_references(&texts).unwrap();
+            let scores = [1f64.ln_1p(), 3f64.ln_1p(), 0.0];
+            let mean = scores.iter().sum::<f64>() / 3.0;
+            let variance = scores.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / 2.0;
+            let normaliser = scorer.normalisers().unwrap()["words"];
+            assert!((normaliser.mean - mean).abs() < 1e-12);
+            assert!((normaliser.sd - variance.sqrt()).abs() < 1e-12);
+            let reward = scorer.reward(&prompt, "").unwrap().normalised[0];
+            assert!((reward + mean / variance.sqrt()).abs() < 1e-12);
+            assert_eq!(scorer.reference("3").unwrap().normalised, [reward]);
+            assert!(scorer.without_spread().is_empty());
+        }
+        let mut alike = open(None, 64).unwrap();
+        alike
+            .set_references(&[("1", &prompt, "cats"), ("2", &prompt, "dogs")])
+            .unwrap();
+        assert_eq!(alike.without_spread(), ["words"]);
+        assert_eq!(alike.normalisers().unwrap()["words"].sd, 1.0);
+        // A training has nothing to measure on.
+        let measured = words(by(Source::Measured));
+        let error = ResponseScorer::open([("words", &measured)], Utility::Mean).err();
+        assert!(error.unwrap().to_string().contains("is for runs"));
+    }
+
+    #[test]
+    fn a_direction_without_a_scorer_takes_no_part() {
+        let words = dimension(Scorer::Informativeness, "short", "long", (1.0, 0.5));
+        let wit = dimension(Scorer::Judged, "dull", "witty", (0.0, 1.0));
+        let open = || [("words", &words), ("wit", &wit)];
+        let scorer = ResponseScorer::of_run(open(), Utility::Mean, 64).unwrap();
+        assert_eq!(scorer.dimensions().collect::<Vec<_>>(), ["words"]);
+        let shares = [("long", 0.25), ("witty", 0.75)];
+        assert_eq!(scorer.utility(shares, &[0.5], &[0.0]).unwrap(), 0.5);
+        let error = scorer.utility([("dull", 1.0)], &[0.5], &[0.0]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("only directions without a scorer (dull)")
+        );
+        // A training has no judges.
+        let error = ResponseScorer::open(open(), Utility::Mean).err().unwrap();
+        assert!(
+            error
+                .to_string()
+                .starts_with("dimension 'wit': it has no scorer")
+        );
     }
 
     #[test]

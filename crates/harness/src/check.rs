@@ -7,12 +7,27 @@ use lm::Adapter;
 use crate::experiment::Experiment;
 use crate::failure::usage;
 use crate::models::find;
+use crate::recorded;
 use crate::splits::Splits;
 use crate::stages::retain;
 
-/// Checks all that a run would refuse before it opens a model: prompt sets, what retention reads, the device and its
-/// number formats, names of models, adapters' files. What needs the models themselves (shapes, lengths of prompts in
-/// tokens) is found by the run, still before anything is generated. Returns the prompt sets, with their warnings.
+/// What a reader should know of experts that no strategy uses: a preference or a strategy is missing, or a name is wrong.
+///
+/// # Errors
+/// Strategies that cannot be resolved.
+pub(crate) fn unused(experiment: &Experiment) -> Result<Option<String>> {
+    let unused = experiment.unused_experts()?;
+    Ok((!unused.is_empty()).then(|| {
+        let names = unused.iter().map(|name| format!("'{name}'"));
+        let names = names.collect::<Vec<_>>().join(", ");
+        format!("no strategy uses expert {names} for any preference")
+    }))
+}
+
+/// Checks all that a run would refuse before it opens a model: prompt sets, recorded responses, what retention reads,
+/// the device and its number formats, names of models, adapters' files. What needs the models themselves (shapes,
+/// lengths of prompts in tokens) is found by the run, still before anything is generated. Returns the prompt sets, with
+/// their warnings.
 ///
 /// # Errors
 /// The first mistake, with the name of the expert or the file.
@@ -42,5 +57,8 @@ pub fn check(experiment: &Experiment) -> Result<Splits> {
     if let Some(retention) = &experiment.retention {
         retain::check(retention)?;
     }
-    Splits::load(experiment)
+    let mut splits = Splits::load(experiment)?;
+    recorded::load_all(experiment, &splits.prompts)?;
+    splits.warnings.extend(unused(experiment)?);
+    Ok(splits)
 }

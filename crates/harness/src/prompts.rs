@@ -1,4 +1,4 @@
-//! Prompt sets: JSON lines or plain text.
+//! Prompt sets: JSON lines, plain text, CSV or Parquet.
 //!
 //! ```
 //! use mope_harness::prompts::load;
@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::failure::usage;
+use crate::foreign::{is_table, rows};
 
 /// A prompt and the id that results carry.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,24 +83,21 @@ impl Turn {
 }
 
 /// Reads a prompt set. A file ending in `.jsonl` or `.json` has one object a line with `prompt` (a
-/// text or a list of messages) or `messages`, and perhaps `id`, or is one array of such objects; any
-/// other is text, one prompt a line. Empty lines and a byte order mark are skipped.
+/// text or a list of messages) or `messages`, and perhaps `id`, or is one array of such objects; a `.csv` or
+/// `.parquet` file has a column `prompt`, and perhaps `id`. Any other is text, one prompt a line. Empty lines and a
+/// byte order mark are skipped.
 ///
 /// # Errors
-/// With file and line, or number in the array. Also for an empty set, and for an id that comes twice.
+/// With file and line, or number of the row. Also for an empty set, and for an id that comes twice.
 pub fn load(path: &Path) -> Result<Vec<NamedPrompt>> {
-    let text = lm::load::read_text(path).map_err(|e| usage(e.to_string()))?;
-    let json = path
-        .extension()
-        .is_some_and(|e| e == "jsonl" || e == "json");
-    let lines = match json && text.trim_start().starts_with('[') {
-        true => array(path, &text)?,
-        false => text
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty())
-            .map(|(i, line)| (i + 1, line.to_string()))
-            .collect(),
+    let table = is_table(path);
+    let json = table
+        || path
+            .extension()
+            .is_some_and(|e| e == "jsonl" || e == "json");
+    let lines = match table {
+        true => table_rows(path)?,
+        false => lines(path, json)?,
     };
     let mut prompts: Vec<NamedPrompt> = Vec::new();
     let mut ids: HashSet<String> = HashSet::new();
@@ -121,6 +119,24 @@ pub fn load(path: &Path) -> Result<Vec<NamedPrompt>> {
         return Err(usage(format!("{}: {message}", path.display())));
     }
     Ok(prompts)
+}
+
+/// The lines of a file that are not empty, or the elements of its array, with their numbers.
+fn lines(path: &Path, json: bool) -> Result<Vec<(usize, String)>> {
+    let text = lm::load::read_text(path).map_err(|e| usage(e.to_string()))?;
+    if json && text.trim_start().starts_with('[') {
+        return array(path, &text);
+    }
+    let lines = text.lines().enumerate();
+    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+    Ok(lines.map(|(i, line)| (i + 1, line.to_string())).collect())
+}
+
+/// The rows of a table as objects, with their numbers.
+fn table_rows(path: &Path) -> Result<Vec<(usize, String)>> {
+    let rows = rows(path, &["id", "prompt"])?.into_iter();
+    let rows = rows.map(|row| (row.number, Value::Object(row.cells).to_string()));
+    Ok(rows.collect())
 }
 
 /// The elements of a JSON array, numbered from 1.
@@ -254,6 +270,41 @@ mod tests {
             ),
         ] {
             let error = read("p.json", content).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn tables() {
+        let csv = "id,prompt,category\na,\"Why, and\nhow?\",x\n7,Who?,y\n,What?,z\n";
+        let prompts = read("p.csv", csv).unwrap();
+        let named: Vec<(&str, &str)> = prompts
+            .iter()
+            .map(|p| (p.id.as_str(), p.prompt.question()))
+            .collect();
+        assert_eq!(
+            named,
+            [("a", "Why, and\nhow?"), ("7", "Who?"), ("3", "What?")]
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.parquet");
+        let mut frame =
+            polars::prelude::df!("prompt" => ["Why?", "How?"], "id" => [5i64, 6]).unwrap();
+        std::fs::write(&path, eval::table::parquet(&path, &mut frame).unwrap()).unwrap();
+        let prompts = load(&path).unwrap();
+        assert_eq!(
+            (prompts[1].id.as_str(), prompts[1].prompt.question()),
+            ("6", "How?")
+        );
+        for (csv, message) in [
+            ("question\nWhy?\n", "p.csv:1: neither `prompt` nor"),
+            (
+                "id,prompt\na,Why?\na,How?\n",
+                "p.csv:2: the id 'a' comes twice",
+            ),
+            ("prompt\n", "no prompt in it"),
+        ] {
+            let error = read("p.csv", csv).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
     }

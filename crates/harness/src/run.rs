@@ -250,7 +250,15 @@ impl Record {
     ) -> Result<Manifest> {
         self.session.finished = Some(now());
         self.manifest.passes = plan.passes();
-        self.manifest.normalisers = scorer.normalisers();
+        self.manifest.normalisers = scorer.normalisers()?;
+        for dimension in scorer.without_spread() {
+            let warning = format!(
+                "dimension '{dimension}': all reference responses score alike, so rewards are not in standard deviations \
+                 but in the scorer's unit."
+            );
+            say(&format!("warning: {warning}"));
+            self.manifest.warnings.push(warning);
+        }
         self.manifest.rows = folder.row_hashes()?;
         self.save(folder)
     }

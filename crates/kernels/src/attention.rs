@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use crate::element::Element;
 use crate::isa::{Isa, Set};
-use crate::math::{multiply, softmax};
+use crate::math::{multiply, soft_cap, softmax};
 
 /// Positions whose keys lie interleaved, so that their scores are one vector.
 pub const POSITIONS: usize = 16;
@@ -56,6 +56,24 @@ pub fn attend<E: Element>(
     scores: &mut [f32],
     out: &mut [f32],
 ) {
+    attend_capped(isa, width, queries, cached, span, None, scores, out);
+}
+
+/// The same with scores `s` that become `cap · tanh(s / cap)` before their softmax.
+///
+/// # Panics
+/// Those of [`attend`].
+#[allow(clippy::too_many_arguments, reason = "those of `attend` and the cap")]
+pub fn attend_capped<E: Element>(
+    isa: Isa,
+    width: usize,
+    queries: &[f32],
+    cached: Cached<'_, E>,
+    span: Range<usize>,
+    cap: Option<f32>,
+    scores: &mut [f32],
+    out: &mut [f32],
+) {
     let Cached { keys, values, .. } = cached;
     let scaled = cached.key_scales.len().min(cached.value_scales.len());
     assert!(
@@ -82,7 +100,7 @@ pub fn attend<E: Element>(
             ($n:literal) => {{
                 let part = first * width..(first + $n) * width;
                 let (queries, out) = (&queries[part.clone()], &mut out[part]);
-                group::<$n, E>(isa, width, queries, cached, span.clone(), scores, out);
+                group::<$n, E>(isa, width, queries, cached, span.clone(), cap, scores, out);
                 $n
             }};
         }
@@ -102,6 +120,7 @@ fn group<const H: usize, E: Element>(
     queries: &[f32],
     cached: Cached<'_, E>,
     span: Range<usize>,
+    cap: Option<f32>,
     scores: &mut [f32],
     out: &mut [f32],
 ) {
@@ -129,6 +148,9 @@ fn group<const H: usize, E: Element>(
         let scores = &mut scores[head * room..][span.clone()];
         if E::SCALED {
             multiply(isa, scores, &cached.key_scales[span.clone()]);
+        }
+        if let Some(cap) = cap {
+            soft_cap(isa, scores, cap);
         }
         softmax(isa, scores);
         if E::SCALED {

@@ -164,6 +164,19 @@ impl<'a> InputView<'a> {
         }
     }
 
+    /// A row's floats, to read.
+    ///
+    /// # Safety
+    /// Nobody writes them meanwhile.
+    ///
+    /// # Panics
+    /// When there is no such lane.
+    pub unsafe fn floats(&self, lane: usize) -> &'a [f32] {
+        let start = (self.first + lane) * self.columns;
+        // SAFETY: the caller keeps writers away.
+        unsafe { self.floats.read(start..start + self.columns) }
+    }
+
     /// `M` lanes to read, from `lane` on.
     ///
     /// # Safety

@@ -20,11 +20,13 @@ pub mod memory;
 #[cfg(all(test, loom))]
 mod models;
 mod multiply;
+mod pace;
 mod pages;
 mod shared;
 mod sync;
 mod team;
 mod tiles;
+mod waiting;
 
 pub use dense::{Dense, DenseScratch};
 pub use element::Element;

@@ -201,6 +201,28 @@ fn swiglu_inner(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
+/// To about 1e-7; ±1 at infinity, NaN stays.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
+#[inline(always)]
+fn geglu_inner(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    /// `√(2 / π)`.
+    const ROOT: f32 = 0.797_884_6;
+    for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
+        let inner = ROOT * (g + 0.044_715 * g * g * g);
+        *out = 0.5 * g * (1.0 + tanh(inner)) * u;
+    }
+}
+
+#[inline(always)]
+fn soft_cap_inner(row: &mut [f32], cap: f32) {
+    let inverse = 1.0 / cap;
+    row.iter_mut().for_each(|v| *v = cap * tanh(*v * inverse));
+}
+
 #[inline(always)]
 fn multiply_inner(row: &mut [f32], by: &[f32]) {
     row.iter_mut().zip(by).for_each(|(v, b)| *v *= b);
@@ -452,6 +474,15 @@ dispatch! {
     pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = swiglu_inner
 }
 dispatch! {
+    /// `out = gelu(gate) · up`, with `gelu(x) = x / 2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`
+    /// ([arXiv 1606.08415](https://arxiv.org/abs/1606.08415), its approximation).
+    pub fn geglu(gate: &[f32], up: &[f32], out: &mut [f32]) = geglu_inner
+}
+dispatch! {
+    /// `row ← cap · tanh(row / cap)`, number by number (Gemma 2, [arXiv 2408.00118](https://arxiv.org/abs/2408.00118)).
+    pub fn soft_cap(row: &mut [f32], cap: f32) = soft_cap_inner
+}
+dispatch! {
     /// `row ← row · by`, number by number.
     pub fn multiply(row: &mut [f32], by: &[f32]) = multiply_inner
 }
@@ -583,6 +614,31 @@ mod tests {
     }
 
     #[test]
+    fn gelu_and_caps_are_accurate() {
+        for i in -400..400 {
+            let x = i as f32 * 0.05;
+            let (mut gelu, mut capped) = ([0.0], [x]);
+            geglu(Isa::best(), &[x], &[2.0], &mut gelu);
+            soft_cap(Isa::best(), &mut capped, 3.0);
+            let x = f64::from(x);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            let exact = x * (1.0 + inner.tanh());
+            assert!(
+                (f64::from(gelu[0]) - exact).abs() < 2e-6 * x.abs().max(1.0),
+                "{x}"
+            );
+            assert!(
+                (f64::from(capped[0]) - 3.0 * (x / 3.0).tanh()).abs() < 1e-6,
+                "{x}"
+            );
+        }
+        let mut row = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        soft_cap(Isa::best(), &mut row, 3.0);
+        assert_eq!(row[..2], [3.0, -3.0]);
+        assert!(row[2].is_nan());
+    }
+
+    #[test]
     fn softplus_and_its_inverse_are_accurate_over_their_range() {
         for i in -790..880 {
             let x = i as f32 * 0.1 + 0.03;
@@ -649,6 +705,10 @@ mod tests {
                 rms_norm(isa, &x, &y[..n], 1e-5, &mut buffer);
                 out.extend(buffer.clone());
                 swiglu(isa, &x, &y[..n], &mut buffer);
+                out.extend(buffer.clone());
+                geglu(isa, &x, &y[..n], &mut buffer);
+                out.extend(buffer.clone());
+                soft_cap(isa, &mut buffer, 3.0);
                 out.extend(buffer.clone());
                 axpy(isa, &mut buffer, weight, &x);
                 out.extend(buffer.clone());

@@ -146,6 +146,35 @@ fn a_team_that_never_worked_ends() {
     explore(3, || drop(Team::new(3)));
 }
 
+/// A barrier after which the second of two members has left: the first goes on with all that there is.
+#[test]
+fn a_member_leaves_and_comes_back() {
+    explore(3, || {
+        let team = Team::new(2);
+        let mut values = [0; 2];
+        let shared = Shared::new(&mut values);
+        team.run(&|member| {
+            // SAFETY: each member has the elements of its share alone between two barriers.
+            unsafe {
+                member.share(2).for_each(|i| shared.set(i, i + 1));
+                team.limit(1);
+                if !member.regroup() {
+                    return;
+                }
+                assert_eq!((member.size(), shared.read(0..2)), (1, &[1, 2][..]));
+                member.share(2).for_each(|i| shared.set(i, 10));
+                member.sync();
+            }
+        });
+        assert_eq!(values, [10, 10]);
+        write_own(&team, &mut values, 1);
+        assert_eq!(values, [11, 10]);
+        team.limit(2);
+        write_own(&team, &mut values, 1);
+        assert_eq!(values, [12, 12]);
+    });
+}
+
 /// The models can fail: without a barrier the same exchange is a race.
 #[test]
 #[should_panic(expected = "Causality violation")]

@@ -1,4 +1,4 @@
-//! Threads, atomics and locks of the [team](crate::Team): the standard library's, or loom's where
+//! Threads, atomics, locks and clocks of the [team](crate::Team): the standard library's, or loom's where
 //! `scripts/check-loom.sh` explores how they may interleave.
 
 #[cfg(not(loom))]
@@ -9,16 +9,12 @@ pub(crate) use model::*;
 
 #[cfg(not(loom))]
 mod standard {
-    use std::time::{Duration, Instant};
+    use std::sync::OnceLock;
+    use std::time::Instant;
 
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
     pub(crate) use std::sync::{Arc, Condvar, Mutex};
     pub(crate) use std::thread::spawn;
-
-    /// How long an idle thread waits for the next job before it sleeps.
-    const PATIENCE: Duration = Duration::from_micros(200);
-    /// Turns of a waiting loop before the processor is offered to others.
-    const SPINS: u32 = 4000;
 
     /// The standard library's cell with loom's methods.
     #[derive(Debug)]
@@ -40,30 +36,46 @@ mod standard {
         }
     }
 
-    /// Loops until `done`, for what takes microseconds.
-    pub(crate) fn wait(done: impl Fn() -> bool) {
-        let mut turns = 0;
-        while !done() {
-            turns += 1;
-            if turns < SPINS {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
-        }
-    }
-
-    /// Loops until `done` or until patience is over; says whether it is done.
-    pub(crate) fn wait_a_little(done: impl Fn() -> bool) -> bool {
-        let (start, mut turns) = (Instant::now(), 0u32);
+    /// Loops until `done` or until `patience` nanoseconds are over; says whether it is done.
+    pub(crate) fn spin(patience: u64, done: impl Fn() -> bool) -> bool {
+        let (mut start, mut turns) = (None, 0u32);
         while !done() {
             turns = turns.wrapping_add(1);
             std::hint::spin_loop();
-            if turns.is_multiple_of(64) && start.elapsed() > PATIENCE {
-                return false;
+            if turns.is_multiple_of(64) {
+                let now = nanoseconds();
+                if now - *start.get_or_insert(now) > patience {
+                    return false;
+                }
             }
         }
         true
+    }
+
+    /// Time since the first call in this process, in nanoseconds.
+    pub(crate) fn nanoseconds() -> u64 {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed().as_nanos() as u64
+    }
+
+    /// Time that the system ran this thread, in nanoseconds from an unknown start; where nobody counts it, time.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn thread_nanoseconds() -> u64 {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: it writes the time to the struct and nothing else.
+        match unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) } {
+            0 => time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64,
+            _ => nanoseconds(),
+        }
+    }
+
+    /// Time that the system ran this thread, in nanoseconds from an unknown start; where nobody counts it, time.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn thread_nanoseconds() -> u64 {
+        nanoseconds()
     }
 
     /// A panic of one member would leave the others waiting for ever.
@@ -83,20 +95,23 @@ mod model {
     use std::ops::Range;
 
     pub(crate) use loom::cell::UnsafeCell;
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
     pub(crate) use loom::sync::{Arc, Condvar, Mutex};
     pub(crate) use loom::thread::spawn;
 
-    /// Loops until `done`; others run meanwhile.
-    pub(crate) fn wait(done: impl Fn() -> bool) {
-        while !done() {
-            loom::thread::yield_now();
-        }
+    /// Looks once: the shortest patience there is.
+    pub(crate) fn spin(_patience: u64, done: impl Fn() -> bool) -> bool {
+        done()
     }
 
-    /// Looks once: the shortest patience there is.
-    pub(crate) fn wait_a_little(done: impl Fn() -> bool) -> bool {
-        done()
+    /// No time passes in a model.
+    pub(crate) fn nanoseconds() -> u64 {
+        0
+    }
+
+    /// No time passes in a model.
+    pub(crate) fn thread_nanoseconds() -> u64 {
+        0
     }
 
     /// A model reports a panic itself.

@@ -1,40 +1,67 @@
 //! Threads that work on one thing together, in step.
 //!
 //! A decode step is hundreds of short phases; a barrier by spinning costs about a microsecond, where
-//! handing a task to a thread pool costs ten. Members that have nothing to do go to sleep soon.
+//! handing a task to a thread pool costs ten. Who waits for longer goes to sleep, so that others may use the
+//! processor. Members that are ready and do not run, because others do, hold up the rest: a job then goes on
+//! with fewer.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{OnceLock, PoisonError};
 
+use crate::pace::Pace;
 use crate::shared::Shared;
 use crate::sync::{
-    AbortOnPanic, Arc, AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, UnsafeCell, spawn, wait,
-    wait_a_little,
+    AbortOnPanic, Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, UnsafeCell,
+    nanoseconds, spawn, spin, thread_nanoseconds,
 };
+use crate::waiting::Bed;
+
+/// How long a thread spins before it sleeps, in nanoseconds: at a barrier, and for the next job (ours).
+const AT_BARRIER: u64 = 50_000;
+const FOR_JOB: u64 = 200_000;
+/// Members look at the clock of their thread where a job has gone on for this long, in nanoseconds (ours).
+const A_WHILE: u64 = 2_000_000;
 
 type Job = *const (dyn Fn(&Member<'_>) + Sync);
 
 struct State {
     size: usize,
-    /// Counts jobs; a change is what workers wait for.
-    epoch: AtomicUsize,
     job: UnsafeCell<Option<Job>>,
+    /// One for each worker.
+    starts: Vec<Start>,
     /// Workers that have not finished the job.
     busy: AtomicUsize,
     arrived: AtomicUsize,
     phase: AtomicUsize,
-    asleep: Mutex<usize>,
-    wake: Condvar,
+    /// Members that go on with the job.
+    members: AtomicUsize,
+    /// Members at most.
+    limit: AtomicUsize,
+    /// Time that members were ready and did not run, in nanoseconds, since it was last counted.
+    missed: AtomicU64,
+    pace: Mutex<Pace>,
+    /// Members of a job sleep here.
+    bed: Bed,
     closing: AtomicBool,
 }
 
-// SAFETY: `job` is written only between jobs, before `epoch` changes (release), and read only after
+/// Where a worker waits for its jobs.
+#[repr(align(64))]
+struct Start {
+    /// Counts its jobs; a change is what it waits for.
+    jobs: AtomicUsize,
+    bed: Bed,
+}
+
+// SAFETY: `job` is written only between jobs, before a worker's `jobs` change (release), and read only after
 // that change was seen (acquire).
 unsafe impl Sync for State {}
 // SAFETY: the job's pointer is used only while `Team::run` keeps what it points to alive.
 unsafe impl Send for State {}
 
-/// A fixed number of threads, the caller's among them.
+/// A number of threads, the caller's among them. How many of them work on a job depends on what else runs on the
+/// machine: a job's results must not.
 ///
 /// ```
 /// use mope_kernels::Team;
@@ -67,9 +94,17 @@ impl std::fmt::Debug for Team {
 pub struct Member<'a> {
     /// Its number, from 0.
     pub index: usize,
-    /// Number of members.
-    pub size: usize,
+    size: Cell<usize>,
     state: Option<&'a State>,
+    clock: Clock,
+}
+
+/// When a member looked last: time, time of its thread, and how long it has slept since, in nanoseconds.
+#[derive(Debug, Default)]
+struct Clock {
+    time: Cell<u64>,
+    run: Cell<u64>,
+    slept: Cell<u64>,
 }
 
 impl std::fmt::Debug for State {
@@ -80,37 +115,136 @@ impl std::fmt::Debug for State {
     }
 }
 
-impl Member<'_> {
+impl<'a> Member<'a> {
+    /// The only one.
+    fn alone() -> Self {
+        Self {
+            index: 0,
+            size: Cell::new(1),
+            state: None,
+            clock: Clock::default(),
+        }
+    }
+
+    fn of(state: &'a State, index: usize) -> Self {
+        let clock = Clock::default();
+        clock.time.set(nanoseconds());
+        clock.run.set(thread_nanoseconds());
+        Self {
+            index,
+            size: Cell::new(state.members.load(Ordering::Relaxed)),
+            state: Some(state),
+            clock,
+        }
+    }
+
+    /// Number of members. It stays until [`Self::regroup`].
+    pub fn size(&self) -> usize {
+        self.size.get()
+    }
+
     /// Waits until all members are here; what they wrote before is seen by all after.
     pub fn sync(&self) {
-        let Some(state) = self.state else { return };
+        if let Some(state) = self.state {
+            self.meet(state, || ());
+        }
+    }
+
+    /// [`Self::sync`], after which there may be fewer members; says whether this one is still among them. If not, it
+    /// must return from the job: the others share all that is left.
+    #[must_use = "who is no longer a member leaves"]
+    pub fn regroup(&self) -> bool {
+        let Some(state) = self.state else { return true };
+        self.count(state, A_WHILE);
+        self.meet(state, || {
+            let members = state.count().min(state.limit.load(Ordering::Relaxed));
+            state
+                .members
+                .store(members.min(self.size()), Ordering::Relaxed);
+        });
+        // It cannot change again before all who stay are at the next barrier.
+        self.size.set(state.members.load(Ordering::Relaxed));
+        self.index < self.size()
+    }
+
+    /// A barrier; the last to arrive does something for all before they go on.
+    fn meet(&self, state: &State, last: impl FnOnce()) {
         let phase = state.phase.load(Ordering::Relaxed);
-        if state.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.size {
+        if state.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.size() {
+            last();
             state.arrived.store(0, Ordering::Relaxed);
             state.phase.store(phase.wrapping_add(1), Ordering::Release);
+            state.bed.wake();
         } else {
-            wait(|| state.phase.load(Ordering::Acquire) != phase);
+            self.wait(state, || state.phase.load(Ordering::Acquire) != phase);
+        }
+    }
+
+    fn wait(&self, state: &State, done: impl Fn() -> bool) {
+        if !spin(AT_BARRIER, &done) {
+            let slept = self.clock.slept.get() + state.bed.sleep(done);
+            self.clock.slept.set(slept);
+        }
+    }
+
+    /// Adds up for how long this thread was ready and did not run, where it last looked `patience` ago or longer.
+    fn count(&self, state: &State, patience: u64) {
+        let Clock { time, run, slept } = &self.clock;
+        let passed = nanoseconds().saturating_sub(time.get());
+        if passed >= patience {
+            let now = thread_nanoseconds();
+            let ran = now.saturating_sub(run.get());
+            let missed = passed.saturating_sub(ran + slept.get());
+            state.missed.fetch_add(missed, Ordering::Relaxed);
+            time.set(time.get() + passed);
+            run.set(now);
+            slept.set(0);
         }
     }
 
     /// This member's share of `n` things, in one piece.
     pub fn share(&self, n: usize) -> Range<usize> {
-        n * self.index / self.size..n * (self.index + 1) / self.size
+        let size = self.size();
+        n * self.index / size..n * (self.index + 1) / size
+    }
+}
+
+impl State {
+    /// How many members should go on with a job, after what they missed.
+    fn count(&self) -> usize {
+        let missed = self.missed.swap(0, Ordering::Relaxed);
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.count(missed, nanoseconds())
+    }
+
+    /// How many members begin a job.
+    fn begin(&self) -> usize {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = pace.begin(nanoseconds());
+        members.min(self.limit.load(Ordering::Relaxed))
     }
 }
 
 impl Team {
     /// A team of `size` threads, at least one.
     pub fn new(size: usize) -> Self {
+        let size = size.max(1);
+        let start = || Start {
+            jobs: AtomicUsize::new(0),
+            bed: Bed::new(),
+        };
         let state = Arc::new(State {
-            size: size.max(1),
-            epoch: AtomicUsize::new(0),
+            size,
             job: UnsafeCell::new(None),
+            starts: (1..size).map(|_| start()).collect(),
             busy: AtomicUsize::new(0),
             arrived: AtomicUsize::new(0),
             phase: AtomicUsize::new(0),
-            asleep: Mutex::new(0),
-            wake: Condvar::new(),
+            members: AtomicUsize::new(size),
+            limit: AtomicUsize::new(size),
+            missed: AtomicU64::new(0),
+            pace: Mutex::new(Pace::new(size)),
+            bed: Bed::new(),
             closing: AtomicBool::new(false),
         });
         for index in 1..state.size {
@@ -123,8 +257,9 @@ impl Team {
         }
     }
 
-    /// The process's team: as many threads as the processor runs at once, or as the environment
-    /// variable `MOPE_THREADS` says, where [`Self::asked`] understands it.
+    /// The process's team: as many threads as this process may run at once (its processors, within the affinity and
+    /// the cgroup's quota that it began with), or as the environment variable `MOPE_THREADS` says, where
+    /// [`Self::asked`] understands it.
     pub fn global() -> &'static Self {
         static TEAM: OnceLock<Team> = OnceLock::new();
         TEAM.get_or_init(|| {
@@ -144,22 +279,26 @@ impl Team {
         }
     }
 
-    /// Number of threads.
+    /// Number of threads: members of a job at most.
     pub fn size(&self) -> usize {
         self.state.size
     }
 
-    /// Runs `job` on every thread and returns when all are done. Calls from several threads take
+    /// Takes at most `members` for each job from now on, at least one. A job under way goes on with them from its
+    /// next [`Member::regroup`].
+    pub fn limit(&self, members: usize) {
+        let members = members.clamp(1, self.state.size);
+        self.state.limit.store(members, Ordering::Relaxed);
+    }
+
+    /// Runs `job` on every member's thread and returns when all are done. Calls from several threads take
     /// turns; a job must not call it again.
     pub fn run(&self, job: &(dyn Fn(&Member<'_>) + Sync)) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &*self.state;
-        if state.size == 1 {
-            return job(&Member {
-                index: 0,
-                size: 1,
-                state: None,
-            });
+        let members = if state.size == 1 { 1 } else { state.begin() };
+        if members == 1 {
+            return job(&Member::alone());
         }
         // SAFETY: the lifetime is only forgotten; all workers are done with the job before this
         // function returns.
@@ -169,19 +308,20 @@ impl Team {
         state
             .job
             .with_mut(|job| unsafe { *job = Some(job_pointer) });
-        state.busy.store(state.size - 1, Ordering::Relaxed);
-        state.epoch.fetch_add(1, Ordering::Release);
-        if *state.asleep.lock().unwrap_or_else(PoisonError::into_inner) > 0 {
-            state.wake.notify_all();
+        state.members.store(members, Ordering::Relaxed);
+        state.busy.store(members - 1, Ordering::Relaxed);
+        let starts = &state.starts[..members - 1];
+        for start in starts {
+            start.jobs.fetch_add(1, Ordering::Release);
         }
+        starts.iter().for_each(|start| start.bed.wake());
         let guard = AbortOnPanic;
-        job(&Member {
-            index: 0,
-            size: state.size,
-            state: Some(state),
-        });
+        let member = Member::of(state, 0);
+        job(&member);
         drop(guard);
-        wait(|| state.busy.load(Ordering::Acquire) == 0);
+        member.wait(state, || state.busy.load(Ordering::Acquire) == 0);
+        member.count(state, A_WHILE);
+        state.count();
     }
 
     /// Runs `f` for every number below `n`, spread over the threads in contiguous pieces.
@@ -265,13 +405,10 @@ fn whole_rows(len: usize, count: usize, width: usize) {
 impl Drop for Team {
     fn drop(&mut self) {
         self.state.closing.store(true, Ordering::Release);
-        self.state.epoch.fetch_add(1, Ordering::Release);
-        let _asleep = self
-            .state
-            .asleep
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.state.wake.notify_all();
+        for start in &self.state.starts {
+            start.jobs.fetch_add(1, Ordering::Release);
+            start.bed.wake();
+        }
     }
 }
 
@@ -286,37 +423,30 @@ fn threads(text: &str) -> Result<usize, String> {
 }
 
 fn work(state: &State, index: usize) {
+    let Start { jobs, bed } = &state.starts[index - 1];
     let mut seen = 0;
     loop {
-        let next = || state.epoch.load(Ordering::Acquire) != seen;
-        if !wait_a_little(next) {
-            let mut asleep = state.asleep.lock().unwrap_or_else(PoisonError::into_inner);
-            *asleep += 1;
-            while !next() {
-                asleep = state
-                    .wake
-                    .wait(asleep)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
-            *asleep -= 1;
+        let next = || jobs.load(Ordering::Acquire) != seen;
+        if !spin(FOR_JOB, next) {
+            bed.sleep(next);
         }
-        seen = state.epoch.load(Ordering::Acquire);
+        seen = jobs.load(Ordering::Acquire);
         if state.closing.load(Ordering::Acquire) {
             return;
         }
-        // SAFETY: written before the epoch changed; `Team::run` keeps it alive until `busy` is 0.
+        // SAFETY: written before the number of jobs changed; `Team::run` keeps it alive until `busy` is 0.
         let job = state.job.with(|job| unsafe { *job });
         if let Some(job) = job {
             let _guard = AbortOnPanic;
             // SAFETY: as above.
             let job = unsafe { &*job };
-            job(&Member {
-                index,
-                size: state.size,
-                state: Some(state),
-            });
+            let member = Member::of(state, index);
+            job(&member);
+            member.count(state, A_WHILE);
         }
-        state.busy.fetch_sub(1, Ordering::Release);
+        if state.busy.fetch_sub(1, Ordering::Release) == 1 {
+            state.bed.wake();
+        }
     }
 }
 

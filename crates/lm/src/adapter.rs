@@ -59,6 +59,11 @@ impl Target {
         }
     }
 
+    /// A part of the feed-forward layer.
+    pub(crate) fn is_feed_forward(self) -> bool {
+        matches!(self, Self::Gate | Self::Up | Self::Down)
+    }
+
     /// Inputs and outputs of the matrix.
     pub fn size(self, c: &DecoderConfig) -> (usize, usize) {
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);

@@ -1,7 +1,13 @@
 //! The inside description of a decoder. Outside formats (`config.json`, GGUF metadata) are read by
 //! [`crate::load`] and converted into this once.
 
+mod family;
+mod rope;
+
 use serde::{Deserialize, Serialize};
+
+pub use family::{Activation, Experts, Family, LayerKind, LayerRope, Layout, Names, Norms};
+pub use rope::{Rope, RopeScaling};
 
 use crate::parameter::{above_zero, below_one};
 use crate::{Error, Result};
@@ -11,7 +17,7 @@ const HEAD_DIM: usize = 1 << 16;
 /// Most parameters that a config may ask for (ours): their bytes can be counted in any format.
 const PARAMETERS: u128 = 1 << 48;
 
-/// Shape and constants of a LLaMA-family decoder.
+/// Shape and constants of a decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecoderConfig {
@@ -47,120 +53,9 @@ pub struct DecoderConfig {
     pub qk_norm: bool,
     /// A query sees this many tokens, itself included (Mistral 0.1); `None` is all of them.
     pub sliding_window: Option<usize>,
-}
-
-/// Rotary position embedding (arXiv 2104.09864), always in the half-split layout: dimension `j` is
-/// rotated with `j + head_dim / 2`. Files in the interleaved layout are permuted when they are read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rope {
-    /// Base of the geometric series of wavelengths.
-    pub theta: f32,
-    /// How the frequencies are stretched for long contexts.
-    pub scaling: RopeScaling,
-}
-
-/// Change of the rotary frequencies for long contexts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum RopeScaling {
-    /// None.
-    Plain,
-    /// All frequencies divided by the factor.
-    Linear(f32),
-    /// LLaMA 3.1: low frequencies divided by `factor`, high ones kept, a ramp between.
-    Llama3 {
-        /// Divides the low frequencies.
-        factor: f32,
-        /// Wavelengths above `original_context / low_freq_factor` are scaled.
-        low_freq_factor: f32,
-        /// Wavelengths below `original_context / high_freq_factor` are kept.
-        high_freq_factor: f32,
-        /// Context length before the stretch.
-        original_context: f32,
-    },
-    /// Each frequency divided by its own factor (GGUF's `rope_freqs.weight`), `head_dim / 2` values.
-    Factors(Vec<f32>),
-}
-
-impl Rope {
-    /// Checks the constants, and that angles follow from them for heads of this width.
-    fn validate(&self, head_dim: usize) -> Result<()> {
-        let above_zero =
-            |name: &str, value: f32| above_zero(format!("rope scaling: {name}"), value);
-        match &self.scaling {
-            RopeScaling::Plain => {}
-            RopeScaling::Linear(factor) => above_zero("factor", *factor)?,
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_context,
-            } => {
-                above_zero("factor", *factor)?;
-                above_zero("low_freq_factor", *low_freq_factor)?;
-                above_zero("high_freq_factor", *high_freq_factor)?;
-                above_zero("original_max_position_embeddings", *original_context)?;
-                if low_freq_factor >= high_freq_factor {
-                    let (low, high) = (*low_freq_factor, *high_freq_factor);
-                    return Err(Error::RopeRange { low, high });
-                }
-            }
-            RopeScaling::Factors(factors) => {
-                for (j, factor) in factors.iter().enumerate() {
-                    above_zero(&format!("factor {j} of rope_freqs"), *factor)?;
-                }
-            }
-        }
-        let angles = self.frequencies(head_dim);
-        match angles.iter().position(|f| !f.is_finite()) {
-            None => Ok(()),
-            Some(pair) => Err(Error::RopeFrequency {
-                pair,
-                value: angles[pair],
-                theta: self.theta,
-            }),
-        }
-    }
-
-    /// Angle per position of each rotated pair, `[head_dim / 2]`, in radians per token.
-    ///
-    /// ```
-    /// use mope_lm::config::{Rope, RopeScaling};
-    /// let rope = Rope { theta: 10_000.0, scaling: RopeScaling::Plain };
-    /// assert_eq!(rope.frequencies(4), vec![1.0, 0.01]);
-    /// ```
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        (0..head_dim / 2)
-            .map(|j| {
-                let freq = 1.0 / (self.theta as f64).powf(2.0 * j as f64 / head_dim as f64);
-                let freq = match &self.scaling {
-                    RopeScaling::Plain => freq,
-                    RopeScaling::Linear(factor) => freq / *factor as f64,
-                    RopeScaling::Factors(factors) => freq / factors[j] as f64,
-                    &RopeScaling::Llama3 {
-                        factor,
-                        low_freq_factor,
-                        high_freq_factor,
-                        original_context,
-                    } => {
-                        let [factor, low, high, context] =
-                            [factor, low_freq_factor, high_freq_factor, original_context]
-                                .map(f64::from);
-                        let wavelength = 2.0 * std::f64::consts::PI / freq;
-                        if wavelength < context / high {
-                            freq
-                        } else if wavelength > context / low {
-                            freq / factor
-                        } else {
-                            let ramp = (context / wavelength - low) / (high - low);
-                            (1.0 - ramp) * freq / factor + ramp * freq
-                        }
-                    }
-                };
-                freq as f32
-            })
-            .collect()
-    }
+    /// What sets the family apart from LLaMA; [`Family::default`] where nothing does.
+    #[serde(default, skip_serializing_if = "Family::is_llama")]
+    pub family: Family,
 }
 
 impl DecoderConfig {
@@ -211,20 +106,157 @@ impl DecoderConfig {
             return Err(Error::parameter("head_dim", self.head_dim, expected));
         }
         below_one("norm_eps", self.norm_eps)?;
-        above_zero("rope theta", self.rope.theta)?;
-        if let RopeScaling::Factors(f) = &self.rope.scaling
-            && f.len() != self.head_dim / 2
-        {
-            return Err(Error::RopeFactors {
-                factors: f.len(),
-                head_dim: self.head_dim,
-            });
+        for rope in self.ropes() {
+            above_zero("rope theta", rope.theta)?;
+            rope.validate(self.rotated())?;
         }
-        self.rope.validate(self.head_dim)?;
         if self.sliding_window == Some(0) {
             return Err(Error::parameter("sliding_window", 0, "at least 1"));
         }
+        self.validate_family()
+    }
+
+    /// The same for what sets the family apart.
+    fn validate_family(&self) -> Result<()> {
+        let f = &self.family;
+        let rotated = self.rotated();
+        if rotated == 0 || rotated > self.head_dim || !rotated.is_multiple_of(2) {
+            let expected = "even and at most head_dim; RoPE rotates pairs";
+            return Err(Error::parameter("rotated dimensions", rotated, expected));
+        }
+        let numbers = [
+            ("attention_scale", f.attention_scale),
+            ("attention_cap", f.attention_cap),
+            ("logit_cap", f.logit_cap),
+            ("embedding_multiplier", Some(f.embedding_multiplier)),
+            ("residual_multiplier", Some(f.residual_multiplier)),
+            ("logit_divisor", Some(f.logit_divisor)),
+        ];
+        for (name, number) in numbers {
+            number.map_or(Ok(()), |number| above_zero(name, number))?;
+        }
+        if !f.layers.is_empty() && f.layers.len() != self.layers {
+            let expected = "one for each layer, or none";
+            return Err(Error::parameter(
+                "kinds of layers",
+                f.layers.len(),
+                expected,
+            ));
+        }
+        let local = |kind: &LayerKind| kind.rope == LayerRope::Local;
+        if f.local_rope.is_none() && f.layers.iter().any(local) {
+            let expected = "given where layers rotate by it";
+            return Err(Error::parameter("local_rope", "none", expected));
+        }
+        if f.layers.iter().any(|kind| kind.sliding) && self.sliding_window.is_none() {
+            let expected = "given where layers have it";
+            return Err(Error::parameter("sliding_window", "none", expected));
+        }
+        let Some(experts) = &f.experts else {
+            return Ok(());
+        };
+        for (name, size) in [
+            ("experts", experts.count),
+            ("experts of a token", experts.chosen),
+            ("moe_intermediate_size", experts.intermediate_size),
+            (
+                "shared_expert_intermediate_size",
+                experts.shared.unwrap_or(1),
+            ),
+        ] {
+            if size == 0 || size > 1 << 30 {
+                return Err(Error::parameter(name, size, "from 1 to 2^30"));
+            }
+        }
+        if experts.chosen > experts.count {
+            let expected = "at most the number of experts";
+            return Err(Error::parameter(
+                "experts of a token",
+                experts.chosen,
+                expected,
+            ));
+        }
         Ok(())
+    }
+
+    /// Dimensions of a head that are rotated.
+    pub fn rotated(&self) -> usize {
+        self.family.rotated.unwrap_or(self.head_dim)
+    }
+
+    /// The rotary embeddings: the model's, and that of its local layers.
+    pub fn ropes(&self) -> impl Iterator<Item = &Rope> {
+        std::iter::once(&self.rope).chain(&self.family.local_rope)
+    }
+
+    /// Which of [`Self::ropes`] a layer has; `None`: it is not rotated.
+    pub fn layer_rope(&self, layer: usize) -> Option<usize> {
+        match self.family.layers.get(layer).map(|kind| kind.rope) {
+            None | Some(LayerRope::Main) => Some(0),
+            Some(LayerRope::Local) => Some(1),
+            Some(LayerRope::None) => None,
+        }
+    }
+
+    /// Tokens that a query of a layer sees, itself included; `usize::MAX` is all of them.
+    pub fn window(&self, layer: usize) -> usize {
+        let window = self.sliding_window.unwrap_or(usize::MAX);
+        match self.family.layers.get(layer) {
+            Some(kind) if !kind.sliding => usize::MAX,
+            _ => window,
+        }
+    }
+
+    /// What scores of attention are multiplied by.
+    pub fn query_scale(&self) -> f32 {
+        let plain = (self.head_dim as f32).powf(-0.5);
+        self.family.attention_scale.unwrap_or(plain)
+    }
+
+    /// The mixture of experts that a layer has in place of a feed-forward layer.
+    pub fn experts(&self, layer: usize) -> Option<&Experts> {
+        let experts = self.family.experts.as_ref()?;
+        (!experts.dense_layers.contains(&layer)).then_some(experts)
+    }
+
+    /// What a pass over sequences of these lengths needs that one over shorter ones does not: see [`Rope::stage`].
+    pub(crate) fn stage(&self, length: usize) -> usize {
+        self.ropes()
+            .map(|rope| rope.stage(length))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Rotary frequencies depend on the length of the sequence.
+    pub(crate) fn depends_on_length(&self) -> bool {
+        self.ropes().any(Rope::depends_on_length)
+    }
+
+    /// What sets the family apart from the dense models like LLaMA, in words; `None` for these.
+    pub fn unlike_llama(&self) -> Option<&'static str> {
+        let f = &self.family;
+        let plain = Family {
+            layout: f.layout,
+            ..Family::default()
+        };
+        let magnified = self.rope.magnitude() != 1.0 || self.depends_on_length();
+        [
+            (f.experts.is_some(), "experts that a router chooses"),
+            (f.norms != Norms::Before, "norms behind attention"),
+            (
+                f.activation != Activation::Silu,
+                "another activation than SiLU",
+            ),
+            (f.layers != plain.layers, "layers of several kinds"),
+            (f.rotated.is_some(), "heads that are rotated in part"),
+            (
+                magnified,
+                "a rope scaling that multiplies scores or follows the length",
+            ),
+            (*f != plain, "multipliers, caps or norms of its own"),
+        ]
+        .into_iter()
+        .find_map(|(is, what)| is.then_some(what))
     }
 
     /// Number of weights, embedding and head included (a tied head counts once).
@@ -253,38 +285,28 @@ impl DecoderConfig {
         ]
         .map(|size| size as u128);
         let attention = hidden.saturating_mul(head_dim * 2 * (heads + kv_heads));
-        let block = attention.saturating_add(hidden * (3 * intermediate + 2));
+        let block =
+            |feed: u128| attention.saturating_add(hidden.saturating_mul(feed.saturating_add(2)));
+        let (dense, routed) = match &self.family.experts {
+            None => (layers, 0),
+            Some(experts) => {
+                let dense = (experts.dense_layers.len() as u128).min(layers);
+                (dense, layers - dense)
+            }
+        };
+        let experts = self.family.experts.as_ref().map_or(0, |experts| {
+            let shared = experts.shared.unwrap_or(0);
+            let [count, width, shared] =
+                [experts.count, experts.intermediate_size, shared].map(|size| size as u128);
+            count
+                .saturating_mul(3 * width + 1)
+                .saturating_add(3 * shared)
+        });
+        let blocks = dense
+            .saturating_mul(block(3 * intermediate))
+            .saturating_add(routed.saturating_mul(block(experts)));
         let vocabularies = if self.tied_head { 1 } else { 2 };
         let rest = vocabularies * vocab * hidden + hidden;
-        layers.saturating_mul(block).saturating_add(rest)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn llama3_scaling_keeps_high_and_divides_low_frequencies() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 8192.0,
-        };
-        let plain = Rope {
-            theta: 500_000.0,
-            scaling: RopeScaling::Plain,
-        }
-        .frequencies(128);
-        let scaled = Rope {
-            theta: 500_000.0,
-            scaling,
-        }
-        .frequencies(128);
-        assert_eq!(scaled[0], plain[0]);
-        assert!((scaled[63] / plain[63] - 0.125).abs() < 1e-6);
-        // transformers' `_compute_llama3_parameters` for the same numbers, j = 32.
-        assert!(scaled[32] < plain[32] && scaled[32] > plain[32] / 8.0);
+        blocks.saturating_add(rest)
     }
 }

@@ -334,7 +334,9 @@ pub enum Error {
     #[error("the adapter's ranks are {{{}}}, not one", .0.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))]
     AdapterRanks(Vec<usize>),
     /// A decoder of a kind whose parameters cannot all be trained.
-    #[error("blocks that are trained whole have no biases and no norms of heads")]
+    #[error(
+        "blocks that are trained whole have no biases and no norms of heads, and are like LLaMA's otherwise"
+    )]
     TrainedBlocks,
     /// More tokens than the model's context or the cache's capacity.
     #[error(
@@ -347,6 +349,18 @@ pub enum Error {
         limit: usize,
         /// What sets the limit.
         what: &'static str,
+    },
+    /// A decoder without a head of scores.
+    #[error("{}: no tensor 'score.weight' is in it; a reward model is saved by transformers as …ForSequenceClassification", folder.display())]
+    NoScores {
+        /// The model's folder.
+        folder: PathBuf,
+    },
+    /// A model without a head that gives texts labels.
+    #[error("{}: no head for labels is in it; a classifier is saved by transformers as …ForSequenceClassification", folder.display())]
+    NoClassifier {
+        /// The model's folder.
+        folder: PathBuf,
     },
     /// The tokenizer could not be built or refused a text.
     #[error("tokenizer: {0}")]

@@ -16,6 +16,10 @@ pub struct KvCache {
     /// `[lanes][used columns]`: position in the lane, or [`HOLE`].
     columns: Vec<Vec<u32>>,
     lengths: Vec<usize>,
+    /// What each lane has read, where the decoder has it remembered.
+    tokens: Vec<Vec<u32>>,
+    /// Which rotary frequencies each lane's keys were turned by; see [`crate::config::Rope::stage`].
+    stages: Vec<usize>,
     capacity: usize,
 }
 
@@ -31,6 +35,8 @@ impl KvCache {
             layers: (0..config.layers).map(|_| (empty(), empty())).collect(),
             columns: vec![Vec::with_capacity(capacity); lanes],
             lengths: vec![0; lanes],
+            tokens: vec![vec![]; lanes],
+            stages: vec![0; lanes],
             capacity,
         }
     }
@@ -58,6 +64,7 @@ impl KvCache {
     /// Forgets what lane `lane` read after its first `length` tokens.
     pub fn truncate(&mut self, lane: usize, length: usize) {
         self.lengths[lane] = self.lengths[lane].min(length);
+        self.tokens[lane].truncate(length);
         for position in &mut self.columns[lane] {
             if *position != HOLE && *position as usize >= length {
                 *position = HOLE;
@@ -98,6 +105,11 @@ impl KvCache {
                 .map(|&lane| self.columns[lane].clone())
                 .collect(),
             lengths: lanes.iter().map(|&lane| self.lengths[lane]).collect(),
+            tokens: lanes
+                .iter()
+                .map(|&lane| self.tokens[lane].clone())
+                .collect(),
+            stages: lanes.iter().map(|&lane| self.stages[lane]).collect(),
             capacity: self.capacity,
         })
     }
@@ -127,6 +139,29 @@ impl KvCache {
             *length += count;
         }
         Ok(start)
+    }
+
+    /// Takes note of the tokens that are being read.
+    pub(crate) fn remember(&mut self, tokens: &[&[u32]]) {
+        for (read, tokens) in self.tokens.iter_mut().zip(tokens) {
+            read.extend_from_slice(tokens);
+        }
+    }
+
+    /// Makes ready for frequencies of these stages: what all lanes have read, where the keys of one are turned by
+    /// others.
+    pub(crate) fn enter_stages(&mut self, stages: Vec<usize>) -> Option<Vec<Vec<u32>>> {
+        let mut lanes = self.stages.iter().zip(&stages).zip(&self.lengths);
+        let again = lanes.any(|((before, stage), length)| before != stage && *length > 0);
+        self.stages = stages;
+        again.then(|| self.tokens.clone())
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.columns.iter_mut().for_each(Vec::clear);
+        self.tokens.iter_mut().for_each(Vec::clear);
+        self.lengths.fill(0);
     }
 
     /// Positions of the used columns of a lane.

@@ -366,10 +366,15 @@ fn other_families_are_refused_before_their_fields() {
         "cohere",
         "starcoder2",
         "mamba",
-        "mixtral",
-        "qwen3_moe",
-        "gemma2",
-        "phi3",
+        "gemma",
+        "gemma3n",
+        "gpt_oss",
+        "granitemoe",
+        "olmoe",
+        "phimoe",
+        "qwen3_next",
+        "cohere2",
+        "glm4_moe",
         "gpt_neox",
         "bert",
         "t5",
@@ -380,6 +385,43 @@ fn other_families_are_refused_before_their_fields() {
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("model_type '{family}'")), "{error}");
+    }
+    // A family that can be read has all fields by default.
+    for family in [
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3_text",
+        "phi3",
+        "smollm3",
+        "olmo2",
+        "olmo3",
+        "qwen2_moe",
+        "qwen3_moe",
+        "mixtral",
+        "granite",
+        "glm",
+        "glm4",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = json!({"model_type": family});
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("neither model.safetensors nor"),
+            "{family}: {error}"
+        );
+        for (field, value) in [("hidden_size", json!("wide")), ("rms_norm_eps", json!([1]))] {
+            let config = json!({"model_type": family, field: value});
+            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("field '{field}' is {value}, not")),
+                "{error}"
+            );
+        }
     }
     let folder = tempfile::tempdir().unwrap();
     let config = json!({"architectures": ["MambaForCausalLM"], "d_model": 768});
@@ -395,6 +437,22 @@ fn other_families_are_refused_before_their_fields() {
             json!({"quant_method": "gptq", "bits": 4}),
             "quantization_config of 'gptq'",
         ),
+        (
+            "quantization_config",
+            json!({"quant_method": "awq", "bits": 4}),
+            "quantization_config of 'awq'",
+        ),
+        (
+            "rope_scaling",
+            json!({"rope_type": "axial", "factor": 2.0}),
+            "rope_scaling of type 'axial'",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "longrope", "factor": 2.0, "short_factor": [1.0, 1.0, 1.0, 1.0]}),
+            "rope_scaling has no list of numbers 'long_factor'",
+        ),
+        ("hidden_act", json!("relu2"), "hidden_act 'relu2'"),
         (
             "partial_rotary_factor",
             json!(0.5),
@@ -455,6 +513,127 @@ fn logits(folder: &Path) -> Vec<f32> {
         .all_logits(&lanes, None, |_, _, row| out.extend_from_slice(row))
         .unwrap();
     out
+}
+
+#[test]
+fn weights_of_eight_bits_are_multiplied_by_their_scales() {
+    use mope_lm::load::dequant;
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    let bits: Vec<u8> = (0..32 * 32)
+        .map(|i| (i * 37 % 120 + i % 2 * 128) as u8)
+        .collect();
+    let scales = [0.01f32, 0.02, 0.03, 0.04];
+    let mut values = vec![0.0; bits.len()];
+    dequant::Format::F8_E4M3.decode(&bits, &mut values);
+    for (i, value) in values.iter_mut().enumerate() {
+        *value *= scales[i / 32 / 16 * 2 + i % 32 / 16];
+    }
+    let plain = copy("llama");
+    let path = plain.path().join("model.safetensors");
+    let mut tensors = stored(&path);
+    tensors.get_mut(name).unwrap().1 = values;
+    store(&path, &tensors);
+
+    let written = |scale: Option<&str>, shape: Vec<usize>, scheme: &str| {
+        let folder = copy("llama");
+        let mut tensors = stored(&folder.path().join("model.safetensors"));
+        tensors.remove(name);
+        if let Some(scale) = scale {
+            let numbers = scales[..shape.iter().product()].to_vec();
+            tensors.insert(scale.into(), (shape, numbers));
+        }
+        let data: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+            .into_iter()
+            .map(|(n, (shape, v))| (n, shape, v.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            .collect();
+        let views = data.iter().map(|(n, shape, bytes)| {
+            (
+                n.as_str(),
+                TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap(),
+            )
+        });
+        let small = TensorView::new(Dtype::F8_E4M3, vec![32, 32], &bits).unwrap();
+        let views = views.chain([(name, small)]);
+        let path = folder.path().join("model.safetensors");
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+        change(&folder.path().join("config.json"), |c| {
+            c["quantization_config"] = json!({
+                "quant_method": "fp8", "activation_scheme": scheme, "weight_block_size": [16, 16]
+            });
+        });
+        folder
+    };
+    let scale = format!("{name}_scale_inv");
+    let small = written(Some(&scale), vec![2, 2], "dynamic");
+    Checkpoint::open(small.path()).unwrap().check().unwrap();
+    assert_eq!(logits(small.path()), logits(plain.path()));
+    let error = |folder: &TempDir| {
+        let opened = LanguageModel::open(folder.path(), &DeviceSpec::Cpu, Format::F32);
+        opened.err().unwrap().to_string()
+    };
+    let missing = error(&written(None, vec![], "dynamic"));
+    assert!(missing.contains(&scale), "{missing}");
+    let few = error(&written(Some(&scale), vec![1, 2], "dynamic"));
+    assert!(few.contains("expected shape [2, 2], got [1, 2]"), "{few}");
+    let fixed = error(&written(Some(&scale), vec![2, 2], "static"));
+    assert!(
+        fixed.contains("'fp8' with activation_scheme 'static'"),
+        "{fixed}"
+    );
+    let lost = error(&written(
+        Some("model.layers.7.x_scale_inv"),
+        vec![2, 2],
+        "dynamic",
+    ));
+    assert!(lost.contains(&scale), "{lost}");
+}
+
+#[test]
+fn the_language_model_of_a_model_for_pictures_is_read_alone() {
+    let families = fixture("families/gemma3");
+    let text = json_of(&families.join("config.json"));
+    let bytes = std::fs::read(families.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    // As older versions of transformers name the parts, and as version 5 does.
+    for (body, tower) in [
+        ("language_model.model.", "vision_tower."),
+        ("model.language_model.", "model.vision_tower."),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = json!({"model_type": "gemma3", "text_config": text.clone()});
+        config["vision_config"] = json!({"model_type": "siglip_vision_model"});
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let mut views: Vec<(String, TensorView<'_>)> = file
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| (name.replacen("model.", body, 1), view))
+            .collect();
+        let norm = file.tensor("model.norm.weight").unwrap();
+        views.push((
+            format!("{tower}encoder.layers.0.self_attn.q_proj.weight"),
+            norm,
+        ));
+        let path = folder.path().join("model.safetensors");
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        checkpoint.check().unwrap();
+        assert_eq!(checkpoint.family(), "gemma3");
+        let inner = Checkpoint::open(&families).unwrap();
+        assert_eq!(checkpoint.config(), inner.config());
+        // What is exported is the language model, by its own name.
+        let out = tempfile::tempdir().unwrap();
+        let exported = out.path().join("exported");
+        checkpoint
+            .export(&exported, mope_lm::save::Precision::F32, None)
+            .unwrap();
+        let written = json_of(&exported.join("config.json"));
+        assert_eq!(written["model_type"], "gemma3_text");
+        assert_eq!(written["architectures"], json!(["Gemma3ForCausalLM"]));
+        assert_eq!(
+            Checkpoint::open(&exported).unwrap().config(),
+            inner.config()
+        );
+    }
 }
 
 #[test]

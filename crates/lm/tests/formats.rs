@@ -27,3 +27,20 @@ fn every_block_format_decodes_as_the_reference_does() {
         );
     }
 }
+
+#[test]
+fn floats_of_eight_bits_are_those_of_torch() {
+    let bits: Vec<u8> = (0..=255).collect();
+    let mut got = vec![0.0; 256];
+    Format::F8_E4M3.decode(&bits, &mut got);
+    for (bits, (got, expected)) in got
+        .iter()
+        .zip(expected("formats.safetensors", "F8_E4M3"))
+        .enumerate()
+    {
+        assert!(
+            *got == expected || (got.is_nan() && expected.is_nan()),
+            "{bits}: {got} {expected}"
+        );
+    }
+}

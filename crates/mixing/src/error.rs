@@ -1,6 +1,7 @@
 //! Everything that can go wrong in this crate.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 
 /// Everything that can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
@@ -133,8 +134,28 @@ pub enum Error {
     )]
     NeedsUtility,
     /// A fixed text was to be decoded.
-    #[error("its text is fixed and is not decoded; `mope run` has it beside other strategies, not inside of one")]
+    #[error(
+        "its text is fixed and is not decoded; `mope run` has it beside other strategies, not inside of one"
+    )]
     FixedText,
+    /// Recorded responses were to be decoded.
+    #[error(
+        "its responses were recorded elsewhere: it answers the prompts of its file, in `mope run`, and no others"
+    )]
+    NotDecoded,
+    /// Recorded responses inside of another strategy.
+    #[error(
+        "recorded responses are a strategy of their own; name them beside the others, not inside of one"
+    )]
+    RecordedInside,
+    /// A file of recorded responses that cannot be read.
+    #[error("{}: {error}", file.display())]
+    Recorded {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
     /// An expert cannot tell what a strategy needs.
     #[error("it needs {needed} of expert '{expert}', which gives {given}; do without: {instead}")]
     Requirement {

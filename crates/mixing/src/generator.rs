@@ -100,6 +100,9 @@ impl<'a> Generator<'a> {
         if plan.text.is_some() {
             return Err(Error::FixedText);
         }
+        if plan.recorded.is_some() {
+            return Err(Error::NotDecoded);
+        }
         let names: Vec<&str> = pool.experts().iter().map(|e| e.name.as_str()).collect();
         if names != plan.experts {
             return Err(Error::Pool {

@@ -1,6 +1,7 @@
 //! How a strategy serves one preference: which experts run, what they read, and what mixes them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use lm::chat::{Message, Prompt};
 
@@ -41,6 +42,8 @@ pub struct Plan {
     pub merged: BTreeMap<String, Recipe>,
     /// What it answers to every prompt, where that is fixed; then no expert runs and nothing is decoded.
     pub text: Option<String>,
+    /// The file that holds its responses, where they were made elsewhere; then no expert runs and nothing is decoded.
+    pub recorded: Option<PathBuf>,
 }
 
 impl Plan {
@@ -60,6 +63,7 @@ impl Plan {
             candidates: Vec::new(),
             merged: BTreeMap::new(),
             text: None,
+            recorded: None,
         }
     }
 
@@ -122,6 +126,7 @@ impl std::fmt::Debug for Plan {
             candidates,
             merged,
             text,
+            recorded,
             mixer: _,
         } = self;
         f.debug_struct("Plan")
@@ -133,6 +138,7 @@ impl std::fmt::Debug for Plan {
             .field("candidates", candidates)
             .field("merged", merged)
             .field("text", text)
+            .field("recorded", recorded)
             .finish_non_exhaustive()
     }
 }

@@ -26,10 +26,6 @@ impl Reward for TakesUp {
         let taken = words.iter().filter(|word| response.contains(**word));
         Ok(taken.count() as f64 / words.len().max(1) as f64)
     }
-
-    fn normaliser(&self) -> Normaliser {
-        Normaliser { mean: 0.0, sd: 1.0 }
-    }
 }
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {

@@ -264,8 +264,8 @@ fn what_a_run_refuses_check_refuses_and_no_folder_is_left() {
         ),
         (
             changed(
-                "low: \"unfriendly\"",
-                "normaliser: (mean: 0.0, sd: 0.0), low: \"unfriendly\"",
+                "normaliser: (mean: 0.196, sd: 0.228)",
+                "normaliser: (mean: 0.0, sd: 0.0)",
             ),
             "normaliser: sd",
         ),

@@ -155,6 +155,7 @@ impl PcmConfig {
             mlp_bias: false,
             qk_norm: false,
             sliding_window: None,
+            family: lm::config::Family::default(),
         }
     }
 

@@ -80,6 +80,11 @@ impl Pcm {
 /// The config in the shape of a checkpoint, which must be one that a PCM's blocks can take.
 fn in_shape_of(path: &Path, shape: &DecoderConfig, config: &PcmConfig) -> Result<PcmConfig> {
     let refuse = |what: String| Err(Error::file(path, what));
+    if let Some(what) = shape.unlike_llama() {
+        return refuse(format!(
+            "a PCM's blocks are like LLaMA's, this model has {what}"
+        ));
+    }
     if shape.sliding_window.is_some() {
         return refuse("a PCM reads its whole context, this model a window".into());
     }

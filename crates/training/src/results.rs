@@ -96,7 +96,7 @@ fn curve(metrics: &[Map<String, Value>], column: &str) -> Option<Vec<(f64, f64)>
         .collect()
 }
 
-/// One row an iteration or step; the first one's numbers are the columns.
+/// One row an iteration or step, `step` its number; the first one's numbers are the columns.
 fn frame(metrics: &[Map<String, Value>]) -> Result<DataFrame> {
     let names: Vec<&String> = metrics
         .first()
@@ -109,5 +109,10 @@ fn frame(metrics: &[Map<String, Value>]) -> Result<DataFrame> {
             .collect();
         Column::new(name.as_str().into(), values)
     });
-    Ok(DataFrame::new_infer_height(columns.collect())?)
+    let mut all: Vec<Column> = columns.collect();
+    if all.iter().all(|column| column.name() != "step") {
+        let steps: Vec<u32> = (0..).take(metrics.len()).collect();
+        all.insert(0, Column::new("step".into(), steps));
+    }
+    Ok(DataFrame::new_infer_height(all)?)
 }

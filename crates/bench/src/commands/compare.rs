@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use eval::comparison::Comparison;
+use eval::rewards::Normaliser;
 use eval::rows::{GenerationRow, Identity, ScoreRow};
 use eval::statistics::Estimate;
 use eval::table::{markdown, write_all};
@@ -49,6 +50,7 @@ pub fn compare(global: &Global, folders: &[PathBuf], out: Option<&Path>) -> Resu
             })
         })
         .collect::<Result<_>>()?;
+    same_normalisers(&runs)?;
     let mut table = table(&runs)?;
     let differing = differing(&runs)?;
     if let Some(out) = out {
@@ -73,6 +75,32 @@ pub fn compare(global: &Global, folders: &[PathBuf], out: Option<&Path>) -> Resu
         }
         said
     })
+}
+
+/// Rewards are compared in standard deviations: in the same ones.
+///
+/// # Errors
+/// A dimension that two runs normalise differently: a mistake of usage.
+fn same_normalisers(runs: &[Run]) -> Result<()> {
+    let first = &runs[0];
+    for run in &runs[1..] {
+        for (dimension, normaliser) in &run.manifest.normalisers {
+            let other = first.manifest.normalisers.get(dimension);
+            if let Some(other) = other.filter(|other| *other != normaliser) {
+                let said = |n: &Normaliser| format!("(mean: {}, sd: {})", n.mean, n.sd);
+                return Err(usage(format!(
+                    "dimension '{dimension}' is normalised by {} in {} and by {} in {}, so that rewards and utility are \
+                     not on one scale; give both experiments the same normaliser, and run them again: only scores are \
+                     made anew",
+                    said(other),
+                    first.name,
+                    said(normaliser),
+                    run.name
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The shortest ends of the paths that tell the folders apart.

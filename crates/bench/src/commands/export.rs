@@ -7,10 +7,13 @@ use serde_json::json;
 
 use super::Global;
 use crate::cli::ExportArgs;
+use harness::failure::usage;
 use harness::models::resolve;
 
 pub fn export(global: &Global, args: &ExportArgs) -> Result<()> {
-    let checkpoint = Checkpoint::open(&resolve(&args.model)?)?;
+    let model = args.model.as_deref();
+    let model = model.ok_or_else(|| usage("--model, or a run folder with --rows"))?;
+    let checkpoint = Checkpoint::open(&resolve(model)?)?;
     let adapter = match &args.adapter {
         Some(folder) => Some(Adapter::load(folder, checkpoint.config())?),
         None => None,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Global;
 
 pub fn inspect(global: &Global, path: &Path) -> Result<()> {
-    if path.join("adapter_config.json").is_file() {
+    if Adapter::is_at(path) {
         return adapter(global, path);
     }
     if is_pcm(path) {

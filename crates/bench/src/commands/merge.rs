@@ -75,7 +75,7 @@ fn of_flags(global: &Global, models: &mut Models, args: &MergeArgs) -> Result<In
         if !(0.0..=1.0).contains(&weight) {
             return Err(wrong("the weight is not between 0 and 1"));
         }
-        let spec = match Path::new(path).join("adapter_config.json").is_file() {
+        let spec = match lm::Adapter::is_at(Path::new(path)) {
             true => ExpertSpec::Adapter(path.into()),
             false => ExpertSpec::Full(path.into()),
         };

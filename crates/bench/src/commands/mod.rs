@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod exchange;
 mod export;
 mod generate;
 mod inspect;
@@ -98,7 +99,11 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Inspect { path } => inspect::inspect(&global, &path),
         Command::Tokenize { model, text, plain } => tokenize(&global, &model, &text, !plain),
         Command::Check { file } => run::check(&global, &file),
-        Command::Export(args) => export::export(&global, &args),
+        Command::Export(args) => match (&args.run, args.rows) {
+            (Some(run), Some(rows)) => exchange::export(&global, run, rows, &args.out),
+            _ => export::export(&global, &args),
+        },
+        Command::Import { file, out } => exchange::import(&global, &file, &out),
         Command::Merge(args) => merge::merge(&global, &args),
         Command::Bench(args) => {
             let mut formats = cli.format;

@@ -80,6 +80,10 @@ impl Selected {
             .strategy(strategy)
             .and_then(|spec| experiment.resolve_strategy(spec, &preference))
             .map_err(|e| usage(format!("strategy '{strategy}': {e:#}")))?;
+        if plan.recorded.is_some() {
+            let error = mixing::Error::NotDecoded;
+            return Err(usage(format!("strategy '{strategy}': {error}")));
+        }
         if let Some(device) = &global.device {
             experiment.device = device.clone();
         }

@@ -8,6 +8,8 @@ mod retry_after;
 
 #[cfg(feature = "http")]
 pub use client::Endpoint;
+#[cfg(feature = "http")]
+pub(crate) use client::key;
 use serde::{Deserialize, Serialize};
 
 use crate::error::above_zero;

@@ -29,6 +29,8 @@ pub use criteria::{Asked, Beside, Criteria, TOGETHER, Wish, together};
 #[cfg(feature = "http")]
 pub use endpoint::Endpoint;
 pub use endpoint::EndpointSpec;
+#[cfg(feature = "http")]
+pub(crate) use endpoint::key;
 pub use local::Local;
 pub use reward::Rewarded;
 pub use store::{Record, Store};

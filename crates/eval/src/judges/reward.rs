@@ -39,7 +39,6 @@ mod tests {
     use lm::chat::Prompt;
 
     use super::*;
-    use crate::rewards::Normaliser;
 
     struct Parsed;
 
@@ -52,10 +51,6 @@ mod tests {
                 what,
             };
             response.parse().map_err(|_| long().into())
-        }
-
-        fn normaliser(&self) -> Normaliser {
-            Normaliser { mean: 0.0, sd: 1.0 }
         }
     }
 

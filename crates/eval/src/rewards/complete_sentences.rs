@@ -65,8 +65,12 @@ impl Reward for CompleteSentences {
         self.0.score_all(&items)
     }
 
-    fn normaliser(&self) -> Normaliser {
+    fn normaliser(&self) -> Option<Normaliser> {
         self.0.normaliser()
+    }
+
+    fn measured_at(&self) -> Option<usize> {
+        self.0.measured_at()
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use lm::chat::Prompt;
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::{Definition, Normaliser, Reward, Scorer};
+use super::{Definition, MEASURED_AT, Normaliser, Reward, Scorer};
 use crate::Result;
 
 static STOP_WORDS: LazyLock<HashSet<&'static str>> =
@@ -46,12 +46,16 @@ impl Reward for Informativeness {
         Ok((content_words(response).len() as f64).ln_1p())
     }
 
-    fn normaliser(&self) -> Normaliser {
+    fn normaliser(&self) -> Option<Normaliser> {
         // `raw_mean` and `raw_sd` of experiments/rewards/rewards.ron, 256 responses.
-        Normaliser {
+        Some(Normaliser {
             mean: 3.676,
             sd: 0.325,
-        }
+        })
+    }
+
+    fn measured_at(&self) -> Option<usize> {
+        Some(MEASURED_AT)
     }
 }
 

@@ -14,11 +14,18 @@
 //! # Ok::<(), mope_eval::Error>(())
 //! ```
 
+mod classifier;
+mod command;
 mod complete_sentences;
+mod endpoint;
+mod hub;
 mod informativeness;
+mod judged;
 mod model;
+mod outside;
 mod readability;
 mod reader;
+mod relevance;
 mod shaped;
 mod style;
 mod sum;
@@ -30,7 +37,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+pub use classifier::Classifier;
+pub use command::Command;
+pub use endpoint::{Endpoint, Protocol};
+pub use hub::HubReward;
 pub use model::{Card, HeldOut, PreferencePair, RewardModel, RewardModelConfig};
+pub use relevance::Relevance;
 pub use shaped::{Penalties, Shaped, ShapedReward, Words, repeated_trigrams};
 pub use sum::Term;
 
@@ -53,9 +65,22 @@ pub trait Reward: Send + Sync {
         scores.collect()
     }
 
-    /// Brings scores to mean 0 and standard deviation 1 on the base model's responses.
-    fn normaliser(&self) -> Normaliser;
+    /// Brings scores to mean 0 and standard deviation 1 on the base model's responses, as far as that was measured
+    /// before. Default: `None`, a run measures it on the responses that it refers to.
+    fn normaliser(&self) -> Option<Normaliser> {
+        None
+    }
+
+    /// Length of the responses, in tokens at most, that [`Self::normaliser`] was measured on. Default: `None`, it is
+    /// taken for all lengths.
+    fn measured_at(&self) -> Option<usize> {
+        None
+    }
 }
+
+/// Longest response, in tokens, of those that the text scorers' normalisers were measured on
+/// (`experiments/rewards/rewards.ron`).
+pub const MEASURED_AT: usize = 128;
 
 /// `(score - mean) / sd`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -124,7 +149,7 @@ trait Definition {
 }
 
 /// The rewards that configs can name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub enum Scorer {
     /// Flesch-Kincaid grade: expertise that a text asks of its reader.
     Readability,
@@ -134,8 +159,21 @@ pub enum Scorer {
     Style,
     /// A trained reward model, by its folder.
     Model(PathBuf),
+    /// A reward model of the hub.
+    RewardModel(HubReward),
+    /// A label of a classifier of the hub.
+    Classifier(Classifier),
+    /// Likeness of prompt and response, by a sentence encoder.
+    Relevance(Relevance),
+    /// A program of one's own.
+    Command(Command),
+    /// A server.
+    Endpoint(Endpoint),
     /// Several of them, weighted.
     Sum(Vec<Term>),
+    /// None: only judges and people tell how much of it a response has.
+    #[default]
+    Judged,
     /// Another one, of responses up to the end of their last complete sentence.
     #[serde(alias = "Whole")]
     CompleteSentences(Box<Scorer>),
@@ -148,7 +186,13 @@ impl Scorer {
             Self::Informativeness => Box::new(informativeness::Informativeness),
             Self::Style => Box::new(style::Style),
             Self::Model(folder) => Box::new(model::Folder(folder)),
+            Self::RewardModel(model) => Box::new(model),
+            Self::Classifier(classifier) => Box::new(classifier),
+            Self::Relevance(relevance) => Box::new(relevance),
+            Self::Command(command) => Box::new(command),
+            Self::Endpoint(endpoint) => Box::new(endpoint),
             Self::Sum(terms) => Box::new(sum::Terms(terms)),
+            Self::Judged => Box::new(judged::Judged),
             Self::CompleteSentences(scorer) => Box::new(complete_sentences::Of(scorer)),
         }
     }

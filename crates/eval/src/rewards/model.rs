@@ -332,8 +332,8 @@ impl Reward for RewardModel {
         }
     }
 
-    fn normaliser(&self) -> Normaliser {
-        self.card.normaliser
+    fn normaliser(&self) -> Option<Normaliser> {
+        Some(self.card.normaliser)
     }
 }
 

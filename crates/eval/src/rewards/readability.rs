@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use lm::chat::Prompt;
 
-use super::{Definition, Normaliser, Reward, Scorer};
+use super::{Definition, MEASURED_AT, Normaliser, Reward, Scorer};
 use crate::Result;
 
 pub(super) struct Readability;
@@ -43,12 +43,16 @@ impl Reward for Readability {
         Ok(textstat::flesch_kincaid_grade(&text).clamp(0.0, 24.0))
     }
 
-    fn normaliser(&self) -> Normaliser {
+    fn normaliser(&self) -> Option<Normaliser> {
         // `raw_mean` and `raw_sd` of experiments/rewards/rewards.ron, 256 responses.
-        Normaliser {
+        Some(Normaliser {
             mean: 10.092,
             sd: 3.579,
-        }
+        })
+    }
+
+    fn measured_at(&self) -> Option<usize> {
+        Some(MEASURED_AT)
     }
 }
 

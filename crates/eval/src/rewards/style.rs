@@ -10,7 +10,7 @@ use lm::chat::Prompt;
 use unicode_segmentation::UnicodeSegmentation;
 use vader_sentimental::SentimentIntensityAnalyzer;
 
-use super::{Definition, Normaliser, Reward, Scorer};
+use super::{Definition, MEASURED_AT, Normaliser, Reward, Scorer};
 use crate::Result;
 
 /// Markers of politeness and warmth towards the reader (ours, after Danescu-Niculescu-Mizil et al.
@@ -106,12 +106,16 @@ impl Reward for StyleReward {
         Ok(total / f64::from(sentences.max(1)))
     }
 
-    fn normaliser(&self) -> Normaliser {
+    fn normaliser(&self) -> Option<Normaliser> {
         // `raw_mean` and `raw_sd` of experiments/rewards/rewards.ron, 256 responses.
-        Normaliser {
+        Some(Normaliser {
             mean: 0.196,
             sd: 0.228,
-        }
+        })
+    }
+
+    fn measured_at(&self) -> Option<usize> {
+        Some(MEASURED_AT)
     }
 }
 

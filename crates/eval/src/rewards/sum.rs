@@ -84,7 +84,13 @@ impl Sum {
     /// Those of [`check`], and a scorer that cannot be opened.
     pub(super) fn open(terms: &[Term]) -> Result<Self> {
         check(terms)?;
-        let open = |term: &Term| Ok((term.clone(), term.scorer.open()?));
+        let open = |term: &Term| {
+            let reward = term.scorer.open()?;
+            match term.normaliser.or_else(|| reward.normaliser()) {
+                Some(_) => Ok((term.clone(), reward)),
+                None => Err(Error::NoNormaliser),
+            }
+        };
         Ok(Self(terms.iter().map(open).collect::<Result<_>>()?))
     }
 }
@@ -97,7 +103,8 @@ impl Reward for Sum {
     fn score_all(&self, items: &[(&Prompt, &str)]) -> Result<Vec<f64>> {
         let mut sums = vec![0.0; items.len()];
         for (term, reward) in &self.0 {
-            let normaliser = term.normaliser.unwrap_or_else(|| reward.normaliser());
+            let normaliser = term.normaliser.or_else(|| reward.normaliser());
+            let normaliser = normaliser.ok_or(Error::NoNormaliser)?;
             for (sum, score) in sums.iter_mut().zip(reward.score_all(items)?) {
                 *sum += term.weight * normaliser.apply(score).clamp(-term.cap, term.cap);
             }
@@ -106,8 +113,8 @@ impl Reward for Sum {
     }
 
     /// Leaves the sum as it is: its terms are in standard deviations already.
-    fn normaliser(&self) -> Normaliser {
-        Normaliser { mean: 0.0, sd: 1.0 }
+    fn normaliser(&self) -> Option<Normaliser> {
+        Some(Normaliser { mean: 0.0, sd: 1.0 })
     }
 }
 

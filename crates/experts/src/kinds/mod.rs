@@ -33,6 +33,13 @@ pub enum ExpertSpec {
         /// The expert.
         of: Box<ExpertSpec>,
     },
+    /// Another expert, with the direction that it serves where that is not its name.
+    Serving {
+        /// The direction.
+        serves: String,
+        /// The expert.
+        of: Box<ExpertSpec>,
+    },
 }
 
 /// What an expert can tell a strategy.
@@ -86,6 +93,7 @@ pub enum Files {
 macro_rules! inside {
     ($spec:expr, $onward:ident) => {
         match $spec {
+            Self::Serving { of, .. } => of.$onward(),
             Self::Limited { of, .. } => of.$onward(),
             Self::Base | Self::Prompted(_) | Self::Adapter(_) | Self::Full(_) => $spec,
         }
@@ -100,6 +108,7 @@ impl ExpertSpec {
             Self::Adapter(folder) => Box::new(adapter::Folder(folder)),
             Self::Full(model) => Box::new(full::Full(model)),
             Self::Limited { top_k, of } => Box::new(limited::Limited { top_k: *top_k, of }),
+            Self::Serving { of, .. } => of.kind(),
         }
     }
 
@@ -130,8 +139,17 @@ impl ExpertSpec {
                     *model = path.to_string_lossy().into_owned();
                 }
             }
+            Self::Serving { of, .. } => of.resolve(folder),
             Self::Limited { of, .. } => of.resolve(folder),
             Self::Base | Self::Prompted(_) => {}
+        }
+    }
+
+    /// The direction that it says it serves.
+    pub fn serves(&self) -> Option<&str> {
+        match self {
+            Self::Serving { serves, .. } => Some(serves),
+            _ => None,
         }
     }
 

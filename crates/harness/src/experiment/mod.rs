@@ -27,12 +27,13 @@ mod frontier;
 mod hypothesis;
 mod retention;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use eval::comparison::Distance;
 use eval::dimension::{Dimension, Dimensions, locate};
+use eval::rewards::Scorer;
 use eval::utility::Utility;
 use experts::ExpertSpec;
 use lm::{DeviceSpec, Format};
@@ -265,14 +266,22 @@ impl Experiment {
             .map_err(|e| anyhow::anyhow!("generation: sampling: {e}"))?;
         let dimensions = self.dimensions();
         self.check_directions()?;
+        self.check_serving()?;
         for (name, dimension) in self.dimensions.iter() {
             let checked = dimension.validate();
             checked.with_context(|| format!("dimension '{name}'"))?;
         }
         for (name, preference) in self.preferences.iter() {
             let context = || format!("preference '{name}'");
-            for (direction, _) in preference.shares().with_context(context)? {
-                locate(&dimensions, &direction).with_context(context)?;
+            let mut scored = false;
+            let shares = preference.shares().with_context(context)?;
+            for (direction, _) in &shares {
+                let (dimension, _) = locate(&dimensions, direction).with_context(context)?;
+                scored |= dimensions[dimension].scorer != Scorer::Judged;
+            }
+            if !scored {
+                let directions = shares.into_iter().map(|(direction, _)| direction).collect();
+                return Err(eval::Error::NothingScored { directions }).with_context(context);
             }
         }
         self.check_repeats()?;
@@ -288,14 +297,13 @@ impl Experiment {
             );
         }
         for (name, expert) in self.experts.iter() {
-            if let ExpertSpec::Limited { top_k, .. } = expert {
-                anyhow::ensure!(*top_k > 0, "expert '{name}': top_k: at least 1");
-            }
+            let top_k = expert.capabilities().top_k;
+            anyhow::ensure!(top_k != Some(0), "expert '{name}': top_k: at least 1");
             if let ExpertSpec::Adapter(folder) = expert.inner() {
                 let config = folder.join("adapter_config.json");
                 anyhow::ensure!(
-                    config.is_file(),
-                    "expert '{name}': {} is not there; an adapter is a folder as PEFT saves it",
+                    lm::Adapter::is_at(folder),
+                    "expert '{name}': {} is not there; an adapter is a folder as PEFT saves it, or a LoRA in GGUF",
                     config.display()
                 );
             }
@@ -354,7 +362,8 @@ impl Experiment {
         let strategies = self.strategies.iter();
         strategies
             .map(|(name, s)| {
-                let distance = match s.is_text() {
+                let text = s.is_text() || matches!(s, Strategy::Recorded(_));
+                let distance = match text {
                     true => Distance::Text,
                     false => Distance::best_of(s.chosen_from()),
                 };
@@ -391,6 +400,21 @@ impl Experiment {
             names.push(BASE);
         }
         names
+    }
+
+    /// Experts of the file that no strategy runs or merges for any preference.
+    ///
+    /// # Errors
+    /// Those of [`Self::resolve_all`].
+    pub fn unused_experts(&self) -> Result<Vec<&str>> {
+        let resolved = self.resolve_all()?;
+        let plans = resolved
+            .iter()
+            .flat_map(|r| r.candidate_plans.iter().chain([&r.plan]));
+        let used: BTreeSet<&str> = plans.flat_map(Plan::sources).collect();
+        let mut names = self.experts.names();
+        names.retain(|name| *name != BASE && !used.contains(name));
+        Ok(names)
     }
 
     /// The expert of that name.
@@ -456,13 +480,54 @@ impl Experiment {
         Ok(plan)
     }
 
+    /// A preference whose directions are called as the experts that serve them.
+    fn by_experts(&self, preference: &Preference) -> Preference {
+        let name = |direction: &String| {
+            let mut serving = self.experts.iter();
+            let serving = serving.find(|(_, expert)| expert.serves() == Some(direction));
+            serving.map_or_else(|| direction.clone(), |(name, _)| name.to_string())
+        };
+        let importances = preference.importances.iter();
+        Preference {
+            text: preference.text.clone(),
+            importances: importances
+                .map(|(direction, w)| (name(direction), *w))
+                .collect(),
+        }
+    }
+
+    /// What experts say that they serve is a direction, which no other serves.
+    fn check_serving(&self) -> Result<()> {
+        let dimensions = self.dimensions();
+        let mut serving: Vec<(&str, &str)> = Vec::new();
+        for (name, expert) in self.experts.iter() {
+            let Some(direction) = expert.serves() else {
+                continue;
+            };
+            locate(&dimensions, direction).with_context(|| format!("expert '{name}'"))?;
+            let named = self.experts.get(direction).map(|_| direction);
+            let other = serving.iter().find(|(served, _)| *served == direction);
+            let other = other
+                .map(|(_, other)| *other)
+                .or(named.filter(|other| *other != name));
+            if let Some(other) = other {
+                anyhow::bail!("experts '{other}' and '{name}' both serve '{direction}'; one may");
+            }
+            serving.push((direction, name));
+        }
+        Ok(())
+    }
+
     /// The same with the plans of its candidates. This is the only place that asks a strategy for its plan.
     fn resolve_candidates(
         &self,
         strategy: &Strategy,
         preference: &Preference,
     ) -> Result<(Plan, Vec<Plan>)> {
-        let plan = strategy.plan(preference, &self.expert_names())?;
+        let plan = strategy.plan(&self.by_experts(preference), &self.expert_names())?;
+        if plan.recorded.is_some() && !matches!(strategy, Strategy::Recorded(_)) {
+            return Err(mixing::Error::RecordedInside.into());
+        }
         if plan.text.is_some() && !strategy.is_text() {
             return Err(mixing::Error::FixedText.into());
         }
@@ -501,6 +566,43 @@ mod tests {
     /// What stands in backticks.
     fn quoted(text: &str) -> impl Iterator<Item = &str> {
         text.split('`').skip(1).step_by(2)
+    }
+
+    #[test]
+    fn an_expert_says_whom_it_serves() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = pico::experiment(folder.path());
+        let text = std::fs::read_to_string(&file).unwrap();
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Experiment::load(&file)
+        };
+        let serving = "\"warm\": Serving(serves: \"friendly\", of: Prompted(\"be kind\"))";
+        let changed = text.replace("\"friendly\": Prompted(\"be kind\")", serving);
+        assert_ne!(changed, text);
+        let experiment = load(&changed).unwrap();
+        let resolved = experiment.resolve_all().unwrap();
+        assert_eq!(resolved[1].plan.experts, ["informative", "warm"]);
+        assert!(experiment.unused_experts().unwrap().is_empty());
+        let both = format!("{serving}, \"friendly\": Prompted(\"be kind\")");
+        let error = format!(
+            "{:#}",
+            load(&text.replace("\"friendly\": Prompted(\"be kind\")", &both)).unwrap_err()
+        );
+        assert!(
+            error.contains("experts 'friendly' and 'warm' both serve 'friendly'"),
+            "{error}"
+        );
+        let error = load(&changed.replace("serves: \"friendly\"", "serves: \"freindly\""));
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(
+            error.contains("expert 'warm'") && error.contains("'freindly'"),
+            "{error}"
+        );
+        // One that nobody asks for is told.
+        let idle = format!("{serving}, \"idle\": Prompted(\"be idle\")");
+        let experiment = load(&text.replace("\"friendly\": Prompted(\"be kind\")", &idle)).unwrap();
+        assert_eq!(experiment.unused_experts().unwrap(), ["idle"]);
     }
 
     #[test]

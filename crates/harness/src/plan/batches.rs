@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use eval::dimension::Normalisation;
+use eval::rewards::MEASURED_AT;
 use mixing::Strategy;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -130,7 +132,13 @@ impl RunPlan<'_> {
         for (name, dimension) in self.experiment.dimensions.iter() {
             let mut dimension = dimension.clone();
             let files = self.files_at(dimension.scorer.take_models())?;
-            dimensions.push(json!([name, dimension, files]));
+            let tokens = self.experiment.generation.max_new_tokens;
+            let given = matches!(dimension.normaliser, Some(Normalisation::Given(_)));
+            // The words are those of version 0.1 where its normalisers hold.
+            dimensions.push(match given || tokens == MEASURED_AT {
+                true => json!([name, dimension, files]),
+                false => json!([name, dimension, files, tokens]),
+            });
         }
         let Some(bounds) = &self.experiment.bounds else {
             return Ok(json!([dimensions, self.experiment.utility]));

@@ -24,6 +24,7 @@ mod batches;
 mod inputs;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use lm::chat::Prompt;
@@ -32,10 +33,12 @@ use mixing::{BASE, Plan, Strategy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::check::unused;
 use crate::experiment::{Experiment, Resolved};
 use crate::failure::usage;
 use crate::models::Pools;
 use crate::prompts::NamedPrompt;
+use crate::recorded::{self, Responses};
 use crate::splits::Splits;
 pub use batches::Batch;
 pub(crate) use batches::key;
@@ -113,6 +116,8 @@ pub struct RunPlan<'a> {
     pub validation: Vec<Entry>,
     /// Every strategy for every preference, in the experiment's order.
     pub entries: Vec<Entry>,
+    /// Responses that were made elsewhere, by file.
+    pub recorded: BTreeMap<PathBuf, Responses>,
     /// What a reader must know before believing the tables.
     pub warnings: Vec<String>,
     /// What an expert's responses follow from, by its name.
@@ -130,10 +135,13 @@ impl<'a> RunPlan<'a> {
     /// prompt that is too long for an expert.
     pub fn resolve(experiment: &'a Experiment, pools: &mut Pools) -> Result<Self> {
         let mut splits = Splits::load(experiment)?;
-        let warnings = std::mem::take(&mut splits.warnings);
+        let mut warnings = std::mem::take(&mut splits.warnings);
+        warnings.extend(unused(experiment)?);
+        let recorded = recorded::load_all(experiment, &splits.prompts)?;
         let mut plan = Self {
             experiment,
             splits,
+            recorded,
             inputs: Inputs::of_files(experiment)?,
             references: Entry {
                 samples: experiment.reference_samples(),
@@ -223,7 +231,7 @@ impl<'a> RunPlan<'a> {
     pub fn passes(&self) -> BTreeMap<String, f64> {
         let preferences = self.experiment.preferences.names().len() as f64;
         let mut passes: BTreeMap<String, f64> = BTreeMap::new();
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|e| e.plan.recorded.is_none()) {
             let mut candidates = self.candidates(&entry.strategy, &entry.preference);
             let first = candidates.next().map(|(_, label)| label);
             let candidate = match entry.plan.candidates.is_empty() {

@@ -34,10 +34,12 @@ use mixing::{Generator, Request, Response};
 pub use super::bounds::RunBounds;
 use super::scorer::{set_references, utility};
 use super::texts;
+use crate::failure::usage;
 use crate::models::Pools;
 use crate::plan::{Batch, Entry, RunPlan, Stage};
 use crate::progress::{Progress, say};
 use crate::prompts::NamedPrompt;
+use crate::recorded::{LONGEST, Responses};
 use crate::store::folder::RunFolder;
 use crate::store::manifest::Session;
 use crate::store::rows::limits;
@@ -193,6 +195,10 @@ impl<'a, 'b> Batches<'a, 'b> {
                     self.write(entry, batch, &rows)?;
                     rows
                 }
+                None if entry.plan.recorded.is_some() => {
+                    self.progress.skip(batch.limit);
+                    self.copy(entry, batch)?
+                }
                 None => {
                     if pool.is_none() {
                         kernels::memory::reset_peak();
@@ -214,13 +220,84 @@ impl<'a, 'b> Batches<'a, 'b> {
         let rows = rows::generations(path, &frame).ok()?;
         let requests = self.plan.requests(entry, batch);
         let tokenizer = &self.pools.base().tokenizer;
+        let recorded = self.recorded(entry).ok()?;
+        let text = |row: &GenerationRow| match recorded {
+            None => tokenizer.decode(&row.tokens).ok().as_ref() == Some(&row.response),
+            Some(responses) => {
+                let Identity {
+                    preference,
+                    prompt,
+                    sample,
+                    ..
+                } = &row.identity;
+                let response = responses.get(preference, prompt, *sample);
+                response.is_ok_and(|r| r.text == row.response && r.ended == row.ended)
+            }
+        };
         let asked = |(row, request): (&GenerationRow, &(&NamedPrompt, u32))| {
             row.identity == identity(entry, request)
                 && row.question == request.0.prompt.question()
-                && tokenizer.decode(&row.tokens).ok().as_ref() == Some(&row.response)
+                && text(row)
         };
         let as_asked = rows.len() == requests.len() && rows.iter().zip(&requests).all(asked);
         as_asked.then_some(rows)
+    }
+
+    /// The responses of an entry that were made elsewhere.
+    fn recorded(&self, entry: &Entry) -> Result<Option<&'a Responses>> {
+        let Some(file) = &entry.plan.recorded else {
+            return Ok(None);
+        };
+        let responses = self.plan.recorded.get(file);
+        let responses = responses.with_context(|| format!("{} was not read", file.display()))?;
+        Ok(Some(responses))
+    }
+
+    /// The rows of responses that were made elsewhere. Their tokens are the base's, so that lengths compare; of
+    /// probabilities only those of the texts under the base are known, where they fit into its context.
+    fn copy(&mut self, entry: &Entry, batch: &Batch) -> Result<Vec<GenerationRow>> {
+        let responses = self.recorded(entry)?.context("it was recorded")?;
+        let tokenizer = &self.pools.base().tokenizer;
+        let mut rows = Vec::new();
+        for request in self.plan.requests(entry, batch) {
+            let identity = identity(entry, &request);
+            let id = &identity.prompt;
+            let response = responses.get(&identity.preference, id, identity.sample)?;
+            let tokens = tokenizer.encode(&response.text, false)?;
+            if tokens.len() > LONGEST {
+                let (strategy, n) = (&entry.strategy, tokens.len());
+                return Err(usage(format!(
+                    "strategy '{strategy}': the response to prompt '{id}' has {n} tokens, at most {LONGEST}"
+                )));
+            }
+            rows.push(GenerationRow {
+                question: request.0.prompt.question().into(),
+                response: response.text.clone(),
+                pieces: tokenizer.increments(&tokens)?,
+                tokens,
+                log_probs: Vec::new(),
+                kl: Vec::new(),
+                base_log_probs: Vec::new(),
+                experts: Vec::new(),
+                weights: Vec::new(),
+                ended: response.ended,
+                identity,
+            });
+        }
+        texts::measure(
+            self.plan,
+            self.pools,
+            &self.plan.requests(entry, batch),
+            &mut rows,
+        )?;
+        self.write(entry, batch, &rows)?;
+        Ok(rows)
+    }
+
+    fn write(&self, entry: &Entry, batch: &Batch, rows: &[GenerationRow]) -> Result<()> {
+        let path = self.folder.path(entry.stage.folder()).join(&batch.file);
+        let mut frame = generations_frame(rows)?;
+        Ok(eval::write_atomic(&path, &parquet(&path, &mut frame)?)?)
     }
 
     /// The last batch is there.
@@ -249,12 +326,6 @@ impl<'a, 'b> Batches<'a, 'b> {
         *peak = kernels::memory::peak_bytes().max(*peak);
         self.write(entry, batch, &rows)?;
         Ok(rows)
-    }
-
-    fn write(&self, entry: &Entry, batch: &Batch, rows: &[GenerationRow]) -> Result<()> {
-        let path = self.folder.path(entry.stage.folder()).join(&batch.file);
-        let mut frame = generations_frame(rows)?;
-        Ok(eval::write_atomic(&path, &parquet(&path, &mut frame)?)?)
     }
 
     fn respond(

@@ -119,9 +119,10 @@ pub fn retain(plan: &RunPlan<'_>, pools: &Pools, folder: &RunFolder) -> Result<O
     let wanted = |preference: &String| {
         retention.preferences.is_empty() || retention.preferences.contains(preference)
     };
-    // Fixed texts know nothing, and curves are about steering.
+    // Nothing is known of the distributions behind texts that were made elsewhere, and curves are about steering.
     let compared = plan.experiment.compared();
-    let knows = |e: &&Entry| e.plan.text.is_none() && compared.contains(&e.strategy.as_str());
+    let texts = |e: &Entry| e.plan.text.is_some() || e.plan.recorded.is_some();
+    let knows = |e: &&Entry| !texts(e) && compared.contains(&e.strategy.as_str());
     let entries = plan
         .entries
         .iter()

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use eval::rows::{GenerationRow, scores_frame};
-use eval::scoring::ResponseScorer;
+use eval::scoring::{ResponseScorer, TOGETHER};
 use eval::table::{parquet, read_parquet_within};
 use serde_json::json;
 
@@ -15,9 +15,6 @@ use crate::plan::{Entry, RunPlan, key};
 use crate::progress::Progress;
 use crate::store::folder::RunFolder;
 use crate::store::rows::limits;
-
-/// Responses that are scored together: enough to fill the batches of a reward model (ours).
-const TOGETHER: usize = 64;
 
 /// Scores all responses and writes `scores/<strategy>.<key>.parquet`; the key is one of all that the scores
 /// follow from, so what has been scored is found again, in a neighbouring run, too. The references are set where
@@ -34,6 +31,10 @@ pub fn score(
     let mut progress = Progress::new("score", "responses", rows.generations.len() as u64);
     let mut files = BTreeSet::new();
     let mut references_set = false;
+    if scorer.measures() {
+        set_references(scorer, &plan.splits.prompts, &rows.references)?;
+        references_set = true;
+    }
     let definition = plan.rewards_definition()?;
     let references = file_names(std::iter::once(&plan.references));
     for strategy in plan.experiment.strategies.names() {

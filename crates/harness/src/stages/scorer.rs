@@ -36,7 +36,12 @@ use crate::prompts::NamedPrompt;
 /// A reward model that cannot be opened.
 pub fn open_scorer(experiment: &Experiment) -> Result<ResponseScorer> {
     let dimensions = experiment.dimensions.iter();
-    Ok(ResponseScorer::open(dimensions, experiment.utility)?)
+    let tokens = experiment.generation.max_new_tokens;
+    Ok(ResponseScorer::of_run(
+        dimensions,
+        experiment.utility,
+        tokens,
+    )?)
 }
 
 /// Utility of a response to the prompt called `id`, whose reference is set.
@@ -50,9 +55,9 @@ pub fn utility(
     id: &str,
     rewards: &Rewards,
 ) -> Result<f64> {
-    let reference = &scorer.reference(id)?.normalised;
+    let reference = scorer.reference(id)?.normalised;
     let shares = experiment.preference(preference)?.shares()?;
-    Ok(scorer.utility(shares, &rewards.normalised, reference)?)
+    Ok(scorer.utility(shares, &rewards.normalised, &reference)?)
 }
 
 /// Tells a scorer the base's responses.
@@ -65,15 +70,15 @@ pub(super) fn set_references(
     rows: &[GenerationRow],
 ) -> Result<()> {
     let prompts = by_id(prompts);
+    let reference = |row| Ok((row, prompt_of(&prompts, row)?));
     // Further samples are what bounds are read off.
-    for row in rows.iter().filter(|row| row.identity.sample == 0) {
-        scorer.set_reference(
-            &row.identity.prompt,
-            prompt_of(&prompts, row)?,
-            &row.response,
-        )?;
-    }
-    Ok(())
+    let rows = rows.iter().filter(|row| row.identity.sample == 0);
+    let references = rows.map(reference).collect::<Result<Vec<_>>>()?;
+    let references: Vec<(&str, &Prompt, &str)> = references
+        .iter()
+        .map(|(row, prompt)| (row.identity.prompt.as_str(), *prompt, row.response.as_str()))
+        .collect();
+    Ok(scorer.set_references(&references)?)
 }
 
 /// Prompts by their ids.

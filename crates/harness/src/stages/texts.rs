@@ -1,4 +1,4 @@
-//! Rows of fixed texts: what no model made, with what the base thinks of it.
+//! Rows of texts that no model here made, fixed or recorded, with what the base thinks of them.
 
 use anyhow::{Context, Result};
 use eval::rows::GenerationRow;
@@ -53,6 +53,41 @@ pub(super) fn rows(
             })
         });
     rows.collect()
+}
+
+/// Tells of texts that were made elsewhere what the base gives them, where divergence is measured: `−ln p` at each token
+/// stands for the divergence of a distribution that says nothing else. Texts that do not fit into the base's context
+/// beside their prompt stay unmeasured.
+///
+/// # Errors
+/// A model that fails.
+pub(super) fn measure(
+    plan: &RunPlan<'_>,
+    pools: &Pools,
+    requests: &[(&NamedPrompt, u32)],
+    rows: &mut [GenerationRow],
+) -> Result<()> {
+    if !plan.experiment.kl {
+        return Ok(());
+    }
+    let base = pools.expert(BASE)?;
+    let limit = base.model.config().context_length;
+    let (mut fitting, mut prompts) = (Vec::new(), Vec::new());
+    for (number, (request, row)) in requests.iter().zip(rows.iter()).enumerate() {
+        let prompt = &request.0.prompt;
+        if !row.tokens.is_empty() && base.tokens(prompt)?.len() + row.tokens.len() <= limit {
+            fitting.push(number);
+            prompts.push(prompt.clone());
+        }
+    }
+    let responses = fitting.iter().map(|&i| rows[i].tokens.clone());
+    let responses: Vec<Vec<u32>> = responses.collect();
+    let log_probs = under_base(plan, pools, &prompts, &responses)?;
+    for (number, log_probs) in fitting.into_iter().zip(log_probs) {
+        rows[number].kl = log_probs.iter().map(|p| -p).collect();
+        rows[number].base_log_probs = log_probs;
+    }
+    Ok(())
 }
 
 /// Log-probability of every token of responses under the base, in nats.

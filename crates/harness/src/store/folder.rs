@@ -15,7 +15,7 @@
 //! ```
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -23,12 +23,9 @@ use anyhow::{Context, Result, bail, ensure};
 use eval::{is_part, open_to_write};
 use lm::source::sha256;
 
-use super::manifest::{Manifest, Session};
+use super::manifest::{Manifest, RowHashes, Session};
 use super::shard::Shard;
 use crate::progress::say;
-
-/// SHA-256 of the files of rows, by part and name: `scores/pcm.0f….parquet`.
-pub type RowHashes = BTreeMap<String, String>;
 
 /// A run folder that this process may write to.
 pub struct RunFolder {

@@ -28,10 +28,12 @@ use anyhow::{Context, Result};
 use eval::rewards::Normaliser;
 use serde::{Deserialize, Serialize};
 
-use super::folder::RowHashes;
 use super::preregistration::Registered;
 use crate::experiment::Experiment;
 use crate::plan::RunPlan;
+
+/// SHA-256 of the files of rows, by part and name: `scores/pcm.0f….parquet`.
+pub type RowHashes = BTreeMap<String, String>;
 
 /// Everything a reader needs to make the run again.
 #[derive(Debug, Clone, Serialize, Deserialize)]

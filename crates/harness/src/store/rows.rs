@@ -5,17 +5,24 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use eval::rows::{self, GenerationRow, Identity, ScoreRow, twice};
 use eval::table::{Limits, read_parquet_within};
+use mixing::Strategy;
 use polars::prelude::DataFrame;
 
 use super::folder::{RunFolder, parquet_files};
 use super::manifest::Manifest;
 use crate::experiment::Experiment;
+use crate::recorded;
 
 /// What a file with this many responses may hold: no list is longer than the weights, which every token has for every
 /// expert, and for what is merged from them.
 pub(crate) fn limits(experiment: &Experiment, responses: usize) -> Limits {
     let experts = 2 * experiment.expert_names().len() + 1;
-    let tokens = experiment.generation.max_new_tokens;
+    let recorded = |(_, strategy): (&str, &Strategy)| matches!(strategy, Strategy::Recorded(_));
+    let longest = match experiment.strategies.iter().any(recorded) {
+        true => recorded::LONGEST,
+        false => 0,
+    };
+    let tokens = experiment.generation.max_new_tokens.max(longest);
     Limits {
         rows: responses,
         values: responses.saturating_mul(tokens).saturating_mul(experts),

@@ -78,6 +78,8 @@ pub struct Output<'a> {
     pub width: usize,
     /// Column of the first row.
     pub offset: usize,
+    /// Row of the first lane.
+    pub first: usize,
     /// Add to what is there.
     pub add: bool,
 }
@@ -89,8 +91,14 @@ impl<'a> Output<'a> {
             values,
             width,
             offset: 0,
+            first: 0,
             add: false,
         }
+    }
+
+    /// The same for lanes from row `first` on.
+    pub fn from_row(self, first: usize) -> Self {
+        Self { first, ..self }
     }
 
     /// The same, adding to what is there.
@@ -140,7 +148,8 @@ pub unsafe fn multiply(
                             // SAFETY: the caller keeps writers away and has these outputs alone.
                             unsafe {
                                 let x = input.lanes::<$m>(lane);
-                                tile(isa, matrix, strip.clone(), x, lane, output, (pass, passes));
+                                let row = output.first + lane;
+                                tile(isa, matrix, strip.clone(), x, row, output, (pass, passes));
                             }
                         })*
                         _ => unreachable!("at most six lanes"),
@@ -247,6 +256,7 @@ mod tests {
             values: Shared::new(&mut out),
             width,
             offset: 2,
+            first: 0,
             add,
         };
         // SAFETY: one thread.

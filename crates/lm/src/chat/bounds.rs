@@ -31,6 +31,8 @@ pub(super) const SETTLE: &str = "mope.settle";
 pub(super) const STORE: &str = "mope.store";
 /// Name of the filter that spends as many bytes as its argument says.
 pub(super) const SPEND: &str = "mope.spend";
+/// Name of the filter that does a slice, `value[start:stop:step]`.
+pub(super) const PART: &str = "mope.part";
 
 thread_local! {
     /// Bytes that the rendering on this thread may still use.
@@ -205,7 +207,7 @@ fn around<'s>(instruction: &Instruction<'s>) -> Vec<Instruction<'s>> {
         | I::CompareAndPreserve(_) => vec![filter(SETTLE), instruction],
         // They walk through a value further down.
         I::GetItem => vec![I::Swap, filter(SETTLE), I::Swap, instruction],
-        I::Slice => vec![I::ApplyFilter(super::filters::PART, Some(4), u8::MAX)],
+        I::Slice => vec![I::ApplyFilter(PART, Some(4), u8::MAX)],
         I::SetAttr(_) => vec![I::Swap, filter(STORE), I::Swap, instruction],
         I::EmitRaw(text) if text.len() > SHORT => {
             let bytes = I::LoadConst(Value::from(text.len()));

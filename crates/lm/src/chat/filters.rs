@@ -4,10 +4,10 @@ use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters, functions};
 use serde::Serialize;
 
-use super::bounds::{SETTLE, SPEND, STORE, fits, longest, refused, settle, spend, store, weigh};
+use super::bounds::{
+    PART, SETTLE, SPEND, STORE, fits, longest, refused, settle, spend, store, weigh,
+};
 
-/// Name of the filter that does a slice, `value[start:stop:step]`.
-pub(super) const PART: &str = "mope.part";
 /// Widest indentation, and most rows of a batch or columns of a slice (ours).
 const WIDTH: i64 = 1000;
 /// Widest field of a format (ours).

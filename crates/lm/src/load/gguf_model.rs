@@ -1,168 +1,20 @@
-//! A GGUF file as a [`Checkpoint`]: metadata to config, tensor names to Hugging Face's.
+//! A GGUF file, or several that belong together, as a [`Checkpoint`].
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::gguf::{Header, Value};
+use super::gguf_config::{Factors, architecture, decoder_config, hf_name, interleaved};
+use super::layout::apart;
 use super::mapped::{Mapped, StoredTensor};
+use super::scales::Scales;
 use super::{Checkpoint, template_source};
-use crate::config::{DecoderConfig, Rope, RopeScaling};
 use crate::{Error, Result};
-
-const ARCHITECTURES: &str = "general.architecture llama, mistral, qwen2, qwen3";
-
-/// The config that a header's metadata describe. In one piece, because each field of the config is a key of the
-/// metadata and its default.
-///
-/// # Errors
-/// [`Error::Format`] for a key that is missing, [`Error::Unsupported`] for a model that is not run.
-fn decoder_config(
-    path: &Path,
-    header: &Header,
-    tensors: &HashMap<String, (usize, StoredTensor)>,
-    factors: Option<Vec<f32>>,
-) -> Result<DecoderConfig> {
-    let Some(arch) = header.string("general.architecture") else {
-        return Err(Error::format(
-            path,
-            "no general.architecture in the metadata",
-        ));
-    };
-    if !["llama", "mistral", "qwen2", "qwen3"].contains(&arch) {
-        return Err(Error::unsupported(
-            path,
-            format!("architecture '{arch}'"),
-            ARCHITECTURES,
-        ));
-    }
-    let optional = |key: &str| header.integer(&format!("{arch}.{key}"));
-    let needed = |key: &str| {
-        let message = || format!("metadata '{arch}.{key}' is missing or not a number");
-        optional(key).ok_or_else(|| Error::format(path, message()))
-    };
-    let number = |key: &str| header.number(&format!("{arch}.{key}")).map(|v| v as f32);
-    if optional("expert_count").is_some_and(|n| n > 0) {
-        return Err(Error::unsupported(
-            path,
-            "a model with routed experts",
-            "dense models",
-        ));
-    }
-    let (hidden_size, heads) = (needed("embedding_length")?, needed("attention.head_count")?);
-    let head_dim = optional("attention.key_length").unwrap_or(hidden_size / heads.max(1));
-    for (key, expected) in [
-        ("attention.value_length", head_dim),
-        ("rope.dimension_count", head_dim),
-    ] {
-        if let Some(got) = optional(key).filter(|&got| got != expected) {
-            let what = format!("{arch}.{key} = {got} with heads of {head_dim}");
-            return Err(Error::unsupported(path, what, "the size of a head"));
-        }
-    }
-    let scaling = header
-        .string(&format!("{arch}.rope.scaling.type"))
-        .unwrap_or("none");
-    let scaling = match (factors, scaling) {
-        (Some(factors), _) => RopeScaling::Factors(factors),
-        (None, "none") => RopeScaling::Plain,
-        (None, "linear") => RopeScaling::Linear(number("rope.scaling.factor").unwrap_or(1.0)),
-        (None, other) => {
-            let what = format!("rope scaling '{other}'");
-            return Err(Error::unsupported(path, what, "none, linear, rope_freqs"));
-        }
-    };
-    let vocab_size = match header.array("tokenizer.ggml.tokens") {
-        Some(tokens) => tokens.len(),
-        None => needed("vocab_size")?,
-    };
-    let has = |name: &str| tensors.contains_key(&hf_name(name));
-    let config = DecoderConfig {
-        vocab_size,
-        hidden_size,
-        intermediate_size: needed("feed_forward_length")?,
-        layers: needed("block_count")?,
-        heads,
-        kv_heads: optional("attention.head_count_kv").unwrap_or(heads),
-        head_dim,
-        context_length: needed("context_length")?,
-        norm_eps: number("attention.layer_norm_rms_epsilon").unwrap_or(1e-5),
-        rope: Rope {
-            theta: number("rope.freq_base").unwrap_or(10_000.0),
-            scaling,
-        },
-        tied_head: !has("output.weight"),
-        qkv_bias: has("blk.0.attn_q.bias"),
-        output_bias: has("blk.0.attn_output.bias"),
-        mlp_bias: has("blk.0.ffn_gate.bias"),
-        qk_norm: has("blk.0.attn_q_norm.weight"),
-        sliding_window: optional("attention.sliding_window").filter(|&w| w > 0),
-    };
-    config
-        .validate()
-        .map_err(|e| Error::format(path, e.to_string()))?;
-    Ok(config)
-}
-
-/// Hugging Face's name of a GGUF tensor; an unknown name stays as it is and is refused later.
-fn hf_name(name: &str) -> String {
-    match name {
-        "token_embd.weight" => return "model.embed_tokens.weight".into(),
-        "output_norm.weight" => return "model.norm.weight".into(),
-        "output.weight" => return "lm_head.weight".into(),
-        _ => {}
-    }
-    let parts: Vec<_> = name.split('.').collect();
-    let &["blk", layer, part, kind] = parts.as_slice() else {
-        return name.into();
-    };
-    let part = match part {
-        "attn_norm" => "input_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "attn_q_norm" => "self_attn.q_norm",
-        "attn_k_norm" => "self_attn.k_norm",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        _ => return name.into(),
-    };
-    format!("model.layers.{layer}.{part}.{kind}")
-}
-
-/// Brings the rows of q and k (weights, biases) from the interleaved RoPE layout, row `2 j + half`
-/// of a head, to the half-split one, row `half · head_dim / 2 + j`. Other tensors stay as they are.
-pub(super) fn unpermute(config: &DecoderConfig, interleaved: bool, name: &str, data: &mut [f32]) {
-    let rotated = name.contains(".q_proj.") || name.contains(".k_proj.");
-    if !interleaved || !rotated {
-        return;
-    }
-    let columns = if name.ends_with(".bias") {
-        1
-    } else {
-        config.hidden_size
-    };
-    let half = config.head_dim / 2;
-    let mut head = vec![0.0; config.head_dim * columns];
-    for rows in data.chunks_exact_mut(config.head_dim * columns) {
-        for (row, source) in rows.chunks_exact(columns).enumerate() {
-            let target = (row % 2 * half + row / 2) * columns;
-            head[target..target + columns].copy_from_slice(source);
-        }
-        rows.copy_from_slice(&head);
-    }
-}
 
 impl Checkpoint {
     /// GGUF stores q and k of `llama` for interleaved rotation, those of Qwen half-split.
     pub(super) fn rope_interleaved(&self) -> bool {
-        let arch = self
-            .gguf
-            .as_ref()
-            .and_then(|h| h.string("general.architecture"));
-        arch.is_some_and(|a| !a.starts_with("qwen"))
+        self.gguf.is_some() && interleaved(&self.family)
     }
 }
 
@@ -227,24 +79,39 @@ pub(super) fn is_later_part(path: &Path) -> bool {
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let file = Mapped::open(path)?;
     let mut header = Header::parse(&file)?;
+    if header.string("general.type") == Some("adapter") {
+        let what = "general.type 'adapter' for a model";
+        return Err(Error::unsupported(
+            path,
+            what,
+            "models; an adapter goes beside its base",
+        ));
+    }
+    let others = other_parts(path, &header)?;
+    let arch = architecture(path, &header)?.to_string();
     let mut files = vec![file];
     let mut tensors: HashMap<String, (usize, StoredTensor)> = HashMap::new();
     let mut parts = vec![std::mem::take(&mut header.tensors)];
-    for part in other_parts(path, &header)? {
+    for part in others {
         let file = Mapped::open(&part)?;
         parts.push(Header::parse(&file)?.tensors);
         files.push(file);
     }
-    let mut factors = None;
+    let mut factors = Factors::default();
     for (number, part) in parts.into_iter().enumerate() {
         let mut part: Vec<_> = part.into_iter().collect();
         part.sort_by(|a, b| a.0.cmp(&b.0));
-        for (name, tensor) in part {
-            if name == "rope_freqs.weight" && factors.is_none() {
-                factors = Some(files[number].read(&name, &tensor)?);
+        for (name, mut tensor) in part {
+            if let Some(place) = factors.place(&name)
+                && place.is_none()
+            {
+                *place = Some(files[number].read(&name, &tensor)?);
                 continue;
             }
-            let known = hf_name(&name);
+            let known = hf_name(&arch, &name);
+            if known.ends_with(".shared_expert_gate.weight") && tensor.shape.len() == 1 {
+                tensor.shape.insert(0, 1);
+            }
             if tensors.insert(known.clone(), (number, tensor)).is_some() {
                 let message =
                     format!("two tensors are '{known}', one of them by the name '{name}'");
@@ -253,6 +120,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
         }
     }
     let config = decoder_config(path, &header, &tensors, factors)?;
+    let tensors = apart(path, &config, tensors)?;
     let token = |key: &str| header.integer(key).and_then(|id| u32::try_from(id).ok());
     let eos = token("tokenizer.ggml.eos_token_id");
     let ends = [
@@ -272,10 +140,13 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
         bos_token: text(token("tokenizer.ggml.bos_token_id")),
         eos_token: text(eos),
         end_tokens: ends.into_iter().flatten().collect(),
+        family: arch,
         config,
         files,
         tensors,
+        scales: Scales::default(),
         gguf: Some(header),
         edit: None,
+        scores: None,
     })
 }

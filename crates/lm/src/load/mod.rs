@@ -12,12 +12,19 @@
 //! ```
 
 pub mod dequant;
+pub(crate) mod families;
+mod fields;
 pub mod gguf;
+mod gguf_adapter;
+mod gguf_config;
 mod gguf_model;
 pub(crate) mod gguf_tokenizer;
 pub mod hf;
+pub(crate) mod layout;
 pub mod mapped;
 pub mod peft;
+mod rope_fields;
+mod scales;
 pub(crate) mod tensors;
 mod text;
 
@@ -44,6 +51,8 @@ pub type Edit = Box<dyn Fn(&str, &[usize], Vec<f32>) -> Result<Vec<f32>> + Send 
 /// An opened model whose tensors have not been read yet.
 pub struct Checkpoint {
     pub(crate) path: PathBuf,
+    /// `model_type` of `config.json`, or GGUF's `general.architecture`.
+    pub(crate) family: String,
     pub(crate) config: DecoderConfig,
     pub(crate) chat_template: Option<String>,
     pub(crate) bos_token: Option<String>,
@@ -53,10 +62,14 @@ pub struct Checkpoint {
     files: Vec<Mapped>,
     /// By Hugging Face name: file and place.
     tensors: HashMap<String, (usize, StoredTensor)>,
+    /// Of weights in 8-bit floats.
+    scales: scales::Scales,
     /// Header of a GGUF file, which also holds the tokenizer.
     pub(crate) gguf: Option<gguf::Header>,
     /// What becomes of each tensor on its way out.
     pub(crate) edit: Option<Edit>,
+    /// Outputs of `score.weight`, where that is the head.
+    pub(crate) scores: Option<usize>,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -122,6 +135,16 @@ impl Checkpoint {
         Self { edit, ..self }
     }
 
+    /// The same model with `score.weight`, `[outputs, hidden]`, as its head in place of the one over the vocabulary.
+    #[must_use]
+    pub fn with_scores(mut self, outputs: usize) -> Self {
+        let family = &mut self.config.family;
+        // These are of logits over the vocabulary.
+        (family.logit_divisor, family.logit_cap) = (1.0, None);
+        let scores = Some(outputs);
+        Self { scores, ..self }
+    }
+
     /// Shape of the model.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
@@ -130,6 +153,11 @@ impl Checkpoint {
     /// The model is tuned for conversations.
     pub fn has_chat_template(&self) -> bool {
         self.chat_template.is_some()
+    }
+
+    /// Name of the family: `model_type` of `config.json`, or `general.architecture` of a GGUF file.
+    pub fn family(&self) -> &str {
+        &self.family
     }
 
     /// Where the model was opened.
@@ -185,13 +213,14 @@ impl Reader<'_> {
         let checkpoint = self.checkpoint;
         let (file, tensor) = self.find(name, expected)?;
         let mut data = file.read(name, tensor)?;
-        if checkpoint.gguf.is_some() {
-            gguf_model::unpermute(
-                &checkpoint.config,
-                checkpoint.rope_interleaved(),
-                name,
-                &mut data,
-            );
+        let (scales, files) = (&checkpoint.scales, &checkpoint.files);
+        scales.apply(files, name, expected, &mut data)?;
+        match checkpoint.gguf {
+            Some(_) if checkpoint.rope_interleaved() => {
+                checkpoint.config.half_split(name, &mut data, true);
+            }
+            Some(_) => {}
+            None => checkpoint.config.inward(name, &mut data),
         }
         let Some(edit) = &checkpoint.edit else {
             return Ok(data);
@@ -247,7 +276,7 @@ impl Reader<'_> {
             Some(first) => Err(Error::unsupported(
                 &self.checkpoint.path,
                 format!("{} unknown tensor(s), the first '{first}',", left.len()),
-                "the tensors of LLaMA, Mistral, Qwen2 and Qwen3",
+                "the tensors of its family",
             )),
         }
     }

@@ -13,7 +13,9 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::gguf_adapter;
 use super::hf::{parse_json, safetensors};
+use super::layout::half_split;
 use super::mapped::{Mapped, StoredTensor, all_finite};
 use super::read_text;
 use crate::adapter::{Adapter, LowRank, Target, place, transposed};
@@ -311,20 +313,21 @@ struct Stored<'a> {
     file: &'a Mapped,
     /// As peft names the module, without `base_model.model.`.
     module: &'a str,
-    target: Target,
+    /// The inside's matrices that it joins; most often one.
+    targets: &'a [Target],
     /// Names and tensors of A and B.
     a: (&'a str, StoredTensor),
     b: (&'a str, StoredTensor),
 }
 
 impl Stored<'_> {
-    /// The pair, the scale folded into B.
+    /// The pair of each matrix, the scale folded into B.
     fn read(
         &self,
         config_path: &Path,
         peft: &PeftConfig,
         config: &DecoderConfig,
-    ) -> Result<LowRank> {
+    ) -> Result<Vec<LowRank>> {
         let path = self.file.path();
         let module = self.module;
         let rank = Patterns::get(peft.rank_pattern.as_ref(), module).unwrap_or(peft.r);
@@ -332,7 +335,7 @@ impl Stored<'_> {
             let message = format!("the rank for '{module}' is 0: nothing can be adapted by it");
             return Err(Error::format(config_path, message));
         }
-        let (inputs, outputs) = self.target.size(config);
+        let (inputs, outputs) = joined_size(self.targets, config);
         for ((name, tensor), expected) in [(&self.a, [rank, inputs]), (&self.b, [outputs, rank])] {
             if tensor.shape != expected {
                 return Err(Error::Shape {
@@ -369,18 +372,84 @@ impl Stored<'_> {
             &tensor.shape,
             &b,
         )?;
-        let b = transposed(&b, outputs, rank);
-        Ok(LowRank { rank, a, b })
+        Ok(pairs(config, self.targets, rank, &a, b))
     }
 }
 
+/// Inputs and outputs of matrices that are joined.
+pub(super) fn joined_size(targets: &[Target], config: &DecoderConfig) -> (usize, usize) {
+    let sizes = targets.iter().map(|target| target.size(config));
+    sizes.fold((0, 0), |(_, rows), (inputs, outputs)| {
+        (inputs, rows + outputs)
+    })
+}
+
+/// One pair for each matrix of a module, from `A [inputs, rank]` and `B [outputs, rank]` in a file's conventions.
+pub(super) fn pairs(
+    config: &DecoderConfig,
+    targets: &[Target],
+    rank: usize,
+    a: &[f32],
+    mut b: Vec<f32>,
+) -> Vec<LowRank> {
+    let mut first = 0;
+    let pair = |target: &Target| {
+        let outputs = target.size(config).1;
+        let rows = &mut b[first * rank..(first + outputs) * rank];
+        first += outputs;
+        if config.family.layout.interleaved && matches!(target, Target::Query | Target::Key) {
+            half_split(config, rank, rows, true);
+        }
+        let b = transposed(rows, outputs, rank);
+        let a = a.to_vec();
+        LowRank { rank, a, b }
+    };
+    targets.iter().map(pair).collect()
+}
+
+/// Layer and matrices of a module by its name in files of this family; `None` for a module that it lacks.
+pub(super) fn matrices(config: &DecoderConfig, module: &str) -> Option<(usize, Vec<Target>)> {
+    let layout = config.family.layout;
+    let joined = [
+        (layout.fused_qkv, "qkv_proj", "q_proj", &Target::ALL[..3]),
+        (
+            layout.fused_gate_up,
+            "gate_up_proj",
+            "gate_proj",
+            &Target::ALL[4..6],
+        ),
+    ];
+    for (joins, name, part, targets) in joined.into_iter().filter(|(joins, ..)| *joins) {
+        let (layer, target) = match module.strip_suffix(name) {
+            Some(before) => place(&format!("{before}{part}"))?,
+            None => continue,
+        };
+        debug_assert!(joins && target == targets[0]);
+        return Some((layer, targets.to_vec()));
+    }
+    let (layer, target) = place(module)?;
+    let is_joined = joined
+        .iter()
+        .any(|(joins, .., all)| *joins && all.contains(&target));
+    let is_routed = target.is_feed_forward() && config.experts(layer).is_some();
+    (!is_joined && !is_routed).then(|| (layer, vec![target]))
+}
+
 impl Adapter {
-    /// Reads what a PEFT folder holds, without a model.
+    /// At this path is an adapter: a PEFT folder, or a `.gguf` file that says so.
+    pub fn is_at(path: &Path) -> bool {
+        path.join("adapter_config.json").is_file() || gguf_adapter::says_adapter(path)
+    }
+
+    /// Reads what a PEFT folder or a LoRA in a `.gguf` file holds, without a model.
     ///
     /// # Errors
     /// [`Error::Unsupported`] as [`Self::load`] says; [`Error::Format`] and [`Error::Io`] for damaged or missing
     /// files.
     pub fn describe(folder: &Path) -> Result<Description> {
+        if gguf_adapter::is_file(folder) {
+            return gguf_adapter::describe(folder);
+        }
         let peft = PeftConfig::read(&folder.join("adapter_config.json"))?;
         let file = Mapped::open(&folder.join("adapter_model.safetensors"))?;
         let stored = safetensors(&file)?.into_iter();
@@ -395,15 +464,19 @@ impl Adapter {
         })
     }
 
-    /// Reads a PEFT folder for a model of shape `config`. In one piece: most of it are the refusals of what is not
+    /// Reads a PEFT folder, or a LoRA in a `.gguf` file, for a model of shape `config`. In one piece: most of it are the refusals of what is not
     /// supported, each before what follows from it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] with the name of anything but LoRA on the seven projections: another method,
+    /// [`Error::Unsupported`] with the name of anything but LoRA on the projections of the model: another method,
     /// a field that changes what the tensors mean or that is not known, another module;
     /// [`Error::Shape`] when it was made for another model; [`Error::Format`] for damaged or incomplete
     /// files; [`Error::NotFinite`] for NaN and infinity.
     pub fn load(folder: &Path, config: &DecoderConfig) -> Result<Self> {
+        if gguf_adapter::is_file(folder) {
+            let pairs = gguf_adapter::load(folder, config)?;
+            return Ok(Self { pairs });
+        }
         let config_path = folder.join("adapter_config.json");
         let peft = PeftConfig::read(&config_path)?;
         let path = tensors_file(folder)?;
@@ -417,7 +490,7 @@ impl Adapter {
                 continue;
             };
             let module = long.strip_prefix("base_model.model.").unwrap_or(long);
-            let Some((layer, target)) = place(module) else {
+            let Some((layer, targets)) = matrices(config, module) else {
                 let what = format!("an adapter on '{module}'");
                 return Err(Error::unsupported(&path, what, SUPPORTED));
             };
@@ -439,17 +512,19 @@ impl Adapter {
             let pair = Stored {
                 file: &file,
                 module,
-                target,
+                targets: &targets,
                 a: (name, a),
                 b: (&partner, b),
             };
-            let pair = pair.read(&config_path, &peft, config)?;
-            if pairs.insert((layer, target), pair).is_some() {
-                let message = format!(
-                    "two adapters for {} of layer {layer}, the second on '{module}': only one can be applied",
-                    target.module()
-                );
-                return Err(Error::format(&path, message));
+            let read = pair.read(&config_path, &peft, config)?;
+            for (target, pair) in targets.into_iter().zip(read) {
+                if pairs.insert((layer, target), pair).is_some() {
+                    let message = format!(
+                        "two adapters for {} of layer {layer}, the second on '{module}': only one can be applied",
+                        target.module()
+                    );
+                    return Err(Error::format(&path, message));
+                }
             }
         }
         if let Some(name) = stored.keys().min() {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::f16;
 use half::vec::HalfBitsVecExt;
-use kernels::attention::{Cached, POSITIONS, attend};
+use kernels::attention::{Cached, POSITIONS, attend_capped};
 use kernels::{Element, Isa, Shared, advise_large};
 
 use crate::config::DecoderConfig;
@@ -32,6 +32,10 @@ pub struct PackedCache {
 struct Lane {
     storage: LaneStorage,
     length: usize,
+    /// What was read, where [`Shape::remembers`] says so.
+    tokens: Vec<u32>,
+    /// Which rotary frequencies its keys were turned by; see [`crate::config::Rope::stage`].
+    stage: usize,
     /// Tokens that it can hold.
     capacity: usize,
     /// The same in whole blocks of 16.
@@ -62,6 +66,8 @@ struct Shape {
     kv_heads: usize,
     head_dim: usize,
     format: CacheFormat,
+    /// Frequencies follow the length, so that a lane may have to be read again.
+    remembers: bool,
 }
 
 impl<E: Element> Storage<E> {
@@ -121,6 +127,8 @@ impl Lane {
         Self {
             storage,
             length: 0,
+            tokens: vec![],
+            stage: 0,
             capacity,
             padded,
         }
@@ -130,6 +138,8 @@ impl Lane {
     fn fork(&self, shape: Shape, capacity: usize) -> Self {
         let mut copy = Self::new(shape, capacity.max(self.length));
         copy.length = self.length;
+        copy.tokens.clone_from(&self.tokens);
+        copy.stage = self.stage;
         let used = self.length.next_multiple_of(POSITIONS);
         let (heads, width) = (shape.layers * shape.kv_heads, shape.head_dim);
         match (&mut copy.storage, &self.storage) {
@@ -154,6 +164,7 @@ impl PackedCache {
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             format,
+            remembers: config.depends_on_length(),
         };
         Self {
             lanes: (0..lanes).map(|_| Lane::new(shape, capacity)).collect(),
@@ -185,6 +196,7 @@ impl PackedCache {
     pub fn truncate(&mut self, lane: usize, length: usize) {
         let lane = &mut self.lanes[lane];
         lane.length = lane.length.min(length);
+        lane.tokens.truncate(length);
     }
 
     /// Gives lane `lane` room for `capacity` tokens in all.
@@ -244,8 +256,24 @@ impl PackedCache {
         self.lanes[lane].length
     }
 
-    pub(super) fn advance(&mut self, lane: usize, tokens: usize) {
-        self.lanes[lane].length += tokens;
+    /// Takes note of a token that was read.
+    pub(super) fn advance(&mut self, lane: usize, token: u32) {
+        let lane = &mut self.lanes[lane];
+        lane.length += 1;
+        if self.shape.remembers {
+            lane.tokens.push(token);
+        }
+    }
+
+    /// Makes ready for reading up to some length in all, whose frequencies are those of `stage`: what lane `lane` has
+    /// read so far, to be read again where its keys are turned by others.
+    pub(super) fn enter_stage(&mut self, lane: usize, stage: usize) -> Vec<u32> {
+        let lane = &mut self.lanes[lane];
+        if lane.stage == stage {
+            return vec![];
+        }
+        (lane.stage, lane.length) = (stage, 0);
+        std::mem::take(&mut lane.tokens)
     }
 
     /// Every lane's memory, for a team to share.
@@ -335,7 +363,7 @@ impl SharedLane<'_> {
     }
 
     /// Attention of the queries that share a head, `[queries, head_dim]`, over the positions `span`; see
-    /// [`attend`].
+    /// [`attend_capped`].
     ///
     /// # Safety
     /// Nobody writes to this head of this layer meanwhile.
@@ -345,6 +373,7 @@ impl SharedLane<'_> {
         (layer, head): (usize, usize),
         queries: &[f32],
         span: Range<usize>,
+        cap: Option<f32>,
         scores: &mut [f32],
         out: &mut [f32],
     ) {
@@ -352,7 +381,7 @@ impl SharedLane<'_> {
         each_kind!(&self.storage, storage => {
             // SAFETY: the caller's.
             let cached = unsafe { storage.read(part, width) };
-            attend(isa, width, queries, cached, span, scores, out);
+            attend_capped(isa, width, queries, cached, span, cap, scores, out);
         });
     }
 }

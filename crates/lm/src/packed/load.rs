@@ -2,7 +2,7 @@
 
 use kernels::{Isa, Matrix};
 
-use super::decoder::PackedDecoder;
+use super::decoder::{Kind, PackedDecoder, frequencies};
 use crate::load::Checkpoint;
 use crate::load::tensors::{Role, Tensors};
 use crate::{Format, Result};
@@ -18,6 +18,7 @@ impl PackedDecoder {
             let packed = match role {
                 Role::Vocabulary => format.vocabulary(),
                 Role::Projection => format.projection(),
+                Role::Router => kernels::Format::F32,
             };
             Matrix::pack(packed, outputs, inputs, &data)
         };
@@ -29,7 +30,8 @@ impl PackedDecoder {
             head: read.head,
             blocks: read.blocks,
             norm: read.norm,
-            frequencies: config.rope.frequencies(config.head_dim),
+            frequencies: frequencies(&config),
+            kinds: Kind::all(&config),
             config,
         })
     }

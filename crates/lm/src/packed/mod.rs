@@ -27,6 +27,7 @@ mod cache;
 mod decoder;
 mod load;
 mod pass;
+mod routed;
 
 use std::ops::Range;
 
@@ -35,13 +36,14 @@ use kernels::{Isa, Matrix, Output, Shared, Team, multiply};
 pub use adapters::PackedAdapters;
 use cache::CacheFormat;
 pub use cache::PackedCache;
-use decoder::Block;
 pub use decoder::PackedDecoder;
+use decoder::{Block, Kind, Linear, frequencies};
 use pass::Row;
 pub use pass::Scratch;
 
 use crate::adapter::Adapter;
 use crate::config::DecoderConfig;
+use crate::load::tensors::FeedForward;
 use crate::{Error, Format, Result};
 
 /// Rows of one pass through the blocks; more are read in several passes.
@@ -72,13 +74,24 @@ impl PackedDecoder {
         self.embedding.row(token, out);
     }
 
-    /// Bytes of weights that one step reads.
+    /// Bytes of weights that one step reads; of a mixture of experts, if all of them are chosen.
     pub fn bytes(&self) -> usize {
+        let total = |linears: &[&Linear]| -> usize {
+            let bytes = linears.iter().map(|l| l.matrix.bytes());
+            bytes.sum()
+        };
         let block = |b: &Block| {
-            let linears = [
-                &b.query, &b.key, &b.value, &b.output, &b.gate, &b.up, &b.down,
-            ];
-            linears.iter().map(|l| l.matrix.bytes()).sum::<usize>()
+            let attention = total(&[&b.query, &b.key, &b.value, &b.output]);
+            attention
+                + match &b.feed_forward {
+                    FeedForward::Dense(gated) => total(&gated.linears()),
+                    FeedForward::Routed(routed) => {
+                        let experts = routed.experts.iter();
+                        let shared = routed.shared.iter().map(|shared| &shared.feed);
+                        let all = experts.chain(shared).map(|g| total(&g.linears()));
+                        all.sum::<usize>() + routed.router.bytes()
+                    }
+                }
         };
         let head = self.head.as_ref().unwrap_or(&self.embedding).bytes();
         self.blocks.iter().map(block).sum::<usize>() + head
@@ -169,7 +182,8 @@ impl PackedDecoder {
             head: Some(pack(head.len() / width, head)),
             blocks,
             norm,
-            frequencies: config.rope.frequencies(config.head_dim),
+            frequencies: frequencies(&config),
+            kinds: Kind::all(&config),
             config,
         }
     }
@@ -242,10 +256,47 @@ impl PackedDecoder {
         wanted: Wanted,
     ) -> Result<()> {
         self.check(tokens, cache, adapters)?;
+        if !self.config.depends_on_length() {
+            return self.read_on(tokens, &[], cache, adapters, scratch, wanted);
+        }
+        // Where the length brings other frequencies, what was read so far is read again.
+        let again = |(lane, tokens): (usize, &&[u32])| {
+            let stage = self.config.stage(cache.length(lane) + tokens.len());
+            cache.enter_stage(lane, stage)
+        };
+        let again: Vec<Vec<u32>> = tokens.iter().enumerate().map(again).collect();
+        let longer = tokens.iter().zip(&again);
+        let longer: Vec<Vec<u32>> = longer.map(|(t, again)| [again, *t].concat()).collect();
+        let longer: Vec<&[u32]> = longer.iter().map(Vec::as_slice).collect();
+        let known: Vec<usize> = again.iter().map(Vec::len).collect();
+        self.read_on(&longer, &known, cache, adapters, scratch, wanted)
+    }
+
+    /// The same when that is decided: results of the first `known` tokens of each lane are not wanted.
+    fn read_on(
+        &self,
+        tokens: &[&[u32]],
+        known: &[usize],
+        cache: &mut PackedCache,
+        adapters: Option<&PackedAdapters>,
+        scratch: &mut Scratch,
+        wanted: Wanted,
+    ) -> Result<()> {
+        let known = |lane: usize| known.get(lane).copied().unwrap_or(0);
         let results = match wanted {
             Wanted::Last => tokens.len(),
-            Wanted::All => tokens.iter().map(|t| t.len()).sum(),
+            Wanted::All => {
+                let lanes = tokens.iter().enumerate();
+                lanes.map(|(lane, t)| t.len() - known(lane)).sum()
+            }
         };
+        scratch.stages.clear();
+        if self.config.depends_on_length() {
+            let lanes = tokens.iter().enumerate();
+            let end = |(lane, t): (usize, &&[u32])| cache.length(lane) + t.len();
+            let stretched = lanes.map(end).map(|end| self.stretched(end));
+            scratch.stages.extend(stretched);
+        }
         scratch.results.resize(results, self.config.hidden_size);
         let (mut lane, mut at, mut done, mut number) = (0, 0, 0, 0);
         while lane < tokens.len() {
@@ -256,9 +307,10 @@ impl PackedDecoder {
                 for (t, &token) in own_tokens.iter().enumerate().take(at).skip(start) {
                     let result = match wanted {
                         Wanted::Last => (t + 1 == own_tokens.len()).then_some(lane),
-                        Wanted::All => Some(done),
+                        Wanted::All => (t >= known(lane)).then_some(done),
                     };
-                    (done, number) = (done + 1, number + 1);
+                    done += usize::from(t >= known(lane));
+                    number += 1;
                     scratch.rows.push(Row {
                         number: number - 1,
                         lane,
@@ -277,11 +329,20 @@ impl PackedDecoder {
             if let Some(lane) = self.pass(cache, adapters, scratch) {
                 return Err(Error::NoNumbers { lane });
             }
-            for i in 0..scratch.rows.len() {
-                cache.advance(scratch.rows[i].lane, 1);
+            for row in &scratch.rows {
+                cache.advance(row.lane, row.token);
             }
         }
         Ok(())
+    }
+
+    /// Rotary frequencies in a sequence of this length.
+    fn stretched(&self, length: usize) -> Vec<Vec<f32>> {
+        let rotated = self.config.rotated();
+        let ropes = self.config.ropes();
+        ropes
+            .map(|rope| rope.frequencies_at(rotated, length))
+            .collect()
     }
 
     /// Logits of some of the results.
@@ -295,7 +356,37 @@ impl PackedDecoder {
         Team::global().run(&|member| {
             let groups = member.share(matrix.groups());
             // SAFETY: the input is not written now, and these columns are this member's.
-            unsafe { multiply(self.isa, matrix, &input, results.len(), groups, &output) };
+            unsafe {
+                multiply(
+                    self.isa,
+                    matrix,
+                    &input,
+                    results.len(),
+                    groups.clone(),
+                    &output,
+                )
+            };
+            if self.config.family.logit_divisor == 1.0 && self.config.family.logit_cap.is_none() {
+                return;
+            }
+            let columns = groups.start * kernels::GROUP..(groups.end * kernels::GROUP).min(vocab);
+            for row in 0..results.len() {
+                let part =
+                    row * vocab + columns.start..row * vocab + columns.end.max(columns.start);
+                // SAFETY: these columns are this member's.
+                self.scale_logits(unsafe { values.write(part) });
+            }
         });
+    }
+
+    /// Logits as the family has them, from products with the head.
+    fn scale_logits(&self, logits: &mut [f32]) {
+        let family = &self.config.family;
+        if family.logit_divisor != 1.0 {
+            logits.iter_mut().for_each(|v| *v /= family.logit_divisor);
+        }
+        if let Some(cap) = family.logit_cap {
+            kernels::math::soft_cap(self.isa, logits, cap);
+        }
     }
 }

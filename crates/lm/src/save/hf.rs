@@ -8,9 +8,10 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{Precision, SafetensorsWriter, new_folder, write_json};
-use crate::adapter::{Adapter, Target};
+use crate::adapter::Adapter;
 use crate::config::{DecoderConfig, Rope, RopeScaling};
 use crate::load::Checkpoint;
+use crate::load::families::class;
 use crate::load::hf::read_json;
 use crate::{Error, Result, Tokenizer};
 
@@ -26,49 +27,6 @@ const KEPT: [&str; 9] = [
     "chat_template.jinja",
     "generation_config.json",
 ];
-
-impl DecoderConfig {
-    /// Names and shapes of a decoder's tensors as Hugging Face has them, in the order of a forward pass.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut all = vec![(
-            "model.embed_tokens.weight".to_string(),
-            vec![self.vocab_size, self.hidden_size],
-        )];
-        for layer in 0..self.layers {
-            let mut add = |part: &str, shape: Vec<usize>| {
-                all.push((format!("model.layers.{layer}.{part}"), shape));
-            };
-            for norm in ["input_layernorm", "post_attention_layernorm"] {
-                add(&format!("{norm}.weight"), vec![self.hidden_size]);
-            }
-            if self.qk_norm {
-                add("self_attn.q_norm.weight", vec![self.head_dim]);
-                add("self_attn.k_norm.weight", vec![self.head_dim]);
-            }
-            for target in Target::ALL {
-                let (inputs, outputs) = target.size(self);
-                let bias = match target {
-                    Target::Query | Target::Key | Target::Value => self.qkv_bias,
-                    Target::Output => self.output_bias,
-                    Target::Gate | Target::Up | Target::Down => self.mlp_bias,
-                };
-                add(
-                    &format!("{}.weight", target.module()),
-                    vec![outputs, inputs],
-                );
-                if bias {
-                    add(&format!("{}.bias", target.module()), vec![outputs]);
-                }
-            }
-        }
-        all.push(("model.norm.weight".into(), vec![self.hidden_size]));
-        if !self.tied_head {
-            let shape = vec![self.vocab_size, self.hidden_size];
-            all.push(("lm_head.weight".into(), shape));
-        }
-        all
-    }
-}
 
 impl Checkpoint {
     /// Writes this model, an adapter merged into it, as a Hugging Face folder.
@@ -110,11 +68,25 @@ pub fn write(
             None => copied(like, beside, precision)?,
             Some(_) => made(like, beside, precision)?,
         }
-        let tensors = like.config().tensors();
+        let tensors = like.config().file_tensors();
+        let listed: Vec<_> = tensors
+            .iter()
+            .map(|t| (t.name.clone(), t.shape.clone()))
+            .collect();
         let path = beside.join("model.safetensors");
-        let mut file = SafetensorsWriter::create(&path, &tensors, precision)?;
-        for (name, shape) in &tensors {
-            file.write(name, &tensor(name, shape)?)?;
+        let mut file = SafetensorsWriter::create(&path, &listed, precision)?;
+        for stored in &tensors {
+            let mut data = Vec::new();
+            for (name, shape) in &stored.parts {
+                let mut part = tensor(name, shape)?;
+                like.config().outward(name, &mut part);
+                data = if data.is_empty() {
+                    part
+                } else {
+                    [data, part].concat()
+                };
+            }
+            file.write(&stored.name, &data)?;
         }
         file.finish()
     })
@@ -124,6 +96,14 @@ pub fn write(
 fn copied(like: &Checkpoint, to: &Path, precision: Precision) -> Result<()> {
     let path = like.path().join("config.json");
     let mut config: Map<String, Value> = read_json(&path)?;
+    // Of a model for pictures, the language model alone is read and written.
+    if let Some(Value::Object(text)) = config.get("text_config") {
+        config = text.clone();
+        let named = like.family();
+        config
+            .entry("model_type")
+            .or_insert(json!(format!("{named}_text")));
+    }
     config.remove("quantization_config");
     // A head of its own may have stood in the file against the config.
     if config.contains_key("tie_word_embeddings") {
@@ -150,15 +130,7 @@ fn copied(like: &Checkpoint, to: &Path, precision: Precision) -> Result<()> {
 }
 
 fn architecture(model_type: &str) -> Result<&'static str> {
-    Ok(match model_type {
-        "llama" => "LlamaForCausalLM",
-        "mistral" => "MistralForCausalLM",
-        "qwen2" => "Qwen2ForCausalLM",
-        "qwen3" => "Qwen3ForCausalLM",
-        other => {
-            return Err(Error::ModelType(other.into()));
-        }
-    })
+    class(model_type).ok_or_else(|| Error::ModelType(model_type.into()))
 }
 
 /// The files of a model that came as GGUF.
@@ -195,6 +167,14 @@ fn made(like: &Checkpoint, to: &Path, precision: Precision) -> Result<()> {
 
 /// `config.json` for a shape: the family is the one that has its parts.
 fn config_json(path: &Path, c: &DecoderConfig) -> Result<Map<String, Value>> {
+    if let Some(what) = c.unlike_llama() {
+        let what = format!("a config.json for a GGUF file of this family ({what})");
+        return Err(Error::unsupported(
+            path,
+            what,
+            "those of llama, mistral, qwen2, qwen3",
+        ));
+    }
     let family = match (
         c.qk_norm,
         c.sliding_window,
@@ -274,6 +254,14 @@ fn rope_scaling(path: &Path, c: &DecoderConfig) -> Result<Value> {
             high_freq_factor: high,
             original_context,
         } => llama3(factor, low, high, original_context),
+        RopeScaling::Yarn { .. } | RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. } => {
+            let what = "a rope scaling of this kind in a GGUF file";
+            return Err(Error::unsupported(
+                path,
+                what,
+                "linear and those of LLaMA 3",
+            ));
+        }
         // GGUF keeps the quotients only. Those of LLaMA 3 come from these numbers.
         RopeScaling::Factors(factors) => {
             let factor = factors.iter().copied().fold(1.0, f32::max);

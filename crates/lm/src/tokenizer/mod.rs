@@ -55,6 +55,44 @@ impl Tokenizer {
         Self::parse(&path, text.as_bytes())
     }
 
+    /// The `tokenizer.json` of an encoder's folder. Texts are cut at `longest` tokens, special ones included; of a pair
+    /// the longer text is.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    pub(crate) fn of_encoder(folder: &Path, longest: usize) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        let text = crate::load::read_text(&path)?;
+        let mut tokenizer = Self::parse(&path, text.as_bytes())?;
+        let truncation = tokenizers::TruncationParams {
+            max_length: longest,
+            ..Default::default()
+        };
+        let set = tokenizer.inner.with_truncation(Some(truncation));
+        set.map_err(refused)?;
+        Ok(tokenizer)
+    }
+
+    /// Token ids of a text or a pair, with the special tokens around them, and of each whether it is of the second
+    /// text (1) or not (0).
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer refuses a text.
+    pub(crate) fn encode_pair(
+        &self,
+        (text, pair): (&str, Option<&str>),
+    ) -> Result<(Vec<u32>, Vec<u32>)> {
+        let encoding = guard::caught(|| match pair {
+            Some(pair) => self.inner.encode_fast((text, pair), true),
+            None => self.inner.encode_fast(text, true),
+        });
+        let encoding = encoding.map_err(Error::Tokenizer)?.map_err(refused)?;
+        Ok((
+            encoding.get_ids().to_vec(),
+            encoding.get_type_ids().to_vec(),
+        ))
+    }
+
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         // The library panics on some files that are not JSON, so that is found out first.
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);

@@ -7,7 +7,7 @@ use kernels::{Dense, Matrix};
 
 use crate::adapter::Target;
 use crate::config::DecoderConfig;
-use crate::load::tensors::{Block, Linear};
+use crate::load::tensors::{Block, FeedForward, Gated, Linear};
 use crate::packed::PackedDecoder;
 use crate::sampling::Draws;
 use crate::{Error, Result};
@@ -129,7 +129,8 @@ impl Blocks {
         values: impl Fn(usize, Target, usize) -> Vec<f32>,
     ) -> Result<Self> {
         config.validate()?;
-        if config.qkv_bias || config.output_bias || config.mlp_bias || config.qk_norm {
+        let other = config.unlike_llama().is_some() || config.qk_norm;
+        if other || config.qkv_bias || config.output_bias || config.mlp_bias {
             return Err(Error::TrainedBlocks);
         }
         let matrix = |layer: usize, target: Target| {
@@ -142,6 +143,7 @@ impl Blocks {
         };
         let block = |layer: usize| Block {
             attention_norm: vec![1.0; config.hidden_size],
+            attention_post_norm: None,
             query: matrix(layer, Target::Query),
             key: matrix(layer, Target::Key),
             value: matrix(layer, Target::Value),
@@ -149,9 +151,12 @@ impl Blocks {
             query_norm: None,
             key_norm: None,
             feed_forward_norm: vec![1.0; config.hidden_size],
-            gate: matrix(layer, Target::Gate),
-            up: matrix(layer, Target::Up),
-            down: matrix(layer, Target::Down),
+            feed_forward_post_norm: None,
+            feed_forward: FeedForward::Dense(Gated {
+                gate: matrix(layer, Target::Gate),
+                up: matrix(layer, Target::Up),
+                down: matrix(layer, Target::Down),
+            }),
         };
         let blocks = (0..config.layers).map(block).collect();
         Ok(Self::new(

@@ -135,13 +135,20 @@ impl TuningDecoder {
     /// Reads a checkpoint in 32 bits or, with [`Format::Bf16`], in 16.
     ///
     /// # Errors
-    /// Another format; a missing, misshapen or unknown tensor.
+    /// Another format; a family that [`DecoderConfig::unlike_llama`] sets apart; a missing, misshapen or unknown tensor.
     pub fn load(checkpoint: &Checkpoint, format: Format) -> Result<Self> {
         if !matches!(format, Format::F32 | Format::Bf16) {
             let reason = "training computes in F32 or Bf16";
             return Err(Error::NumberFormat { format, reason });
         }
         let config = checkpoint.config().clone();
+        if let Some(what) = config.unlike_llama() {
+            return Err(Error::unsupported(
+                checkpoint.path(),
+                format!("training of '{}' ({what})", checkpoint.family()),
+                "training of dense models like LLaMA; other models run, and serve as experts",
+            ));
+        }
         let pack = |_, [outputs, inputs]: [usize; 2], data: Vec<f32>| match format {
             Format::Bf16 => Dense::bf16(outputs, inputs, &data),
             _ => Dense::f32(outputs, inputs, data),

@@ -60,6 +60,9 @@ pub(super) fn among(
             let strategy = Some(candidate.name.clone());
             return Err(Error::StillToBeChosen { strategy });
         }
+        if plan.recorded.is_some() {
+            return Err(Error::RecordedInside);
+        }
         if plan.samples > 1 {
             return Err(Error::CandidateOfSeveral(candidate.name.clone()));
         }

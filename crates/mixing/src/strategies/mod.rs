@@ -21,6 +21,7 @@ mod oracle;
 mod pack_llm;
 mod pcm;
 mod prompting;
+mod recorded;
 mod single;
 mod top_k;
 mod uniform;
@@ -51,6 +52,7 @@ pub use oracle::Oracle;
 pub use pack_llm::PackLlm;
 pub use pcm::{Choice, Pcm, statistics};
 pub use prompting::Prompting;
+pub use recorded::Recorded;
 pub use single::Single;
 pub use top_k::TopK;
 pub use uniform::Uniform;
@@ -110,6 +112,8 @@ registry! {
         /// Another strategy over merged experts.
         #[serde(rename(serialize = "Over"), alias = "Over")]
         WithMerged,
+        /// Responses that were made elsewhere.
+        Recorded,
         /// The best of several responses of another strategy.
         BestOfN,
         /// The constant weights that are best for each prompt, by the rewards that judge them.
@@ -181,7 +185,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A trained model that a strategy uses.
+/// A trained model or a file that a strategy uses.
 pub(crate) struct TrainedModel<'a> {
     folder: &'a mut PathBuf,
     try_open: fn(&Path) -> Result<()>,
@@ -287,7 +291,8 @@ impl Strategy {
         models
     }
 
-    /// Folders of the trained models (PCMs, classifiers) that it or strategies in it use.
+    /// What it or strategies in it read beside experts: folders of trained models (PCMs, classifiers), files of
+    /// recorded responses.
     pub fn models(&self) -> Vec<PathBuf> {
         let mut copy = self.clone();
         let folders = copy.models_mut().into_iter();

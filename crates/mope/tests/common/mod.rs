@@ -60,8 +60,9 @@ pub const EXPERIMENT: &str = r#"(
     seed: 3,
     model: "MODEL",
     dimensions: {
-        "informativeness": (scorer: Informativeness, low: "concise", high: "informative"),
-        "style": (scorer: Style, low: "unfriendly", high: "friendly"),
+        "informativeness": (scorer: Informativeness, low: "concise", high: "informative",
+            normaliser: (mean: 3.676, sd: 0.325)),
+        "style": (scorer: Style, low: "unfriendly", high: "friendly", normaliser: (mean: 0.196, sd: 0.228)),
     },
     experts: {
         "informative": Adapter("PLAIN"),

@@ -329,8 +329,10 @@ impl Training {
                 t.reward.validate().context("reward")?;
                 check_sampling(t.samples, t.max_new_tokens, t.temperature)?;
                 from_zero_on("missing_end", t.missing_end)?;
-                let over_base =
-                    |c: &ExpertSpec| !matches!(c, ExpertSpec::Full(_) | ExpertSpec::Limited { .. });
+                let over_base = |c: &ExpertSpec| {
+                    use ExpertSpec::{Adapter, Base, Prompted};
+                    matches!(c, Base | Prompted(_) | Adapter(_))
+                };
                 ensure!(
                     !t.candidates.is_empty() && t.candidates.iter().all(over_base),
                     "candidates: one or more of Base, Prompted(…) and Adapter(…)"

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use eval::dimension::{Dimension, Dimensions, locate};
+use eval::dimension::{Dimension, Dimensions, Normalisation, Source, locate};
 use eval::rewards::{Penalties, ShapedReward, Term};
 use experts::training::offline::OfflineConfig;
 use mixing::{Named, Preference};
@@ -66,7 +66,13 @@ impl MorlTraining {
                 scorer: dimension.scorer.clone(),
                 weight: sign * share,
                 cap: self.cap,
-                normaliser: dimension.normaliser,
+                normaliser: match dimension.normaliser {
+                    Some(Normalisation::Given(normaliser)) => Some(normaliser),
+                    Some(Normalisation::By(Source::Measured)) => {
+                        anyhow::bail!("dimension '{name}': {}", eval::Error::NotARun)
+                    }
+                    Some(Normalisation::By(Source::Stored)) | None => None,
+                },
             });
         }
         let penalties = self.penalties;

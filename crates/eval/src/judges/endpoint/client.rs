@@ -55,7 +55,10 @@ enum Failure {
 }
 
 /// The key of a variable.
-fn key(variable: &str) -> Result<String> {
+///
+/// # Errors
+/// [`Error::Key`] for one that is not set, or that no key can be.
+pub(crate) fn key(variable: &str) -> Result<String> {
     let fail = |problem: &'static str| Error::Key {
         variable: variable.into(),
         problem,
