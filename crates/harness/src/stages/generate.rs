@@ -31,6 +31,7 @@ use lm::LanguageModel;
 use lm::sampling::Draws;
 use mixing::{Generator, Request, Response};
 
+use super::bounds::Answer;
 pub use super::bounds::RunBounds;
 use super::scorer::{set_references, utility};
 use super::texts;
@@ -80,12 +81,14 @@ pub fn generate(
     }
     let bounds = RunBounds::of(plan, &references)?;
     let rate = |entry: &Entry, prompt: &NamedPrompt, text: &str, response: &Response| {
-        let (tokens, log_probs) = (&response.tokens, &response.reference_log_probs);
-        let prompted = &prompt.prompt;
-        let crossed = bounds
-            .as_ref()
-            .map(|b| b.crossed(prompted, text, tokens, log_probs));
-        if crossed.transpose()?.unwrap_or(false) {
+        let answer = Answer {
+            prompt: &prompt.prompt,
+            text,
+            tokens: &response.tokens,
+            base_log_probs: &response.reference_log_probs,
+        };
+        let crossed = bounds.as_ref().map(|b| b.crossed(&[answer]));
+        if crossed.transpose()?.is_some_and(|crossed| crossed[0]) {
             return Ok(0.0);
         }
         let rewards = scorer.reward(&prompt.prompt, text)?;

@@ -9,6 +9,7 @@ use eval::scoring::{ResponseScorer, TOGETHER};
 use eval::table::{parquet, read_parquet_within};
 use serde_json::json;
 
+use super::bounds::Answer;
 use super::generate::{Rows, RunBounds};
 use super::scorer::{by_id, prompt_of, set_references};
 use crate::plan::{Entry, RunPlan, key};
@@ -91,13 +92,23 @@ fn score_all(
             .iter()
             .map(|row| Ok((prompt_of(&prompts, row)?, row.response.as_str())));
         let rewards = scorer.rewards(&items.collect::<Result<Vec<_>>>()?)?;
+        let answers = rows.iter().map(|row| {
+            Ok(Answer {
+                prompt: prompt_of(&prompts, row)?,
+                text: &row.response,
+                tokens: &row.tokens,
+                base_log_probs: &row.base_log_probs,
+            })
+        });
+        let crossed = match bounds {
+            Some(bounds) => bounds.crossed(&answers.collect::<Result<Vec<_>>>()?)?,
+            None => Vec::new(),
+        };
+        let mut crossed = crossed.into_iter();
         for (row, rewards) in rows.iter().zip(rewards) {
             let preference = plan.experiment.preference(&row.identity.preference)?;
             let mut score = scorer.score_row(row, preference.shares()?, &rewards)?;
-            let prompt = prompt_of(&prompts, row)?;
-            let (text, tokens, log_probs) = (&row.response, &row.tokens, &row.base_log_probs);
-            let crossed = bounds.map(|b| b.crossed(prompt, text, tokens, log_probs));
-            if crossed.transpose()?.unwrap_or(false) {
+            if crossed.next().unwrap_or(false) {
                 score.utility = 0.0;
             }
             scores.push(score);
