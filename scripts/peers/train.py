@@ -1,8 +1,8 @@
 """Times a LoRA step of mope beside PyTorch + peft: the same model, shape of adapter and batch.
 
-    python scripts/peers/train.py target/release/mope
+    python scripts/peers/train.py target/release/mope [DEVICE ...]
 
-Prints tokens per second (forward, backward, AdamW; medians) and the ratios. Needs torch, transformers, peft, gguf.
+Devices are those of the build (default: Cpu). Prints tokens per second (forward, backward, AdamW; medians) and the ratios. Needs torch, transformers, peft, gguf.
 """
 
 import json
@@ -20,9 +20,9 @@ SEQUENCES, PROMPT, NEW, REPEAT = 16, 48, 48, 5
 FORMATS = [("F32", torch.float32), ("Bf16", torch.bfloat16)]
 
 
-def mope(binary):
-    command = [binary, "--json", "bench", "train", "--format", "F32,Bf16", "--sequences", str(SEQUENCES), "--prompt-tokens", str(PROMPT),
-               "--new-tokens", str(NEW), "--repeat", str(REPEAT)]
+def mope(binary, device):
+    command = [binary, "--json", "--device", device, "bench", "train", "--format", "F32,Bf16", "--sequences", str(SEQUENCES),
+               "--prompt-tokens", str(PROMPT), "--new-tokens", str(NEW), "--repeat", str(REPEAT)]
     rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {row["format"]: row["train_tokens_per_s"] for row in rows}
 
@@ -54,10 +54,12 @@ def main():
     path = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["path"]
     if os.path.isdir(path):
         path = next(os.path.join(path, f) for f in os.listdir(path) if f.endswith(".gguf"))
-    ours = mope(binary)
+    ours = {device: mope(binary, device) for device in sys.argv[2:] or ["Cpu"]}
     for name, dtype in FORMATS:
         other = peer(path, dtype)
-        print(f"{name}: mope {ours[name]:.0f} tokens/s, PyTorch + peft {other:.0f}, ratio {ours[name] / other:.2f}", flush=True)
+        print(f"{name}: PyTorch + peft {other:.0f} tokens/s", flush=True)
+        for device, rates in ours.items():
+            print(f"{name} on {device}: mope {rates[name]:.0f} tokens/s, ratio {rates[name] / other:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,9 @@ pub enum Error {
     },
 
     /// A dimension without a scorer where one is needed.
-    #[error("it has no scorer, as what only judges and people tell; give it one where rewards count")]
+    #[error(
+        "it has no scorer, as what only judges and people tell; give it one where rewards count"
+    )]
     OnlyJudged,
     /// A preference of which no reward tells anything.
     #[error(

@@ -39,6 +39,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
+use lm::DeviceSpec;
 use lm::chat::Prompt;
 
 use crate::dimension::{Dimension, Normalisation, Source};
@@ -126,10 +127,22 @@ impl ResponseScorer {
         dimensions: impl IntoIterator<Item = (N, &'a Dimension)>,
         utility: Utility,
     ) -> Result<Self> {
-        Self::open_for(dimensions, utility, Responses::Training)
+        Self::open_on(dimensions, utility, &DeviceSpec::default())
     }
 
-    /// The same for a run of responses of at most `tokens` tokens: what is not given, nor stored for this length, is
+    /// The same, reward models running on a device.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_on<'a, N: Into<String>>(
+        dimensions: impl IntoIterator<Item = (N, &'a Dimension)>,
+        utility: Utility,
+        device: &DeviceSpec,
+    ) -> Result<Self> {
+        Self::open_for(dimensions, utility, Responses::Training, device)
+    }
+
+    /// The same on a device for a run of responses of at most `tokens` tokens: what is not given, nor stored for this length, is
     /// measured on the references, which are all set before anything else is scored.
     ///
     /// # Errors
@@ -138,18 +151,20 @@ impl ResponseScorer {
         dimensions: impl IntoIterator<Item = (N, &'a Dimension)>,
         utility: Utility,
         tokens: usize,
+        device: &DeviceSpec,
     ) -> Result<Self> {
-        Self::open_for(dimensions, utility, Responses::Run(tokens))
+        Self::open_for(dimensions, utility, Responses::Run(tokens), device)
     }
 
     fn open_for<'a, N: Into<String>>(
         dimensions: impl IntoIterator<Item = (N, &'a Dimension)>,
         utility: Utility,
         responses: Responses,
+        device: &DeviceSpec,
     ) -> Result<Self> {
         let open = |(name, dimension): (N, &Dimension)| {
             let name = name.into();
-            let opened = dimension.scorer.open().and_then(|reward| {
+            let opened = dimension.scorer.open_on(device).and_then(|reward| {
                 let known = normaliser(dimension, reward.as_ref(), responses)?;
                 Ok((reward, known))
             });
@@ -553,7 +568,8 @@ mod tests {
             ..dimension(Scorer::Informativeness, "short", "long", (0.0, 1.0))
         };
         let open = |normaliser, tokens| {
-            ResponseScorer::of_run([("words", &words(normaliser))], Utility::Mean, tokens)
+            let dimension = [("words", &words(normaliser))];
+            ResponseScorer::of_run(dimension, Utility::Mean, tokens, &DeviceSpec::Cpu)
         };
         let by = |source| Some(Normalisation::By(source));
         // The stored ones are of 128 tokens.

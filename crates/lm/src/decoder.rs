@@ -328,6 +328,13 @@ impl Decoder {
         Ok(self.lay_out(&before, &counts, start, time, &|lane| cache.columns(lane)))
     }
 
+    /// Angles and mask for sequences that are read from their beginning, without a cache: lane `i` reads `counts[i]`
+    /// of `time` tokens.
+    pub(crate) fn whole(&self, counts: &[usize], time: usize) -> Pass {
+        let columns: Vec<u32> = (0..time as u32).collect();
+        self.lay_out(&vec![0; counts.len()], counts, 0, time, &|_| &columns)
+    }
+
     /// Angles and mask of lanes that have read `before` tokens and read `counts` more of `time`; `columns` says which
     /// of a lane's positions each column of keys holds.
     fn lay_out<'a>(

@@ -83,13 +83,57 @@ impl DeviceSpec {
     /// Checks that the device is there and computes in such a number format.
     ///
     /// # Errors
-    /// Those of [`Self::open`]; a number format that the device lacks, and which it has.
+    /// Those of [`Self::open`]; [`Error::NoDevice`]; a number format that the device lacks, and which it has.
     pub fn offers(&self, format: Format) -> Result<()> {
         let device = self.open()?;
-        match self {
-            Self::Cpu => Ok(()),
-            _ => float_format(&device, format).map(|_| ()),
+        if *self == Self::Cpu {
+            return Ok(());
         }
+        #[cfg(any(feature = "tch", feature = "wgpu", feature = "cuda"))]
+        self.is_there(&device)?;
+        float_format(&device, format).map(|_| ())
+    }
+
+    /// Checks that the machine has the device: burn itself only finds out when it is used, and panics then.
+    #[cfg(any(feature = "tch", feature = "wgpu", feature = "cuda"))]
+    fn is_there(&self, device: &Device) -> Result<()> {
+        use burn::tensor::DeviceType;
+        /// Most devices of a kind that are looked for.
+        const MOST: usize = 16;
+        let numbers = || 0..MOST;
+        let (kind, candidates): (_, Vec<Self>) = match self {
+            #[cfg(feature = "tch")]
+            Self::LibtorchCuda(_) => {
+                let candidates = numbers().map(Self::LibtorchCuda);
+                (DeviceType::LibTorch, candidates.collect())
+            }
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu(_) => {
+                let of = |kind: fn(usize) -> WgpuKind| numbers().map(move |i| Self::Wgpu(kind(i)));
+                let software = [Self::Wgpu(WgpuKind::Cpu)].into_iter();
+                let all = software.chain(of(WgpuKind::Integrated));
+                (
+                    DeviceType::Wgpu,
+                    all.chain(of(WgpuKind::Discrete)).collect(),
+                )
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => {
+                let candidates = numbers().map(Self::Cuda);
+                (DeviceType::Cuda, candidates.collect())
+            }
+            _ => return Ok(()),
+        };
+        let there = Device::enumerate(kind).into_vec();
+        if there.contains(device) {
+            return Ok(());
+        }
+        let opens = |spec: &Self| spec.open().is_ok_and(|d| there.contains(&d));
+        let names = candidates.iter().filter(|spec| opens(spec));
+        Err(Error::NoDevice {
+            device: self.to_string(),
+            there: names.map(Self::to_string).collect(),
+        })
     }
 
     /// Opens the device for burn's operations; on `Cpu` those run through Flex.

@@ -107,6 +107,19 @@ pub enum Error {
         /// The Cargo feature that it needs.
         feature: &'static str,
     },
+    /// A device that the build could open, and that the machine does not have.
+    #[error(
+        "device {device}: this machine has none; it has {}", match .there.as_slice() {
+            [] => "no device of that kind, so use Cpu, and look whether a driver is missing".into(),
+            names => names.join(", "),
+        }
+    )]
+    NoDevice {
+        /// As configs write it.
+        device: String,
+        /// The devices of its kind that are there.
+        there: Vec<String>,
+    },
     /// A device reported a failure.
     #[error("the device failed: {0}")]
     Device(String),

@@ -10,7 +10,7 @@ use common::{close, expected, fixture};
 use mope_lm::engine::Adapters;
 use mope_lm::load::Checkpoint;
 use mope_lm::save::Precision;
-use mope_lm::tuning::TuningDecoder;
+use mope_lm::tuning::{LoraConfig, LoraParameters, Loss, Sequence, TuningDecoder};
 use mope_lm::{Adapter, DeviceSpec, Engine, Format};
 
 const FAMILIES: [&str; 18] = [
@@ -438,7 +438,74 @@ fn packed_training_refuses_other_families_by_name() {
         ("llama_yarn", "training of 'llama' (a rope scaling"),
         ("smollm3", "training of 'smollm3' (layers of several kinds)"),
     ] {
-        let error = TuningDecoder::load(&open(family), Format::F32).unwrap_err();
+        let error = TuningDecoder::load(&open(family), &DeviceSpec::Cpu, Format::F32).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+/// Through burn all dense families train: log-probabilities are transformers', and the gradient is their slope.
+#[test]
+fn dense_families_train_on_the_other_devices() {
+    let others = DeviceSpec::built()
+        .into_iter()
+        .filter(|d| *d != DeviceSpec::Cpu);
+    for (device, family) in others.flat_map(|d| FAMILIES.map(|family| (d.clone(), family))) {
+        let checkpoint = open(family);
+        let decoder = match TuningDecoder::load(&checkpoint, &device, Format::F32) {
+            Ok(decoder) => decoder,
+            Err(error) => {
+                assert!(checkpoint.config().family.experts.is_some(), "{error}");
+                assert!(
+                    error.to_string().contains("a mixture of experts"),
+                    "{error}"
+                );
+                continue;
+            }
+        };
+        let what = format!("{device} {family}");
+        let sequence = Sequence::new(&ids()[..1], &ids()[1..]);
+        let logits = expected(&format!("families/{family}/expected.safetensors"), "logits");
+        let reference = logits.chunks(VOCAB).zip(&ids()[1..]).map(|(row, next)| {
+            let mut row = row.to_vec();
+            mope_lm::sampling::log_softmax(&mut row);
+            row[*next as usize]
+        });
+        let got = decoder
+            .log_probs(None, std::slice::from_ref(&sequence))
+            .unwrap();
+        close(&what, &got[0], &reference.collect::<Vec<_>>(), 2e-4);
+
+        let mut lora = LoraParameters::new(&LoraConfig::default(), decoder.config(), 1).unwrap();
+        let wave = |i: usize, step: f32| (i as f32 * step).sin();
+        let start = lora.values.clone();
+        let start: Vec<f32> = start
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v + 0.05 * wave(i, 1.7))
+            .collect();
+        let direction: Vec<f32> = (0..start.len()).map(|i| wave(i, 0.9)).collect();
+        let mut at = |by: f32| {
+            let moved = start.iter().zip(&direction).map(|(v, d)| v + by * d);
+            lora.values = moved.collect();
+            let loss = |_: usize, l: &[Vec<f32>]| Loss {
+                value: l[0].iter().map(|v| f64::from(*v)).sum(),
+                gradient: vec![vec![1.0; l[0].len()]],
+            };
+            decoder
+                .gradient(&lora, &[vec![sequence.clone()]], &loss)
+                .unwrap()
+        };
+        let along = at(0.0)
+            .values
+            .iter()
+            .zip(&direction)
+            .map(|(g, d)| f64::from(g * d))
+            .sum::<f64>();
+        let slope = (at(1e-3).losses[0] - at(-1e-3).losses[0]) / 2e-3;
+        println!("{what}: slope {slope:.4}, gradient {along:.4}");
+        assert!(
+            (slope - along).abs() < 0.02 * slope.abs().max(0.5),
+            "{what}: {slope} {along}"
+        );
     }
 }

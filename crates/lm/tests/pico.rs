@@ -5,7 +5,8 @@
 mod common;
 
 use common::{close, devices, expected, full_logits, pico, pico_ids, pico_in};
-use mope_lm::{Adapter, AdapterStack, DeviceSpec, Engine, Format, to_host};
+use mope_lm::device::WgpuKind;
+use mope_lm::{Adapter, AdapterStack, DeviceSpec, Engine, Error, Format, to_host};
 
 const SHAPES: [&str; 6] = [
     "llama",
@@ -59,6 +60,30 @@ fn packed_formats_need_the_packed_engine() {
                 "{spec}"
             );
         }
+    }
+}
+
+#[test]
+fn a_device_that_the_machine_lacks_is_refused_by_name() {
+    let missing = [
+        DeviceSpec::Wgpu(WgpuKind::Discrete(99)),
+        DeviceSpec::LibtorchCuda(99),
+        DeviceSpec::Cuda(99),
+    ];
+    for spec in missing {
+        let error = spec.offers(Format::F32).unwrap_err();
+        let built = matches!(error, Error::NoDevice { .. });
+        assert!(
+            built || matches!(error, Error::MissingFeature { .. }),
+            "{error}"
+        );
+        assert!(
+            error.to_string().starts_with(&format!("device {spec}: ")),
+            "{error}"
+        );
+    }
+    for spec in DeviceSpec::built() {
+        spec.offers(Format::F32).unwrap();
     }
 }
 

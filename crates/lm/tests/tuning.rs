@@ -1,5 +1,5 @@
-//! Log-probabilities, losses and gradients of adapters against PyTorch and peft, on tiny models of every
-//! shape.
+//! Log-probabilities, losses and gradients of adapters against PyTorch and peft, on tiny models of every shape and every
+//! device of the build; and both engines against each other.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -10,7 +10,7 @@ use mope_lm::objectives::{self, Pair};
 use mope_lm::tuning::{
     AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters, Loss, Sequence, TuningDecoder,
 };
-use mope_lm::{Adapter, Format};
+use mope_lm::{Adapter, DeviceSpec, Error, Format};
 
 const SHAPES: [&str; 6] = [
     "llama",
@@ -45,7 +45,11 @@ fn pairs() -> Vec<Item> {
 }
 
 fn decoder(shape: &str, weights: Format) -> TuningDecoder {
-    TuningDecoder::load(&pico::checkpoint(shape), weights).unwrap()
+    decoder_on(&DeviceSpec::Cpu, shape, weights)
+}
+
+fn decoder_on(device: &DeviceSpec, shape: &str, weights: Format) -> TuningDecoder {
+    TuningDecoder::load(&pico::checkpoint(shape), device, weights).unwrap()
 }
 
 /// Rank 4 on all matrices, with a fixture's numbers.
@@ -90,55 +94,73 @@ fn reference(decoder: &TuningDecoder) -> Vec<Pair> {
 
 #[test]
 fn losses_and_gradients_equal_pytorch() {
-    for shape in SHAPES {
-        let file = format!("tuning/{shape}.safetensors");
-        let decoder = decoder(shape, Format::F32);
-        let lora = parameters(&decoder, &file);
-        let items = pairs();
-        let flat: Vec<Sequence> = items.iter().flatten().cloned().collect();
-        let log_probs = decoder.log_probs(Some(&lora), &flat).unwrap();
-        for (i, got) in log_probs.iter().enumerate() {
-            let expected = expected(&file, &format!("log_probs.{}.{}", i / 2, i % 2));
-            close(shape, got, &expected, 1e-4);
+    for device in DeviceSpec::built() {
+        for shape in shapes(&device) {
+            equals_pytorch(&device, shape);
         }
-        let reference = reference(&decoder);
-        let firsts: Vec<Item> = items.iter().map(|p| vec![p[0].clone()]).collect();
-        type Objective<'a> = Box<dyn Fn(usize, &[Vec<f32>]) -> Loss + Sync + 'a>;
-        let objectives: [(&str, &[Item], Objective<'_>); 3] = [
-            ("sft", &firsts, Box::new(|_, l| objectives::nll(&l[0]))),
-            (
-                "rebel",
-                &items,
-                Box::new(|i, l| objectives::rebel([&l[0], &l[1]], &reference[i], ETA)),
-            ),
-            (
-                "dpo",
-                &items,
-                Box::new(|i, l| objectives::dpo([&l[0], &l[1]], reference[i].old, BETA)),
-            ),
-        ];
-        for (name, items, objective) in objectives {
-            let got = decoder.gradient(&lora, items, &objective).unwrap();
-            let total = got.losses.iter().sum::<f64>() as f32;
-            let loss = expected(&file, &format!("{name}.loss"));
-            let tolerance = 1e-5 * loss[0].abs().max(1.0);
-            close(&format!("{shape} {name}"), &[total], &loss, tolerance);
-            let gradient = in_order(&decoder, &file, &format!("{name}."));
-            let largest = gradient.iter().fold(0f32, |m, v| m.max(v.abs()));
-            let tolerance = 1e-4 * largest.max(1.0);
-            close(
-                &format!("{shape} {name}"),
-                &got.values,
-                &gradient,
-                tolerance,
-            );
-        }
+    }
+}
+
+fn equals_pytorch(device: &DeviceSpec, shape: &str) {
+    let file = format!("tuning/{shape}.safetensors");
+    let decoder = decoder_on(device, shape, Format::F32);
+    let lora = parameters(&decoder, &file);
+    let items = pairs();
+    let flat: Vec<Sequence> = items.iter().flatten().cloned().collect();
+    let log_probs = decoder.log_probs(Some(&lora), &flat).unwrap();
+    for (i, got) in log_probs.iter().enumerate() {
+        let expected = expected(&file, &format!("log_probs.{}.{}", i / 2, i % 2));
+        close(&format!("{device} {shape}"), got, &expected, 1e-4);
+    }
+    let reference = reference(&decoder);
+    let firsts: Vec<Item> = items.iter().map(|p| vec![p[0].clone()]).collect();
+    type Objective<'a> = Box<dyn Fn(usize, &[Vec<f32>]) -> Loss + Sync + 'a>;
+    let objectives: [(&str, &[Item], Objective<'_>); 3] = [
+        ("sft", &firsts, Box::new(|_, l| objectives::nll(&l[0]))),
+        (
+            "rebel",
+            &items,
+            Box::new(|i, l| objectives::rebel([&l[0], &l[1]], &reference[i], ETA)),
+        ),
+        (
+            "dpo",
+            &items,
+            Box::new(|i, l| objectives::dpo([&l[0], &l[1]], reference[i].old, BETA)),
+        ),
+    ];
+    for (name, items, objective) in objectives {
+        let got = decoder.gradient(&lora, items, &objective).unwrap();
+        let total = got.losses.iter().sum::<f64>() as f32;
+        let loss = expected(&file, &format!("{name}.loss"));
+        let tolerance = 1e-5 * loss[0].abs().max(1.0);
+        close(
+            &format!("{device} {shape} {name}"),
+            &[total],
+            &loss,
+            tolerance,
+        );
+        let gradient = in_order(&decoder, &file, &format!("{name}."));
+        let largest = gradient.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let tolerance = 1e-4 * largest.max(1.0);
+        close(
+            &format!("{device} {shape} {name}"),
+            &got.values,
+            &gradient,
+            tolerance,
+        );
     }
 }
 
 #[test]
 fn fifty_steps_follow_pytorch() {
-    let decoder = decoder("llama", Format::F32);
+    let built = DeviceSpec::built().into_iter();
+    built
+        .filter(|d| !is_slow(d))
+        .for_each(|d| follows_pytorch(&d));
+}
+
+fn follows_pytorch(device: &DeviceSpec) {
+    let decoder = decoder_on(device, "llama", Format::F32);
     let mut lora = parameters(&decoder, "tuning/curve.safetensors");
     let items: Vec<Item> = (0..3).map(|p| vec![sequence(p, 0)]).collect();
     let config = AdamWConfig {
@@ -157,7 +179,7 @@ fn fifty_steps_follow_pytorch() {
     }
     let expected = expected("tuning/curve.safetensors", "losses");
     assert!(expected[49] < 0.5 * expected[0]);
-    close("loss curve", &losses, &expected, 1e-3);
+    close(&format!("{device} loss curve"), &losses, &expected, 1e-3);
 }
 
 #[test]
@@ -261,6 +283,207 @@ fn hidden_states_have_gradients_too() {
     }
 }
 
+/// The devices whose engine is burn's.
+fn others() -> impl Iterator<Item = DeviceSpec> {
+    let built = DeviceSpec::built().into_iter();
+    built.filter(|device| *device != DeviceSpec::Cpu)
+}
+
+/// WebGPU's software driver takes seconds for a step, and compiles for minutes: it gets the least and the most that a
+/// block may have.
+fn is_slow(device: &DeviceSpec) -> bool {
+    matches!(device, DeviceSpec::Wgpu(_))
+}
+
+fn shapes(device: &DeviceSpec) -> Vec<&'static str> {
+    match is_slow(device) {
+        true => vec!["llama", "qwen3"],
+        false => SHAPES.to_vec(),
+    }
+}
+
+fn norm(values: impl Iterator<Item = f32>) -> f64 {
+    values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+}
+
+/// `‖got − expected‖ / ‖expected‖`.
+fn off(got: &[f32], expected: &[f32]) -> f64 {
+    let differences = got.iter().zip(expected).map(|(a, b)| a - b);
+    norm(differences) / norm(expected.iter().copied())
+}
+
+/// A linear head's Bradley-Terry loss of two hidden states, as reward models have it.
+fn head_loss(head: &[f32], hidden: &[Vec<f32>]) -> Loss {
+    let score = |h: &[f32]| h.iter().zip(head).map(|(h, w)| f64::from(h * w)).sum();
+    let (value, slope) = objectives::bradley_terry(score(&hidden[0]), score(&hidden[1]));
+    let row = |s: f64| head.iter().map(|w| s as f32 * w).collect();
+    let gradient = vec![row(slope), row(-slope)];
+    Loss { value, gradient }
+}
+
+fn head(decoder: &TuningDecoder) -> Vec<f32> {
+    let numbers = 0..decoder.config().hidden_size;
+    numbers.map(|i| (i as f32 * 0.7).sin()).collect()
+}
+
+/// Items of many lengths, for several chunks.
+fn many_items() -> Vec<Item> {
+    let long = |length: usize| Sequence {
+        tokens: (0..length).map(|i| (i * i + 5) as u32 % 96).collect(),
+        from: length / 2,
+    };
+    let pair = |i: usize| vec![long(20 + 7 * i), long(90 - 3 * i)];
+    pairs().into_iter().chain((0..14).map(pair)).collect()
+}
+
+#[test]
+fn both_engines_have_the_same_gradients() {
+    for shape in SHAPES {
+        let mut packed = decoder(shape, Format::F32);
+        packed.temperature = 0.7;
+        let lora = parameters(&packed, &format!("tuning/{shape}.safetensors"));
+        let (items, head) = (many_items(), head(&packed));
+        let likely = |_: usize, l: &[Vec<f32>]| {
+            let pair = Pair {
+                old: [-9.0, -11.0],
+                rewards: [1.0, 0.2],
+            };
+            objectives::rebel([&l[0], &l[1]], &pair, ETA)
+        };
+        let score = |_: usize, h: &[Vec<f32>]| head_loss(&head, h);
+        let expected = [
+            packed.gradient(&lora, &items, &likely).unwrap(),
+            packed.hidden_gradient(&lora, &items, &score).unwrap(),
+        ];
+        for device in others().filter(|device| shapes(device).contains(&shape)) {
+            let mut other = decoder_on(&device, shape, Format::F32);
+            other.temperature = 0.7;
+            let got = [
+                other.gradient(&lora, &items, &likely).unwrap(),
+                other.hidden_gradient(&lora, &items, &score).unwrap(),
+            ];
+            for (got, expected) in got.iter().zip(&expected) {
+                let gradient = off(&got.values, &expected.values);
+                println!("{device} {shape}: gradient off by {gradient:.1e}");
+                assert!(gradient <= 1e-4, "{device} {shape}: {gradient}");
+                for (got, expected) in got.losses.iter().zip(&expected.losses) {
+                    let difference = (got - expected).abs();
+                    let limit = 1e-4 * expected.abs().max(1.0);
+                    assert!(difference <= limit, "{device} {shape}: {got} {expected}");
+                }
+            }
+        }
+    }
+}
+
+/// A training of some steps: adapter, optimiser, and the loss of every step.
+struct Course<'a> {
+    recipe: &'a str,
+    lora: LoraParameters,
+    adam: AdamW,
+    losses: Vec<f32>,
+}
+
+impl<'a> Course<'a> {
+    fn new(recipe: &'a str, decoder: &TuningDecoder) -> Self {
+        Self {
+            recipe,
+            lora: parameters(decoder, "tuning/curve.safetensors"),
+            adam: AdamW::new(AdamWConfig::default(), AdamWState::default()),
+            losses: Vec::new(),
+        }
+    }
+
+    fn go(&mut self, decoder: &TuningDecoder, reference: &[Pair], steps: usize) {
+        let (mut items, head) = (pairs(), head(decoder));
+        if self.recipe == "sft" {
+            items.iter_mut().for_each(|pair| pair.truncate(1));
+        }
+        for _ in 0..steps {
+            let loss = |i: usize, l: &[Vec<f32>]| match self.recipe {
+                "sft" => objectives::nll(&l[0]),
+                "dpo" => objectives::dpo([&l[0], &l[1]], reference[i].old, BETA),
+                "rebel" => objectives::rebel([&l[0], &l[1]], &reference[i], ETA),
+                _ => head_loss(&head, l),
+            };
+            let gradient = match self.recipe {
+                "reward" => decoder.hidden_gradient(&self.lora, &items, &loss),
+                _ => decoder.gradient(&self.lora, &items, &loss),
+            };
+            let mut step = gradient.unwrap();
+            let count = items.len() as f32;
+            step.values.iter_mut().for_each(|g| *g /= count);
+            self.losses
+                .push(step.losses.iter().sum::<f64>() as f32 / count);
+            self.adam.step(&mut self.lora.values, &step.values, 2e-3);
+        }
+    }
+}
+
+#[test]
+fn every_device_trains_alike_and_continues_what_another_began() {
+    let packed = decoder("llama", Format::F32);
+    let reference = reference(&packed);
+    for recipe in ["sft", "dpo", "rebel", "reward"] {
+        let mut expected = Course::new(recipe, &packed);
+        expected.go(&packed, &reference, 30);
+        let (first, last) = (expected.losses[0], expected.losses[29]);
+        assert!(last < 0.9 * first, "{recipe}: {first} {last}");
+        for device in others() {
+            let other = decoder_on(&device, "llama", Format::F32);
+            let mut alone = Course::new(recipe, &other);
+            alone.go(&other, &reference, 30);
+            let what = format!("{device} {recipe}");
+            close(&what, &alone.losses, &expected.losses, 1e-3);
+            if is_slow(&device) && recipe != "reward" {
+                continue;
+            }
+            // What the optimiser and the adapter hold after 12 steps is all that is needed to go on: on the same device
+            // to the same numbers, on another to the same curve.
+            let half = |begin: &TuningDecoder, end: &TuningDecoder| {
+                let mut begun = Course::new(recipe, begin);
+                begun.go(begin, &reference, 12);
+                let mut resumed = Course {
+                    adam: AdamW::new(AdamWConfig::default(), begun.adam.state.clone()),
+                    ..begun
+                };
+                resumed.go(end, &reference, 18);
+                resumed
+            };
+            let again = half(&other, &other);
+            assert_eq!(again.lora.values, alone.lora.values, "{what}");
+            assert_eq!(again.adam.state, alone.adam.state, "{what}");
+            for (begin, end) in [(&packed, &other), (&other, &packed)] {
+                let what = format!("{what}, changing engines");
+                close(&what, &half(begin, end).losses, &expected.losses, 1e-3);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_base_in_16_bits_trains_an_adapter_in_32() {
+    for device in DeviceSpec::built() {
+        let checkpoint = pico::checkpoint("llama");
+        let exact = decoder_on(&device, "llama", Format::F32);
+        let near = match device.offers(Format::Bf16) {
+            Ok(()) => TuningDecoder::load(&checkpoint, &device, Format::Bf16).unwrap(),
+            Err(_) => {
+                let error = TuningDecoder::load(&checkpoint, &device, Format::Bf16).unwrap_err();
+                assert!(error.to_string().contains("but in F32"), "{error}");
+                continue;
+            }
+        };
+        let lora = parameters(&exact, "tuning/llama.safetensors");
+        let items = many_items();
+        let loss = |_: usize, l: &[Vec<f32>]| objectives::dpo([&l[0], &l[1]], [-9.0, -9.0], BETA);
+        let [exact, near] = [exact, near].map(|d| d.gradient(&lora, &items, &loss).unwrap());
+        let error = off(&near.values, &exact.values);
+        println!("{device}: gradient in 16 bits off by {error:.1e}");
+        assert!((1e-5..0.1).contains(&error), "{device}: {error}");
+    }
+}
+
 #[test]
 fn wrong_sequences_and_adapters_are_refused() {
     let llama = decoder("llama", Format::F32);
@@ -273,7 +496,10 @@ fn wrong_sequences_and_adapters_are_refused() {
     assert!(refused(vec![1, 96], 1).contains("vocabulary"));
     assert!(refused(vec![1; 10_000], 1).contains("context"));
     let checkpoint = pico::checkpoint("llama");
-    assert!(TuningDecoder::load(&checkpoint, Format::Q8).is_err());
+    for device in DeviceSpec::built() {
+        let error = TuningDecoder::load(&checkpoint, &device, Format::Q8).unwrap_err();
+        assert!(matches!(error, Error::NumberFormat { .. }), "{error}");
+    }
     let empty = Adapter::default();
     let config = LoraConfig::default();
     assert!(LoraParameters::from_adapter(&empty, &config, llama.config()).is_err());

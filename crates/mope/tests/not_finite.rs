@@ -9,6 +9,7 @@ use common::{done, experiment, fails, fixture, mope, stderr, stdout, write};
 use eval::rewards::RewardModel;
 use eval::rows::{generations, generations_frame, scores, scores_frame};
 use eval::table::{parquet, read_parquet};
+use lm::DeviceSpec;
 use serde_json::Value;
 
 /// Calls `change` with each tensor's name and numbers of a file of 32-bit floats.
@@ -137,10 +138,13 @@ fn a_reward_model_without_numbers_is_refused() {
         std::fs::write(&head, &clean[0]).unwrap();
         std::fs::write(&card, &clean[1]).unwrap();
     };
-    assert!(RewardModel::load(&reward).is_ok());
+    assert!(RewardModel::load(&reward, &DeviceSpec::Cpu).is_ok());
     for value in [f32::NAN, f32::INFINITY] {
         patch(&head, |_, numbers| numbers[4] = value);
-        let error = RewardModel::load(&reward).err().unwrap().to_string();
+        let error = RewardModel::load(&reward, &DeviceSpec::Cpu)
+            .err()
+            .unwrap()
+            .to_string();
         let expected = format!("head.safetensors: tensor 'weight' holds {value} at [4]");
         assert!(error.contains(&expected), "{error}");
         restore();
@@ -149,7 +153,10 @@ fn a_reward_model_without_numbers_is_refused() {
     let mut broken: Value = serde_json::from_str(&text).unwrap();
     broken["normaliser"]["sd"] = 0.0.into();
     std::fs::write(&card, broken.to_string()).unwrap();
-    let error = RewardModel::load(&reward).err().unwrap().to_string();
+    let error = RewardModel::load(&reward, &DeviceSpec::Cpu)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(
         error.contains("reward.json") && error.contains("sd is 0"),
         "{error}"

@@ -29,7 +29,7 @@ const STEPS_SAVED: u64 = 10;
 pub(super) fn train(job: &Job<'_>) -> Result<Outcome> {
     let training = job.training;
     let model = ModelFile::open(&job.model)?;
-    let mut decoder = TuningDecoder::load(&model, training.format)?;
+    let mut decoder = TuningDecoder::load(&model, &training.device, training.format)?;
     let mut run = Run::open(job, start(training, &decoder)?)?;
     let began = Instant::now();
     if !run.state.finished {

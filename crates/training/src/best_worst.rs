@@ -95,7 +95,11 @@ pub fn of_preferences(
             let order = permutation(count, &[&seed, b"preferences", &round]);
             let preference = order[ask % count];
             prompts.push(plans[preference].prompt(&asked.prompt)?);
-            rewards.push(recipe.reward(preferences[preference])?.open()?);
+            rewards.push(
+                recipe
+                    .reward(preferences[preference])?
+                    .open(&training.device)?,
+            );
         }
     }
     let key = json!({
@@ -215,6 +219,10 @@ fn responses(
     prompts: usize,
 ) -> Result<Vec<Sampled>> {
     let mut key = key.clone();
+    if training.device != training.anywhere().device {
+        // Devices round differently, and a rounding may change a draw.
+        key["device"] = training.device.content_key();
+    }
     match candidate {
         ExpertSpec::Base => {}
         ExpertSpec::Adapter(folder) => key["adapter"] = json!(hashes(folder)?),

@@ -11,8 +11,8 @@ use eval::rewards::Reward;
 use experts::classifier::{Classifier, ClassifierCard, Telling, Told};
 use experts::training::classifier::{Embeddings, Labelled, fit};
 use experts::{Expert, ExpertPool, ExpertSpec};
+use lm::LanguageModel;
 use lm::sampling::Draws;
-use lm::{DeviceSpec, LanguageModel};
 use mixing::{BASE, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -44,7 +44,7 @@ struct Answer {
 pub(super) fn train(job: &Job<'_>, recipe: &ClassifierTraining) -> Result<Outcome> {
     let training = job.training;
     let prompts = prompts::load(&recipe.prompts).context("prompts")?;
-    let mut models = Models::on(&DeviceSpec::Cpu, training.sampling_format)?;
+    let mut models = Models::on(&training.device, training.sampling_format)?;
     let base = models.open(&training.model)?;
     let mut experts = vec![models.expert(BASE, &ExpertSpec::Base, &base)?];
     for (name, spec) in recipe.experts.iter() {
@@ -58,7 +58,7 @@ pub(super) fn train(job: &Job<'_>, recipe: &ClassifierTraining) -> Result<Outcom
         return Ok(job.outcome(false, done, Product::Responses));
     }
     progress::say("classifier: scoring and fitting");
-    let labelled = label(recipe, &prompts, &answers)?;
+    let labelled = label(training, recipe, &prompts, &answers)?;
     let classifier = fitted(training, recipe, &base, &labelled)?;
     let folder = job.out().join("classifier");
     classifier.save(&folder)?;
@@ -85,7 +85,7 @@ fn answers(
     prompts: &[NamedPrompt],
 ) -> Result<Vec<Vec<Answer>>> {
     let training = job.training;
-    let known = json!([
+    let mut known = json!([
         env!("CARGO_PKG_VERSION"),
         job.inputs,
         training.sampling_format,
@@ -95,6 +95,12 @@ fn answers(
         recipe.max_new_tokens,
         recipe.temperature.to_string(),
     ]);
+    if let (true, Some(known)) = (
+        training.device != training.anywhere().device,
+        known.as_array_mut(),
+    ) {
+        known.push(training.device.content_key());
+    }
     let key = lm::source::hex(&Sha256::digest(known.to_string().as_bytes())[..6]);
     let folder = job.out().join("responses");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -219,6 +225,7 @@ fn answer(
 
 /// Which answers are at which end: those above and below most others to the same prompt.
 fn label(
+    training: &Training,
     recipe: &ClassifierTraining,
     prompts: &[NamedPrompt],
     answers: &[Vec<Answer>],
@@ -227,7 +234,7 @@ fn label(
     let scorers: Vec<Box<dyn Reward>> = recipe
         .dimensions
         .iter()
-        .map(|(_, d)| Ok(d.scorer.open()?))
+        .map(|(_, d)| Ok(d.scorer.open_on(&training.device)?))
         .collect::<Result<_>>()?;
     let mut all = Vec::new();
     for (number, prompt) in prompts.iter().enumerate() {

@@ -158,9 +158,11 @@ impl Job<'_> {
 /// Carries out a training, or what is left of it.
 ///
 /// # Errors
-/// [`harness::failure::Usage`] for inputs that are missing or wrong and for a folder that holds another training;
+/// [`harness::failure::Usage`] for a device that is not there or lacks a number format, which is said before anything
+/// is read, for inputs that are missing or wrong, and for a folder that holds another training;
 /// anything else for failures, among them a folder that another process writes.
 pub fn train(training: &Training, options: &TrainOptions) -> Result<Outcome> {
+    training.check_device()?;
     let _lock = lock(&options.out)?;
     let model = resolve(&training.model)?;
     let job = Job {

@@ -12,8 +12,8 @@ pub(super) fn train(job: &Job<'_>, recipe: &RewardTraining) -> Result<Outcome> {
     let training = job.training;
     let pairs: Vec<PreferencePair> = data::lines(&recipe.data)?;
     let say = |stage: &str| progress::say(&format!("reward: {stage}"));
-    let (config, seed) = (&recipe.settings, training.seed);
-    let model = RewardModel::fit(&training.model, &pairs, config, seed, say)?;
+    let (config, device, seed) = (&recipe.settings, &training.device, training.seed);
+    let model = RewardModel::fit(&training.model, &pairs, config, device, seed, say)?;
     let folder = job.out().join("reward");
     model.save(&folder)?;
     let held_out = model.card().held_out.clone();

@@ -1,4 +1,4 @@
-//! Where REBEL's responses and rewards come from: the fast engine, and scorers of text.
+//! Where REBEL's responses and rewards come from: the policy as it is decoded, and scorers of text.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use experts::training::rebel::{Environment, Sampled};
 use experts::{Error, Expert, ExpertPool, ExpertSpec};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
-use lm::{Adapter, DeviceSpec, LanguageModel};
+use lm::{Adapter, LanguageModel};
 use mixing::strategies::Single;
 use mixing::{Generation, Generator, Preference, Request, Strategy};
 
@@ -47,7 +47,13 @@ impl Rollouts {
         let prompts = prompts::load(prompts).context("prompts")?;
         let prompts = prompts.into_iter().map(|p| p.prompt).collect();
         let limits = (max_new_tokens, temperature);
-        Self::of(training, prompts, vec![reward.open()?], limits, model)
+        Self::of(
+            training,
+            prompts,
+            vec![reward.open(&training.device)?],
+            limits,
+            model,
+        )
     }
 
     /// Opens the model that samples, over given prompts with one reward for all or one for each.
@@ -61,9 +67,9 @@ impl Rollouts {
         (max_new_tokens, temperature): (usize, f32),
         model: &Path,
     ) -> Result<Self> {
-        let format = training.sampling_format;
+        let (device, format) = (&training.device, training.sampling_format);
         Ok(Self {
-            model: Arc::new(LanguageModel::open(model, &DeviceSpec::Cpu, format)?),
+            model: Arc::new(LanguageModel::open(model, device, format)?),
             prompts,
             rewards,
             max_new_tokens,

@@ -85,7 +85,7 @@ pub(super) fn resume(
     values: &mut Vec<f32>,
 ) -> Result<(AdamWState, TrainingState)> {
     let file = checkpoint_file(job.out());
-    let known = json!({"training": training, "inputs": job.inputs});
+    let known = json!({"training": training.anywhere(), "inputs": job.inputs});
     let stored: Option<Checkpoint<TrainingState>> = Checkpoint::load(&file)?;
     let (adam, mut state) = match stored {
         Some(stored) => {

@@ -155,7 +155,7 @@ fn completions(shell: clap_complete::Shell) -> Result<()> {
 fn devices(global: &Global) -> Result<()> {
     let mut listed = Vec::new();
     for spec in DeviceSpec::built() {
-        let error = spec.open().err().map(|e| e.to_string());
+        let error = spec.offers(Format::F32).err().map(|e| e.to_string());
         listed.push((spec.to_string(), error));
     }
     let document: Vec<Value> = listed

@@ -14,7 +14,10 @@ use crate::cli::TrainArgs;
 /// # Errors
 /// Those of [`Training::load`] and [`training::train`].
 pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
-    let training = Training::load(&args.file)?;
+    let mut training = Training::load(&args.file)?;
+    if let Some(device) = &global.device {
+        training.device = device.clone();
+    }
     let default = || Path::new("runs/train").join(&training.name);
     let out = args.out.clone().unwrap_or_else(default);
     let (mut documents, mut texts) = (Vec::new(), Vec::new());

@@ -52,7 +52,7 @@ pub(super) fn label(folder: &Path, label: Option<&str>, labels: &[String]) -> Re
 }
 
 impl Definition for &Classifier {
-    fn open(&self) -> Result<Box<dyn Reward>> {
+    fn open(&self, _: &DeviceSpec) -> Result<Box<dyn Reward>> {
         let classifier = TextClassifier::open(&self.model, &self.device)?;
         let label = label(&self.model, self.label.as_deref(), classifier.labels())?;
         Ok(Box::new(Odds {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lm::DeviceSpec;
 use lm::chat::Prompt;
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -16,8 +17,8 @@ const ENDS: [char; 8] = ['.', '!', '?', '…', '。', '！', '？', '।'];
 pub(super) struct Of<'a>(pub(super) &'a Scorer);
 
 impl Definition for Of<'_> {
-    fn open(&self) -> Result<Box<dyn Reward>> {
-        Ok(Box::new(CompleteSentences(self.0.open()?)))
+    fn open(&self, device: &DeviceSpec) -> Result<Box<dyn Reward>> {
+        Ok(Box::new(CompleteSentences(self.0.open_on(device)?)))
     }
 
     fn validate(&self) -> Result<()> {

@@ -10,6 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lm::DeviceSpec;
 use lm::source::cache_folder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -183,7 +184,7 @@ impl Endpoint {
 }
 
 impl Definition for &Endpoint {
-    fn open(&self) -> Result<Box<dyn Reward>> {
+    fn open(&self, _: &DeviceSpec) -> Result<Box<dyn Reward>> {
         let spec = self.spec()?;
         let definition = json!({
             "url": self.url,

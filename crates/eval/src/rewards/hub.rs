@@ -35,7 +35,7 @@ fn bf16() -> Format {
 }
 
 impl Definition for &HubReward {
-    fn open(&self) -> Result<Box<dyn Reward>> {
+    fn open(&self, _: &DeviceSpec) -> Result<Box<dyn Reward>> {
         let model = ScoredModel::open(&self.model, &self.device, self.format)?;
         let label = label(&self.model, self.label.as_deref(), model.labels())?;
         Ok(Box::new(Score { model, label }))

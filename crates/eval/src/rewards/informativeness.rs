@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use lm::DeviceSpec;
 use lm::chat::Prompt;
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -21,7 +22,7 @@ static STOP_WORDS: LazyLock<HashSet<&'static str>> =
 pub(super) struct Informativeness;
 
 impl Definition for Informativeness {
-    fn open(&self) -> Result<Box<dyn Reward>> {
+    fn open(&self, _: &DeviceSpec) -> Result<Box<dyn Reward>> {
         Ok(Box::new(Informativeness))
     }
 

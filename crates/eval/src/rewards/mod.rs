@@ -32,6 +32,7 @@ mod sum;
 
 use std::path::{Path, PathBuf};
 
+use lm::DeviceSpec;
 use lm::chat::Prompt;
 use serde::{Deserialize, Serialize};
 
@@ -131,11 +132,11 @@ impl Normaliser {
 
 /// What a config says of a reward. Every method is required, so that no new reward forgets one.
 trait Definition {
-    /// Opens the reward.
+    /// Opens the reward; models in it run on `device`, unless the config names one for them.
     ///
     /// # Errors
     /// A reward model that cannot be opened.
-    fn open(&self) -> Result<Box<dyn Reward>>;
+    fn open(&self, device: &DeviceSpec) -> Result<Box<dyn Reward>>;
 
     /// Checks numbers, and that the named reward models are there.
     ///
@@ -202,7 +203,15 @@ impl Scorer {
     /// # Errors
     /// A reward model that cannot be opened.
     pub fn open(&self) -> Result<Box<dyn Reward>> {
-        self.definition().open()
+        self.open_on(&DeviceSpec::default())
+    }
+
+    /// The same, reward models running on a device: in `Bf16`, or in `F32` where it does not compute in that.
+    ///
+    /// # Errors
+    /// A device that this build lacks, a reward model that cannot be opened.
+    pub fn open_on(&self, device: &DeviceSpec) -> Result<Box<dyn Reward>> {
+        self.definition().open(device)
     }
 
     /// Checks its numbers, and that the reward models that it names are there.

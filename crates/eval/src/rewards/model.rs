@@ -8,7 +8,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lm::Adapter;
 use lm::chat::Prompt;
 use lm::load::mapped::all_finite;
 use lm::objectives::bradley_terry;
@@ -18,6 +17,7 @@ use lm::source::Registry;
 use lm::tuning::{
     AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters, Loss, Optimisation, Sequence,
 };
+use lm::{Adapter, DeviceSpec};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -126,8 +126,8 @@ pub struct Card {
 pub(super) struct Folder<'a>(pub(super) &'a Path);
 
 impl Definition for Folder<'_> {
-    fn open(&self) -> Result<Box<dyn Reward>> {
-        Ok(Box::new(RewardModel::load(self.0)?))
+    fn open(&self, device: &DeviceSpec) -> Result<Box<dyn Reward>> {
+        Ok(Box::new(RewardModel::load(self.0, device)?))
     }
 
     fn validate(&self) -> Result<()> {
@@ -160,7 +160,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 impl RewardModel {
-    /// Fits a reward model over a base model to pairs.
+    /// Fits a reward model over a base model to pairs, on a device.
     ///
     /// # Errors
     /// A base that cannot be read, settings that make no sense, or too few pairs.
@@ -168,11 +168,12 @@ impl RewardModel {
         base: &str,
         pairs: &[PreferencePair],
         config: &RewardModelConfig,
+        device: &DeviceSpec,
         seed: u64,
         mut progress: impl FnMut(&str),
     ) -> Result<Self> {
         config.validate()?;
-        let reader = Reader::shared(&resolve(base)?)?;
+        let reader = Reader::shared(&resolve(base)?, device)?;
         let sequences = |pair: &PreferencePair| -> Result<Item> {
             let prompt = Prompt::Chat(vec![lm::chat::Message::user(&pair.prompt)]);
             let chosen = reader.sequence(&prompt, &pair.chosen)?;
@@ -265,18 +266,18 @@ impl RewardModel {
         write_atomic(&path, (text + "\n").as_bytes())
     }
 
-    /// Opens a folder that [`Self::save`] wrote.
+    /// Opens a folder that [`Self::save`] wrote, on a device.
     ///
     /// # Errors
     /// Missing or damaged files, or a base that cannot be read.
-    pub fn load(folder: &Path) -> Result<Self> {
+    pub fn load(folder: &Path, device: &DeviceSpec) -> Result<Self> {
         let path = folder.join("reward.json");
         let failed = |path: &Path, e: &dyn std::fmt::Display| Error::reward_model(path, e);
         let text = lm::load::read_text(&path)?;
         let card: Card = serde_json::from_str(&text).map_err(|e| failed(&path, &e))?;
         let normaliser = card.normaliser.validate();
         normaliser.map_err(|e| failed(&path, &e))?;
-        let reader = Reader::shared(&resolve(&card.base)?)?;
+        let reader = Reader::shared(&resolve(&card.base)?, device)?;
         let config = reader.decoder.config();
         let path = folder.join("head.safetensors");
         let bytes = lm::load::read_bytes(&path)?;

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lm::DeviceSpec;
 use lm::chat::Prompt;
 
 use super::{Definition, MEASURED_AT, Normaliser, Reward, Scorer};
@@ -15,7 +16,7 @@ use crate::Result;
 pub(super) struct Readability;
 
 impl Definition for Readability {
-    fn open(&self) -> Result<Box<dyn Reward>> {
+    fn open(&self, _: &DeviceSpec) -> Result<Box<dyn Reward>> {
         Ok(Box::new(Readability))
     }
 

@@ -8,15 +8,18 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use lm::chat::{ChatTemplate, Prompt};
 use lm::load::Checkpoint;
 use lm::tuning::{LoraParameters, Sequence, TuningDecoder};
-use lm::{Format, Tokenizer};
+use lm::{DeviceSpec, Format, Tokenizer};
 
 use crate::{Error, Result};
 
 /// Texts whose states are kept for the next model: several times what is scored together (ours), some megabytes.
 const KEPT: usize = 1024;
 
-/// Readers in use, by the model's path.
-static OPEN: Mutex<Vec<(PathBuf, Weak<Reader>)>> = Mutex::new(Vec::new());
+/// What a reader is of: the model's path, and where it runs.
+type Key = (PathBuf, DeviceSpec);
+
+/// Readers in use.
+static OPEN: Mutex<Vec<(Key, Weak<Reader>)>> = Mutex::new(Vec::new());
 
 /// A decoder that reads prompts with their responses.
 pub(super) struct Reader {
@@ -29,30 +32,35 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// The reader over a model, the one in use where there is one.
+    /// The reader over a model on a device, the one in use where there is one.
     ///
     /// # Errors
-    /// A model that cannot be read, or that names no token that ends a response.
-    pub(super) fn shared(model: &Path) -> Result<Arc<Self>> {
+    /// A device that this build lacks; a model that cannot be read, or that names no token that ends a response.
+    pub(super) fn shared(model: &Path, device: &DeviceSpec) -> Result<Arc<Self>> {
+        let key = (model.to_path_buf(), device.clone());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|(_, reader)| reader.strong_count() > 0);
-        let in_use = open.iter().find(|(path, _)| path == model);
+        let in_use = open.iter().find(|(other, _)| *other == key);
         if let Some(reader) = in_use.and_then(|(_, reader)| reader.upgrade()) {
             return Ok(reader);
         }
-        let reader = Arc::new(Self::open(model)?);
-        open.push((model.into(), Arc::downgrade(&reader)));
+        let reader = Arc::new(Self::open(model, device)?);
+        open.push((key, Arc::downgrade(&reader)));
         Ok(reader)
     }
 
-    fn open(model: &Path) -> Result<Self> {
+    fn open(model: &Path, device: &DeviceSpec) -> Result<Self> {
         let checkpoint = Checkpoint::open(model)?;
         let end = checkpoint.end_tokens().first().copied();
         let end = end.ok_or_else(|| Error::NoEndToken {
             model: model.into(),
         })?;
+        let format = match device.offers(Format::Bf16) {
+            Ok(()) => Format::Bf16,
+            Err(_) => Format::F32,
+        };
         Ok(Self {
-            decoder: TuningDecoder::load(&checkpoint, Format::Bf16)?,
+            decoder: TuningDecoder::load(&checkpoint, device, format)?,
             tokenizer: Tokenizer::load(&checkpoint)?,
             chat: ChatTemplate::load(&checkpoint),
             end,

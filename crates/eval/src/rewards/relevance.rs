@@ -39,7 +39,7 @@ pub(super) fn is_there(folder: &Path) -> Result<()> {
 }
 
 impl Definition for &Relevance {
-    fn open(&self) -> Result<Box<dyn Reward>> {
+    fn open(&self, _: &DeviceSpec) -> Result<Box<dyn Reward>> {
         let folder = match &self.model {
             Some(folder) => folder.clone(),
             None => Registry::load()?.resolve(ENCODER, &mut |_, _, _| ())?,

@@ -11,6 +11,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use lm::DeviceSpec;
 use lm::chat::Prompt;
 use serde::{Deserialize, Serialize};
 use unicode_segmentation::UnicodeSegmentation;
@@ -112,14 +113,14 @@ impl ShapedReward {
         }
     }
 
-    /// Opens the scorers.
+    /// Opens the scorers; models run on `device`.
     ///
     /// # Errors
     /// Those of [`Self::validate`], and a scorer that cannot be opened.
-    pub fn open(&self) -> Result<Shaped> {
+    pub fn open(&self, device: &DeviceSpec) -> Result<Shaped> {
         self.validate()?;
         Ok(Shaped {
-            terms: Sum::open(&self.terms)?,
+            terms: Sum::open(&self.terms, device)?,
             penalties: self.penalties,
         })
     }
@@ -177,7 +178,8 @@ mod tests {
             normaliser: None,
         };
         let terms = vec![term];
-        ShapedReward { terms, penalties }.open().unwrap()
+        let reward = ShapedReward { terms, penalties };
+        reward.open(&DeviceSpec::default()).unwrap()
     }
 
     #[test]
@@ -205,6 +207,6 @@ mod tests {
             terms: vec![],
             penalties: Penalties::default(),
         };
-        assert!(none.open().is_err());
+        assert!(none.open(&DeviceSpec::default()).is_err());
     }
 }

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lm::DeviceSpec;
 use lm::chat::Prompt;
 use unicode_segmentation::UnicodeSegmentation;
 use vader_sentimental::SentimentIntensityAnalyzer;
@@ -57,7 +58,7 @@ const RUDE: [&str; 14] = [
 pub(super) struct Style;
 
 impl Definition for Style {
-    fn open(&self) -> Result<Box<dyn Reward>> {
+    fn open(&self, _: &DeviceSpec) -> Result<Box<dyn Reward>> {
         Ok(Box::new(StyleReward::new()))
     }
 

@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lm::DeviceSpec;
 use lm::chat::Prompt;
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +58,8 @@ pub(super) fn check(terms: &[Term]) -> Result<()> {
 pub(super) struct Terms<'a>(pub(super) &'a [Term]);
 
 impl Definition for Terms<'_> {
-    fn open(&self) -> Result<Box<dyn Reward>> {
-        Ok(Box::new(Sum::open(self.0)?))
+    fn open(&self, device: &DeviceSpec) -> Result<Box<dyn Reward>> {
+        Ok(Box::new(Sum::open(self.0, device)?))
     }
 
     fn validate(&self) -> Result<()> {
@@ -78,14 +79,14 @@ impl Definition for Terms<'_> {
 pub(super) struct Sum(Vec<(Term, Box<dyn Reward>)>);
 
 impl Sum {
-    /// Opens the scorers.
+    /// Opens the scorers; models run on `device`.
     ///
     /// # Errors
     /// Those of [`check`], and a scorer that cannot be opened.
-    pub(super) fn open(terms: &[Term]) -> Result<Self> {
+    pub(super) fn open(terms: &[Term], device: &DeviceSpec) -> Result<Self> {
         check(terms)?;
         let open = |term: &Term| {
-            let reward = term.scorer.open()?;
+            let reward = term.scorer.open_on(device)?;
             match term.normaliser.or_else(|| reward.normaliser()) {
                 Some(_) => Ok((term.clone(), reward)),
                 None => Err(Error::NoNormaliser),

@@ -41,6 +41,7 @@ pub fn open_scorer(experiment: &Experiment) -> Result<ResponseScorer> {
         dimensions,
         experiment.utility,
         tokens,
+        &experiment.device,
     )?)
 }
 

@@ -3,30 +3,16 @@
 use kernels::{Dense, Isa, math};
 
 use super::forward::norm_rows;
+use super::packed::{PackedTuning, Worker, spans};
 use super::tape::sized;
-use super::{Output, Sequence, TuningDecoder, Worker, spans};
+use super::{Output, Sequence};
 
 /// Rows whose distributions are in memory together (ours: 25 MB for 49,152 tokens).
 const ROWS: usize = 128;
 
-impl TuningDecoder {
+impl PackedTuning {
     fn vocabulary(&self) -> &Dense {
         self.head.as_ref().unwrap_or(&self.embedding)
-    }
-
-    /// Rows of the chunk whose hidden states are read out, sequence after sequence, and the tokens that they
-    /// predict.
-    fn results(chunk: &[&Sequence], output: Output) -> Vec<(usize, u32)> {
-        let mut results = Vec::new();
-        for (span, sequence) in spans(chunk).zip(chunk) {
-            let predicted = match output {
-                Output::LogProbs => sequence.from..sequence.tokens.len(),
-                Output::Hidden => sequence.tokens.len() - 1..sequence.tokens.len(),
-            };
-            let rows = predicted.map(|t| (span.start + t - 1, sequence.tokens[t]));
-            results.extend(rows);
-        }
-        results
     }
 
     /// The outputs of a chunk that [`Self::forward`] has read, by sequence; with `unit`, the derivatives of
@@ -39,7 +25,7 @@ impl TuningDecoder {
         unit: bool,
     ) -> Vec<Vec<f32>> {
         let width = self.config().hidden_size;
-        let results = Self::results(chunk, output);
+        let results = results(chunk, output);
         let mut hidden = vec![0.0; results.len() * width];
         for ((row, _), out) in results.iter().zip(hidden.chunks_mut(width)) {
             let stream = &worker.tape.stream[row * width..(row + 1) * width];
@@ -53,9 +39,9 @@ impl TuningDecoder {
         }
         match output {
             Output::Hidden => hidden.chunks(width).map(<[f32]>::to_vec).collect(),
-            Output::LogProbs => {
+            Output::LogProbs { temperature } => {
                 let tokens: Vec<u32> = results.iter().map(|(_, token)| *token).collect();
-                let all = self.score(&hidden, &tokens, worker, unit);
+                let all = self.score(&hidden, &tokens, temperature, worker, unit);
                 let mut rest = all.as_slice();
                 let scored = |sequence: &&Sequence| {
                     let (values, others) = rest.split_at(sequence.scored());
@@ -68,14 +54,21 @@ impl TuningDecoder {
     }
 
     /// Log-probability of each token after each hidden state, and with `unit` its derivative.
-    fn score(&self, hidden: &[f32], tokens: &[u32], worker: &mut Worker, unit: bool) -> Vec<f32> {
+    fn score(
+        &self,
+        hidden: &[f32],
+        tokens: &[u32],
+        temperature: f32,
+        worker: &mut Worker,
+        unit: bool,
+    ) -> Vec<f32> {
         let (width, vocab, isa) = (
             self.config().hidden_size,
             self.config().vocab_size,
             Isa::best(),
         );
         let mut out = Vec::with_capacity(tokens.len());
-        let inverse = 1.0 / self.temperature;
+        let inverse = 1.0 / temperature;
         if unit {
             sized(&mut worker.unit, hidden.len());
         }
@@ -122,14 +115,14 @@ impl TuningDecoder {
         wanted: &[Vec<f32>],
     ) {
         let (width, isa) = (self.config().hidden_size, Isa::best());
-        let results = Self::results(chunk, output);
+        let results = results(chunk, output);
         let d_results = sized(&mut worker.d_results, results.len() * width);
         match output {
             Output::Hidden => d_results
                 .chunks_mut(width)
                 .zip(wanted)
                 .for_each(|(to, from)| to.copy_from_slice(from)),
-            Output::LogProbs => {
+            Output::LogProbs { .. } => {
                 let factors = wanted.iter().flatten();
                 let rows = d_results.chunks_mut(width).zip(worker.unit.chunks(width));
                 for ((to, unit), factor) in rows.zip(factors) {
@@ -145,4 +138,11 @@ impl TuningDecoder {
         }
         worker.tape.stream = d_stream;
     }
+}
+
+/// Rows of the chunk whose hidden states are read out, sequence after sequence, and the tokens that they predict.
+fn results(chunk: &[&Sequence], output: Output) -> Vec<(usize, u32)> {
+    let sequences = spans(chunk).zip(chunk);
+    let results = sequences.flat_map(|(span, sequence)| sequence.results(span.start, output));
+    results.collect()
 }

@@ -1,23 +1,23 @@
-//! Training an adapter: log-probabilities of responses and their derivatives.
+//! Training an adapter: log-probabilities of responses and their derivatives, through either of two engines.
 //!
-//! The decoder's parameters are frozen, so its backward pass needs no gradient of a weight matrix, only of
-//! what flows through it: one product forward and one backward per matrix, both over all rows of a batch
-//! without padding. Written out by hand (formulas in [`crate::Decoder`]), checked against PyTorch.
+//! A recipe sees a response's log-probabilities (or the hidden state that a reward model's head reads) and gives back
+//! the derivatives of its loss by them; the engine carries those back to the adapter's parameters. So both engines
+//! share every loss, the optimiser and the checkpoints, and what one began the other continues:
 //!
-//! - A batch is cut into chunks of at most [`CHUNK`] tokens, whole items each, so memory is
-//!   bounded; chunks run on the team's threads, and their gradients are added in the chunks' order.
-//!   Results do not depend on the number of threads.
-//! - A chunk keeps what its blocks read; norms, activations and attention are computed again backwards.
-//! - The head makes `∂ log p(y) / ∂ hidden = W_y − Σ_v p_v W_v` while it has the distribution at hand, so
-//!   logits are never kept.
+//! - on `Cpu` packed matrices and a backward pass that is written out (`packed.rs`)
+//! - on every other device burn's operations and its automatic differentiation (`autodiff.rs`)
+//!
+//! The decoder's parameters are frozen, in 32 bits or in 16; adapters, their gradients and the optimiser are in 32. A
+//! matrix with an adapter computes `x W + s (x A) B`: the product `A B` is never made. A batch is cut into chunks of
+//! bounded size, whole items each, so memory is bounded, too; logits are there for some rows at a time.
 //!
 //! ```
-//! use mope_lm::Format;
+//! use mope_lm::{DeviceSpec, Format};
 //! use mope_lm::load::Checkpoint;
 //! use mope_lm::tuning::{LoraConfig, LoraParameters, Sequence, TuningDecoder};
 //!
 //! let checkpoint = Checkpoint::open("tests/fixtures/pico/llama".as_ref())?;
-//! let decoder = TuningDecoder::load(&checkpoint, Format::F32)?;
+//! let decoder = TuningDecoder::load(&checkpoint, &DeviceSpec::Cpu, Format::F32)?;
 //! let sequences = [Sequence::new(&[1, 2], &[3, 4, 5])];
 //! let before = decoder.log_probs(None, &sequences)?;
 //! assert_eq!(before[0].len(), 3);
@@ -28,6 +28,7 @@
 //! ```
 
 mod attention;
+mod autodiff;
 mod backward;
 mod blocks;
 mod chunks;
@@ -36,36 +37,35 @@ mod gradient;
 mod head;
 mod lora;
 mod optimiser;
+mod packed;
 mod tape;
 
-use std::ops::Range;
-use std::sync::Mutex;
-
-use kernels::{Dense, DenseScratch};
-
 use crate::load::Checkpoint;
-use crate::load::tensors::Tensors;
-use crate::{DecoderConfig, Error, Format, Result};
+use crate::{DecoderConfig, DeviceSpec, Error, Format, Result};
 
 pub use lora::{LoraConfig, LoraParameters};
 pub use optimiser::{AdamW, AdamWConfig, AdamWState, Optimisation, Schedule};
 
-use backward::Sink;
 pub use blocks::{Blocks, Layout, Part, normal};
 pub use chunks::CHUNK;
-use chunks::each_chunk;
 pub use gradient::BlockGradient;
-use tape::{Tape, sized};
+
+use autodiff::AutodiffTuning;
+use packed::PackedTuning;
 
 /// A frozen decoder through which gradients flow.
 #[derive(Debug)]
 pub struct TuningDecoder {
-    embedding: Dense,
-    head: Option<Dense>,
-    blocks: Blocks,
+    engine: Engine,
     /// Divides the logits before log-probabilities are taken; 1 is the model's own distribution. A policy that
     /// is sampled at a temperature is trained at that temperature.
     pub temperature: f32,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Packed(Box<PackedTuning>),
+    Autodiff(Box<AutodiffTuning>),
 }
 
 /// Tokens, of which those from `from` on are scored.
@@ -99,6 +99,17 @@ impl Sequence {
     fn read(&self) -> usize {
         self.tokens.len() - 1
     }
+
+    /// Rows whose hidden states are read out, and the tokens that they predict, where the sequence's first token is in
+    /// row `start`.
+    fn results(&self, start: usize, output: Output) -> impl Iterator<Item = (usize, u32)> {
+        let from = match output {
+            Output::LogProbs { .. } => self.from,
+            Output::Hidden => self.tokens.len() - 1,
+        };
+        let predicted = self.tokens.iter().enumerate().skip(from);
+        predicted.map(move |(t, token)| (start + t - 1, *token))
+    }
 }
 
 /// Sequences whose losses belong together: one for fine-tuning, a pair for preferences.
@@ -123,61 +134,58 @@ pub struct Gradient {
 }
 
 /// What a chunk's last hidden states are turned into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Output {
-    /// Log-probabilities of the scored tokens.
-    LogProbs,
+    /// Log-probabilities of the scored tokens, the logits divided by the temperature.
+    LogProbs { temperature: f32 },
     /// The last token's hidden state, normalised, `[hidden]`.
     Hidden,
 }
 
+/// An objective: gets an item's number and its sequences' outputs.
+type Objective<'a> = &'a (dyn Fn(usize, &[Vec<f32>]) -> Loss + Sync);
+
 impl TuningDecoder {
-    /// Reads a checkpoint in 32 bits or, with [`Format::Bf16`], in 16.
+    /// Reads a checkpoint onto a device, in 32 bits or, with [`Format::Bf16`], its matrices in 16.
     ///
     /// # Errors
-    /// Another format; a family that [`DecoderConfig::unlike_llama`] sets apart; a missing, misshapen or unknown tensor.
-    pub fn load(checkpoint: &Checkpoint, format: Format) -> Result<Self> {
-        if !matches!(format, Format::F32 | Format::Bf16) {
-            let reason = "training computes in F32 or Bf16";
-            return Err(Error::NumberFormat { format, reason });
-        }
-        let config = checkpoint.config().clone();
-        if let Some(what) = config.unlike_llama() {
-            return Err(Error::unsupported(
-                checkpoint.path(),
-                format!("training of '{}' ({what})", checkpoint.family()),
-                "training of dense models like LLaMA; other models run, and serve as experts",
-            ));
-        }
-        let pack = |_, [outputs, inputs]: [usize; 2], data: Vec<f32>| match format {
-            Format::Bf16 => Dense::bf16(outputs, inputs, &data),
-            _ => Dense::f32(outputs, inputs, data),
+    /// A device that this build lacks, another format or one that the device lacks; a family that the device's engine
+    /// does not train; a missing, misshapen or unknown tensor.
+    pub fn load(checkpoint: &Checkpoint, device: &DeviceSpec, format: Format) -> Result<Self> {
+        let engine = match device {
+            DeviceSpec::Cpu => Engine::Packed(Box::new(PackedTuning::load(checkpoint, format)?)),
+            _ => {
+                let engine = AutodiffTuning::load(checkpoint, &device.open()?, format)?;
+                Engine::Autodiff(Box::new(engine))
+            }
         };
-        let read = Tensors::read(checkpoint, pack, |vector| vector)?;
+        let temperature = 1.0;
         Ok(Self {
-            embedding: read.embedding,
-            head: read.head,
-            blocks: Blocks::new(config, read.blocks, read.norm),
-            temperature: 1.0,
+            engine,
+            temperature,
         })
     }
 
     /// Shape of the model.
     pub fn config(&self) -> &DecoderConfig {
-        &self.blocks.config
+        match &self.engine {
+            Engine::Packed(engine) => engine.config(),
+            Engine::Autodiff(engine) => engine.config(),
+        }
     }
 
     /// Log-probability in nats of every scored token of every sequence, with the adapter or, without one, of
     /// the base.
     ///
     /// # Errors
-    /// A sequence that is empty, too long or has tokens outside of the vocabulary.
+    /// A sequence that is empty, too long or has tokens outside of the vocabulary; an adapter for another model; a device
+    /// that fails.
     pub fn log_probs(
         &self,
         adapter: Option<&LoraParameters>,
         sequences: &[Sequence],
     ) -> Result<Vec<Vec<f32>>> {
-        self.outputs(adapter, sequences, Output::LogProbs)
+        self.outputs(adapter, sequences, self.log_probabilities())
     }
 
     /// Hidden state of every sequence's last token after the last norm, `[hidden]` each.
@@ -203,7 +211,7 @@ impl TuningDecoder {
         items: &[Item],
         loss: &(dyn Fn(usize, &[Vec<f32>]) -> Loss + Sync),
     ) -> Result<Gradient> {
-        self.gradient_of(adapter, items, Output::LogProbs, loss)
+        self.gradient_of(adapter, items, self.log_probabilities(), loss)
     }
 
     /// The same for losses of the sequences' last hidden states.
@@ -219,6 +227,11 @@ impl TuningDecoder {
         self.gradient_of(adapter, items, Output::Hidden, loss)
     }
 
+    fn log_probabilities(&self) -> Output {
+        let temperature = self.temperature;
+        Output::LogProbs { temperature }
+    }
+
     fn outputs(
         &self,
         adapter: Option<&LoraParameters>,
@@ -226,22 +239,10 @@ impl TuningDecoder {
         output: Output,
     ) -> Result<Vec<Vec<f32>>> {
         self.check(adapter, sequences)?;
-        let items: Vec<&[Sequence]> = sequences.chunks(1).collect();
-        let out = Mutex::new(vec![Vec::new(); sequences.len()]);
-        each_chunk(
-            &items,
-            Sequence::lengths,
-            |_, range, worker: &mut Worker| {
-                let chunk: Vec<&Sequence> = sequences[range.clone()].iter().collect();
-                self.read(adapter, &chunk, worker, false);
-                let outputs = self.read_out(&chunk, worker, output, false);
-                let mut out = out.lock().unwrap_or_else(|e| e.into_inner());
-                for (i, values) in range.zip(outputs) {
-                    out[i] = values;
-                }
-            },
-        );
-        Ok(out.into_inner().unwrap_or_else(|e| e.into_inner()))
+        match &self.engine {
+            Engine::Packed(engine) => Ok(engine.outputs(adapter, sequences, output)),
+            Engine::Autodiff(engine) => engine.outputs(adapter, sequences, output),
+        }
     }
 
     fn gradient_of(
@@ -249,70 +250,15 @@ impl TuningDecoder {
         adapter: &LoraParameters,
         items: &[Item],
         output: Output,
-        loss: &(dyn Fn(usize, &[Vec<f32>]) -> Loss + Sync),
+        loss: Objective<'_>,
     ) -> Result<Gradient> {
         items
             .iter()
             .try_for_each(|item| self.check(Some(adapter), item))?;
-        let slices: Vec<&[Sequence]> = items.iter().map(Vec::as_slice).collect();
-        let parts = Mutex::new(Vec::new());
-        each_chunk(
-            &slices,
-            Sequence::lengths,
-            |index, range, worker: &mut Worker| {
-                let chunk: Vec<&Sequence> = items[range.clone()].iter().flatten().collect();
-                self.read(Some(adapter), &chunk, worker, true);
-                let outputs = self.read_out(&chunk, worker, output, true);
-                let (mut losses, mut wanted, mut before) = (Vec::new(), Vec::new(), 0);
-                for item in range {
-                    let sequences = before..before + items[item].len();
-                    before = sequences.end;
-                    let loss = loss(item, &outputs[sequences]);
-                    losses.push(loss.value);
-                    wanted.extend(loss.gradient);
-                }
-                let mut values = vec![0.0; adapter.values.len()];
-                self.write_back(&chunk, worker, output, &wanted);
-                let spans: Vec<Range<usize>> = spans(&chunk).collect();
-                let (tape, dense) = (&mut worker.tape, &mut worker.dense);
-                let mut sink = Sink::Lora(adapter, &mut values);
-                self.blocks.backward(&spans, tape, dense, &mut sink);
-                let mut parts = parts.lock().unwrap_or_else(|e| e.into_inner());
-                parts.push((index, losses, values));
-            },
-        );
-        let mut parts = parts.into_inner().unwrap_or_else(|e| e.into_inner());
-        parts.sort_by_key(|(index, ..)| *index);
-        let mut gradient = Gradient {
-            losses: Vec::new(),
-            values: vec![0.0; adapter.values.len()],
-        };
-        for (_, losses, values) in parts {
-            gradient.losses.extend(losses);
-            let sums = gradient.values.iter_mut().zip(values);
-            sums.for_each(|(sum, value)| *sum += value);
+        match &self.engine {
+            Engine::Packed(engine) => Ok(engine.gradient(adapter, items, output, loss)),
+            Engine::Autodiff(engine) => engine.gradient(adapter, items, output, loss),
         }
-        Ok(gradient)
-    }
-
-    /// Sends a chunk through the blocks.
-    fn read(
-        &self,
-        adapter: Option<&LoraParameters>,
-        chunk: &[&Sequence],
-        worker: &mut Worker,
-        keep: bool,
-    ) {
-        let width = self.config().hidden_size;
-        let spans: Vec<Range<usize>> = spans(chunk).collect();
-        let rows = spans.last().map_or(0, |s| s.end);
-        let (tape, dense) = (&mut worker.tape, &mut worker.dense);
-        let stream = sized(&mut tape.stream, rows * width);
-        let read = chunk.iter().flat_map(|s| &s.tokens[..s.read()]);
-        for (token, row) in read.zip(stream.chunks_mut(width)) {
-            self.embedding.row(*token as usize, row);
-        }
-        self.blocks.forward(adapter, &spans, tape, dense, keep);
     }
 
     fn check(&self, adapter: Option<&LoraParameters>, sequences: &[Sequence]) -> Result<()> {
@@ -342,24 +288,4 @@ impl TuningDecoder {
         }
         Ok(())
     }
-}
-
-/// One thread's memory.
-#[derive(Debug, Default)]
-struct Worker {
-    tape: Tape,
-    dense: DenseScratch,
-    /// Derivatives by the rows of the last hidden states that were read out, `[results, hidden]`.
-    d_results: Vec<f32>,
-    /// `∂ log p / ∂ hidden`, `[results, hidden]`.
-    unit: Vec<f32>,
-}
-
-/// Rows of a chunk that belong to each sequence.
-fn spans<'a>(chunk: &'a [&'a Sequence]) -> impl Iterator<Item = Range<usize>> + 'a {
-    chunk.iter().scan(0, |before, sequence| {
-        let start = *before;
-        *before += sequence.read();
-        Some(start..*before)
-    })
 }

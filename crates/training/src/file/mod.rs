@@ -29,10 +29,10 @@ use eval::rewards::{RewardModelConfig, Scorer, ShapedReward};
 use experts::ExpertSpec;
 use experts::training::offline::OfflineConfig;
 use experts::training::rebel::RebelConfig;
-use lm::Format;
 use lm::parameter::{above_zero, at_least_one, from_zero_on};
 use lm::save::Precision;
 use lm::tuning::LoraConfig;
+use lm::{DeviceSpec, Format};
 use serde::{Deserialize, Serialize};
 
 pub use self::classifier::ClassifierTraining;
@@ -54,6 +54,10 @@ pub struct Training {
     pub seed: u64,
     /// Base model, by registered name or path (relative to this file).
     pub model: String,
+    /// Where it samples, scores and fits. Default: this program's own engine on the processor. A training that began on
+    /// one device may go on, on another.
+    #[serde(default)]
+    pub device: DeviceSpec,
     /// Number format of gradients' products, `F32` or `Bf16`. Default `F32`. (`weights` before.)
     #[serde(default, alias = "weights")]
     pub format: Format,
@@ -300,6 +304,40 @@ impl Training {
             }
         }
         self
+    }
+
+    /// The same training on the default device: what it learns, wherever it is carried out.
+    pub(crate) fn anywhere(&self) -> Self {
+        Self {
+            device: DeviceSpec::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Checks that the device is there, and that it computes in the number formats that the recipe uses.
+    ///
+    /// # Errors
+    /// [`harness::failure::Usage`] with the device or the format, and what would do.
+    pub fn check_device(&self) -> Result<()> {
+        let device = &self.device;
+        device
+            .offers(Format::F32)
+            .map_err(|e| usage(format!("device: {e}")))?;
+        let (samples, tunes) = match &self.recipe {
+            Recipe::Sft(_) | Recipe::Dpo(_) => (false, true),
+            Recipe::Reward(_) => (false, false),
+            Recipe::Classifier(_) | Recipe::Pcm(_) => (true, false),
+            Recipe::Rebel(_) | Recipe::BestWorst(_) | Recipe::Morl(_) => (true, true),
+        };
+        let used = [
+            ("format", tunes, self.format),
+            ("sampling_format", samples, self.sampling_format),
+        ];
+        for (name, _, format) in used.into_iter().filter(|(_, used, _)| *used) {
+            let offered = device.offers(format);
+            offered.map_err(|e| usage(format!("{name} on device {device}: {e}")))?;
+        }
+        Ok(())
     }
 
     /// Checks what the file says.

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use eval::dimension::Dimensions;
 use eval::scoring::ResponseScorer;
 use experts::{Expert, ExpertPool};
+use lm::LanguageModel;
 use lm::sampling::{Draws, Sampling};
-use lm::{DeviceSpec, LanguageModel};
 use mixing::strategies::Choice;
 use mixing::{BASE, Generation, Generator, Plan, Preference, Request, Response, TemperatureOf};
 use pcm::{Fit, Pcm, Rollout};
@@ -69,7 +69,7 @@ impl<'a> Sampler<'a> {
     /// # Errors
     /// A model, an adapter, prompts, wordings or a scorer that cannot be opened.
     pub fn open(training: &'a Training, recipe: &'a PcmTraining) -> Result<Self> {
-        let mut models = Models::on(&DeviceSpec::Cpu, training.sampling_format)?;
+        let mut models = Models::on(&training.device, training.sampling_format)?;
         let base = models.open(&training.model)?;
         let mut experts = HashMap::new();
         for (name, spec) in recipe.experts.iter() {
@@ -78,7 +78,7 @@ impl<'a> Sampler<'a> {
         let named = recipe.dimensions.iter();
         let dimensions: Dimensions = named.map(|(n, d)| (n.to_string(), d.clone())).collect();
         let wordings = wordings(&recipe.texts, &dimensions)?;
-        let scorer = ResponseScorer::open(&dimensions, recipe.utility)?;
+        let scorer = ResponseScorer::open_on(&dimensions, recipe.utility, &training.device)?;
         Ok(Self {
             training,
             recipe,

@@ -44,7 +44,7 @@ pub fn bench(global: &Global, command: BenchCommand, formats: &[Format]) -> Resu
             out.map_or(Ok(()), |out| decode::plot(&rows, out))
         }
         BenchCommand::Train(args) => {
-            let rows = training::measure(&args, formats, seed)?;
+            let rows = training::measure(&args, &device, formats, seed)?;
             let frame = training::frame(&rows)?;
             print(global, "training", &rows, frame, args.out.as_deref())
         }

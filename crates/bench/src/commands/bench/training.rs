@@ -7,7 +7,7 @@ use lm::load::Checkpoint;
 use lm::objectives;
 use lm::tuning::{AdamW, AdamWConfig, AdamWState, Item, LoraConfig, LoraParameters};
 use lm::tuning::{Sequence, TuningDecoder};
-use lm::{Format, Tokenizer};
+use lm::{DeviceSpec, Format, Tokenizer};
 use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 
@@ -19,6 +19,7 @@ use kernels::memory::peak_bytes;
 /// One measurement; the median of the repetitions.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct MeasuredTraining {
+    device: String,
     format: String,
     sequences: usize,
     prompt_tokens: usize,
@@ -31,12 +32,13 @@ pub(super) struct MeasuredTraining {
     peak_bytes: u64,
 }
 
-/// Times steps and scoring in `F32` and `Bf16`, as far as the formats name them.
+/// Times steps and scoring on a device in `F32` and `Bf16`, as far as the formats name them.
 ///
 /// # Errors
-/// A model that cannot be opened.
+/// A device that this build lacks, a format that the device lacks, a model that cannot be opened.
 pub(super) fn measure(
     args: &Workload,
+    device: &DeviceSpec,
     formats: &[Format],
     seed: u64,
 ) -> Result<Vec<MeasuredTraining>> {
@@ -46,7 +48,7 @@ pub(super) fn measure(
     let mut rows = Vec::new();
     let trained = |format: &&Format| matches!(format, Format::F32 | Format::Bf16);
     for &format in formats.iter().filter(trained) {
-        let decoder = TuningDecoder::load(&checkpoint, format)?;
+        let decoder = TuningDecoder::load(&checkpoint, device, format)?;
         let config = LoraConfig {
             rank: args.rank,
             ..LoraConfig::default()
@@ -74,6 +76,7 @@ pub(super) fn measure(
                 score.push(tokens / start.elapsed().as_secs_f64());
             }
             let row = MeasuredTraining {
+                device: device.to_string(),
                 format: format!("{format:?}"),
                 sequences,
                 prompt_tokens: args.prompt_tokens,
@@ -83,7 +86,7 @@ pub(super) fn measure(
                 peak_bytes: peak_bytes(),
             };
             eprintln!(
-                "{format:?} LoRA step of {sequences} sequences: {:.0} tokens/s, scoring {:.0}",
+                "{device} {format:?} LoRA step of {sequences} sequences: {:.0} tokens/s, scoring {:.0}",
                 row.train_tokens_per_s, row.score_tokens_per_s
             );
             rows.push(row);
@@ -99,9 +102,12 @@ pub(super) fn frame(rows: &[MeasuredTraining]) -> Result<DataFrame> {
     let number = |name: &str, get: fn(&MeasuredTraining) -> f64| {
         Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
     };
-    let formats: Vec<&str> = rows.iter().map(|r| r.format.as_str()).collect();
+    let text = |name: &str, get: fn(&MeasuredTraining) -> &str| {
+        Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
+    };
     Ok(DataFrame::new_infer_height(vec![
-        Column::new("format".into(), formats),
+        text("device", |r| &r.device),
+        text("format", |r| &r.format),
         count("sequences", |r| r.sequences as u64),
         count("prompt_tokens", |r| r.prompt_tokens as u64),
         count("new_tokens", |r| r.new_tokens as u64),
