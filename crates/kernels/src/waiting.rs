@@ -33,7 +33,10 @@ impl Bed {
         // Either this thread sees what was done, or who did it sees this thread.
         fence(Ordering::SeqCst);
         while !done() {
-            guard = self.bell.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            guard = self
+                .bell
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
         self.woken.load(Ordering::Relaxed).saturating_sub(start)

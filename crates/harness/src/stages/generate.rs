@@ -18,11 +18,12 @@
 //! assert_ne!(first(7, 0), first(8, 0));
 //! ```
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use eval::rows::{self, GenerationRow, Identity, generations_frame};
 use eval::scoring::ResponseScorer;
 use eval::table::{parquet, read_parquet_within};
@@ -31,13 +32,14 @@ use lm::LanguageModel;
 use lm::sampling::Draws;
 use mixing::{Generator, Request, Response};
 
+use super::reading;
 use super::scorer::{set_references, utility};
 use crate::models::Pools;
 use crate::plan::{Batch, Entry, RunPlan, Stage};
 use crate::progress::{Progress, say};
 use crate::prompts::NamedPrompt;
 use crate::store::folder::RunFolder;
-use crate::store::manifest::Session;
+use crate::store::manifest::{PromptsRead, Session};
 use crate::store::rows::limits;
 use crate::store::shard::Shard;
 
@@ -51,6 +53,9 @@ pub struct Rows {
 
 /// Utility of a response for an entry's preference, where one of several is kept.
 pub(super) type Rate<'a> = dyn Fn(&Entry, &NamedPrompt, &str) -> Result<f64> + 'a;
+
+/// Is told of an entry's rows as soon as a batch of them is there.
+pub(super) type Made<'a> = dyn Fn(&Entry, &[GenerationRow]) -> Result<()> + 'a;
 
 /// Generates what is missing and returns all rows; of a shard, those that belong to it.
 ///
@@ -67,24 +72,26 @@ pub fn generate(
     let mut entries = vec![&plan.references];
     entries.extend(&plan.entries);
     let mut batches = Batches::new("generate", plan, pools, folder, session, &entries, shard)?;
-    let unrated = |_: &Entry, _: &NamedPrompt, _: &str| Ok(0.0);
-    let references = batches.rows(&plan.references, &unrated)?;
-    if plan.entries.iter().any(|e| e.plan.samples > 1) {
-        set_references(scorer, &plan.splits.prompts, &references)?;
-    }
+    // Where the best of several is kept, a batch needs its prompts' references, which come before it.
+    let rated = plan.entries.iter().any(|e| e.plan.samples > 1);
+    let scorer = RefCell::new(scorer);
     let rate = |entry: &Entry, prompt: &NamedPrompt, text: &str| {
+        let scorer = scorer.borrow();
         let rewards = scorer.reward(&prompt.prompt, text)?;
         let preference = &entry.preference;
-        utility(plan.experiment, scorer, preference, &prompt.id, &rewards)
+        utility(plan.experiment, &scorer, preference, &prompt.id, &rewards)
     };
-    let mut generations = Vec::new();
-    for entry in &plan.entries {
-        generations.extend(batches.rows(entry, &rate)?);
-    }
+    let made = |entry: &Entry, rows: &[GenerationRow]| match entry.stage {
+        Stage::Reference if rated => {
+            set_references(&mut scorer.borrow_mut(), &plan.splits.prompts, rows)
+        }
+        _ => Ok(()),
+    };
+    let mut rows = batches.rows(&rate, &made)?.into_iter();
     batches.finish();
     Ok(Rows {
-        references,
-        generations,
+        references: rows.next().unwrap_or_default(),
+        generations: rows.flatten().collect(),
     })
 }
 
@@ -118,6 +125,17 @@ pub(super) struct Batches<'a, 'b> {
     progress: Progress,
     /// Seconds by strategy.
     spent: BTreeMap<String, f64>,
+    /// The pool that made the last batch.
+    open: Option<OpenPool>,
+}
+
+/// A pool, and for which entries it serves.
+struct OpenPool {
+    pool: ExpertPool,
+    experts: Vec<String>,
+    rephrased: bool,
+    /// The one entry whose experts were merged.
+    merged_for: Option<usize>,
 }
 
 impl<'a, 'b> Batches<'a, 'b> {
@@ -152,38 +170,80 @@ impl<'a, 'b> Batches<'a, 'b> {
             session,
             entries,
             spent: BTreeMap::new(),
+            open: None,
         })
     }
 
-    /// The rows of one entry, generated where they are not there.
-    pub(super) fn rows(&mut self, entry: &Entry, rate: &Rate<'_>) -> Result<Vec<GenerationRow>> {
-        let batches = self.entries.iter().find(|(e, _)| std::ptr::eq(*e, entry));
-        let batches = batches.map_or(Vec::new(), |(_, batches)| batches.clone());
-        let mut rows = Vec::new();
-        // Opened for the first batch that is not there.
-        let mut pool = None;
-        for batch in batches {
-            let stored = |path: &Path| self.stored(entry, batch, path);
+    /// The rows of every entry, generated where they are not there; `made` hears of each batch's.
+    pub(super) fn rows(
+        &mut self,
+        rate: &Rate<'_>,
+        made: &Made<'_>,
+    ) -> Result<Vec<Vec<GenerationRow>>> {
+        let order = reading::order(&self.entries);
+        let prompts = self.pools.prompts().clone();
+        let before = prompts.reading();
+        let uses = reading::uses(self.plan, self.pools, &self.entries, &order)?;
+        let peak = reading::peak_bytes(self.plan, self.pools, &self.entries, &uses);
+        if let Some(bytes) = peak {
+            say(&format!(
+                "memory: at most about {} MB",
+                bytes.div_ceil(1_000_000)
+            ));
+        }
+        prompts.expect(uses);
+        let mut files: Vec<BTreeMap<usize, Vec<GenerationRow>>> = Vec::new();
+        files.resize_with(self.entries.len(), BTreeMap::new);
+        for (step, &(number, batch)) in order.iter().enumerate() {
+            prompts.begin(step as u64);
+            let (entry, batches) = &self.entries[number];
+            let (entry, file) = (*entry, batches[batch]);
+            let stored = |path: &Path| self.stored(entry, file, path);
             let stored = self
                 .folder
-                .found(entry.stage.folder(), &batch.file, stored)?;
-            rows.extend(match stored {
+                .found(entry.stage.folder(), &file.file, stored)?;
+            let rows = match stored {
                 Some(stored) => {
-                    self.progress.skip(batch.limit);
+                    self.progress.skip(file.limit);
                     stored
                 }
                 None => {
-                    if pool.is_none() {
-                        kernels::memory::reset_peak();
-                        let reference = self.plan.experiment.kl;
-                        pool = Some(self.pools.pool(&entry.plan, reference)?);
-                    }
-                    let pool = pool.as_ref().context("the pool is open")?;
-                    self.make(entry, batch, pool, rate)?
+                    kernels::memory::reset_peak();
+                    let pool = self.pool(number)?;
+                    let rows = self.make(entry, file, &pool.pool, rate)?;
+                    self.open = Some(pool);
+                    rows
                 }
-            });
+            };
+            made(entry, &rows)?;
+            files[number].insert(batch, rows);
         }
-        Ok(rows)
+        prompts.clear();
+        self.open = None;
+        self.session.prompts.add(prompts.reading() - before);
+        let of_entry = |files: BTreeMap<usize, Vec<GenerationRow>>| {
+            files.into_values().flatten().collect::<Vec<_>>()
+        };
+        Ok(files.into_iter().map(of_entry).collect())
+    }
+
+    /// The pool of an entry: the last one, where the same experts run.
+    fn pool(&mut self, number: usize) -> Result<OpenPool> {
+        let plan = &self.entries[number].0.plan;
+        let merged_for = (!plan.merged.is_empty()).then_some(number);
+        let serves = |open: &OpenPool| {
+            let same = (&open.experts, open.rephrased) == (&plan.experts, plan.rephrases());
+            same && open.merged_for == merged_for
+        };
+        if let Some(open) = self.open.take().filter(serves) {
+            return Ok(open);
+        }
+        Ok(OpenPool {
+            pool: self.pools.pool(plan, self.plan.experiment.kl)?,
+            experts: plan.experts.clone(),
+            rephrased: plan.rephrases(),
+            merged_for,
+        })
     }
 
     /// The rows of a file, where they are those of the batch.
@@ -206,6 +266,12 @@ impl<'a, 'b> Batches<'a, 'b> {
     pub(super) fn finish(self) {
         self.session.generating.extend(self.spent);
         self.progress.finish();
+        let PromptsRead { asked, read, .. } = self.session.prompts;
+        if read > 0 {
+            say(&format!(
+                "prompts: experts read {read} of {asked}; the others were known"
+            ));
+        }
     }
 
     /// Generates a batch and writes it, and notes what it took.
@@ -219,11 +285,15 @@ impl<'a, 'b> Batches<'a, 'b> {
         let strategy = &entry.strategy;
         self.progress
             .message(format!("{strategy} {}", entry.preference));
-        let start = Instant::now();
+        let (start, prompts) = (Instant::now(), self.pools.prompts());
+        let before = prompts.reading();
         let rows = self.respond(entry, batch, pool, rate)?;
+        // Whichever strategy comes first would read for all.
+        let reading = (prompts.reading() - before).time;
+        let spent = start.elapsed().saturating_sub(reading).as_secs_f64();
         let tokens: usize = rows.iter().map(|r| r.tokens.len()).sum();
         *self.session.tokens.entry(strategy.clone()).or_default() += tokens as u64;
-        *self.spent.entry(strategy.clone()).or_default() += start.elapsed().as_secs_f64();
+        *self.spent.entry(strategy.clone()).or_default() += spent;
         let peak = self.session.peak_bytes.entry(strategy.clone()).or_default();
         *peak = kernels::memory::peak_bytes().max(*peak);
         let path = self.folder.path(entry.stage.folder()).join(&batch.file);

@@ -30,6 +30,7 @@
 //! ```
 
 pub mod generate;
+mod reading;
 pub mod report;
 pub mod retain;
 pub mod score;

@@ -101,12 +101,10 @@ fn answers(
     let entries: Vec<&Entry> = plan.validation.iter().collect();
     let mut batches = Batches::new("validate", plan, pools, folder, session, &entries, None)?;
     let unrated = |_: &Entry, _: &NamedPrompt, _: &str| Ok(0.0);
-    let mut rows = BTreeMap::new();
-    for entry in entries {
-        rows.insert(entry.preference.clone(), batches.rows(entry, &unrated)?);
-    }
+    let rows = batches.rows(&unrated, &|_, _| Ok(()))?;
     batches.finish();
-    Ok(rows)
+    let labels = entries.iter().map(|entry| entry.preference.clone());
+    Ok(labels.zip(rows).collect())
 }
 
 fn mean_utility(
