@@ -21,8 +21,11 @@ pub fn main() -> ExitCode {
         error.exit()
     });
     let json = cli.json;
-    let threads = kernels::Team::asked().map_err(harness::failure::usage);
-    match threads.and_then(|_| commands::run(cli)) {
+    let threads = kernels::Team::asked().map(|_| ());
+    let budget = || experts::PromptCache::asked().map(|_| ());
+    let settings = threads.and_then(|()| budget());
+    let settings = settings.map_err(harness::failure::usage);
+    match settings.and_then(|()| commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let message = harness::failure::message(&error);

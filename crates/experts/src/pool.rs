@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use kernels::{Isa, Team, math};
 use lm::chat::Prompt;
@@ -12,10 +13,9 @@ use lm::engine::{Adapters, Cache};
 use lm::sampling::keep_likeliest;
 use lm::{Adapter, LanguageModel, Tokenizer};
 
+use crate::lanes::LanePlan;
+use crate::prompts::{Kept, PromptCache, PromptKey, Reading};
 use crate::{Error, Expert, Result};
-
-/// Common tokens from which on reading them once is worth the copies.
-const WORTH_SHARING: usize = 8;
 
 /// Experts that run together.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct ExpertPool {
     /// Runs beside them, with prompts of its own.
     reference: Option<Reference>,
     groups: Vec<Group>,
+    /// Prompts that were read, perhaps by other pools.
+    prompts: Arc<PromptCache>,
     /// Tokens that all of them have; some pad their embeddings behind these.
     vocab: usize,
 }
@@ -159,8 +161,16 @@ impl ExpertPool {
             experts,
             reference,
             groups,
+            prompts: Arc::new(PromptCache::new(0)),
             vocab,
         })
+    }
+
+    /// Prompts are kept in `prompts` and taken from it, so that pools of one process read each once.
+    #[must_use]
+    pub fn with_prompts(mut self, prompts: Arc<PromptCache>) -> Self {
+        self.prompts = prompts;
+        self
     }
 
     /// The expert or the reference of that index.
@@ -223,6 +233,7 @@ impl ExpertPool {
             let (got, expected) = (asked.len(), prompts.len());
             return Err(Error::ReferencePrompts { got, expected });
         }
+        let start = Instant::now();
         self.prepare(next, prompts.len());
         let mut caches = Vec::new();
         for group in &self.groups {
@@ -247,60 +258,119 @@ impl ExpertPool {
                 }
                 .into());
             }
-            let capacity = longest + max_new_tokens;
-            let (mut cache, shared) = self.prefix(group, &tokens, prompts.len(), capacity)?;
-            let parts = tokens.iter().enumerate();
-            let lanes: Vec<&[u32]> = parts
-                .map(|(lane, t)| &t[shared[lane / prompts.len()]..])
-                .collect();
-            self.forward(group, &lanes, &mut cache, next)?;
-            caches.push(cache);
+            caches.push(if self.supports_continuous_batching() {
+                self.read(group, tokens, prompts.len(), max_new_tokens, next)?
+            } else {
+                let capacity = longest + max_new_tokens;
+                let mut cache = group.model.engine.cache(tokens.len(), capacity);
+                let lanes: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+                self.forward(group, &lanes, &mut cache, next)?;
+                let read = tokens.len() as u64;
+                let ids = tokens.iter().map(|t| t.len() as u64).sum();
+                self.prompts.count(Reading {
+                    asked: read,
+                    read,
+                    tokens_asked: ids,
+                    tokens_read: ids,
+                    ..Reading::default()
+                });
+                cache
+            });
         }
         self.finish(next)?;
+        self.prompts.count(Reading {
+            time: start.elapsed(),
+            ..Reading::default()
+        });
         Ok(PoolState {
             caches,
             sequences: prompts.len(),
         })
     }
 
-    /// A cache in which each expert has read what all of its sequences begin with, once for all of them;
-    /// and how many tokens that is, by expert.
-    fn prefix(
+    /// Reads the prompts of a group's lanes, each distinct one once, and only what no earlier one began with. Lanes
+    /// have room for what they read and `max_new_tokens` more.
+    fn read(
         &self,
         group: &Group,
-        tokens: &[Vec<u32>],
+        tokens: Vec<Vec<u32>>,
         sequences: usize,
-        capacity: usize,
-    ) -> Result<(Cache, Vec<usize>)> {
+        max_new_tokens: usize,
+        next: &mut NextTokens,
+    ) -> Result<Cache> {
         let engine = &group.model.engine;
-        let experts = group.members.len();
-        let common = |prompts: &[Vec<u32>]| {
-            let (first, rest) = (&prompts[0], &prompts[1..]);
-            let length = |other: &Vec<u32>| {
-                let pairs = first.iter().zip(other);
-                // The last token stays: its distribution is asked for.
-                pairs
-                    .take_while(|(a, b)| a == b)
-                    .count()
-                    .min(other.len() - 1)
-            };
-            rest.iter().map(length).fold(first.len() - 1, usize::min)
-        };
-        let shared: Vec<usize> = tokens.chunks(sequences).map(common).collect();
-        let worth = shared.iter().all(|&n| n >= WORTH_SHARING);
-        if sequences < 2 || !worth || !self.supports_continuous_batching() {
-            return Ok((engine.cache(tokens.len(), capacity), vec![0; experts]));
-        }
-        let mut cache = engine.cache(experts, capacity);
-        let lanes: Vec<&[u32]> = (0..experts)
-            .map(|e| &tokens[e * sequences][..shared[e]])
+        let expert = |lane: usize| self.member(group.members[lane / sequences]);
+        let keys = tokens.into_iter().enumerate();
+        let keys: Vec<PromptKey> = keys
+            .map(|(lane, tokens)| PromptKey::new(expert(lane), tokens))
             .collect();
-        let mut unused = vec![0.0; experts * group.model.config().vocab_size];
-        engine
-            .next_logits(&lanes, &mut cache, group.adapters.as_ref(), &mut unused)
-            .map_err(|e| self.blame(group, 1, e))?;
-        let copies: Vec<usize> = (0..experts).flat_map(|e| vec![e; sequences]).collect();
-        Ok((cache.fork(&copies)?, shared))
+        let plan = LanePlan::new(&keys, sequences, &self.prompts);
+        let lanes = 0..keys.len();
+        let room = |lane: usize| plan.length(lane) + max_new_tokens;
+        let sizes = lanes.clone().map(|lane| match plan.begins_empty(lane) {
+            true => room(lane),
+            false => 0,
+        });
+        let mut cache = engine.cache_of(&sizes.collect::<Vec<_>>());
+        for lane in lanes.clone() {
+            if let Some((kept, length)) = plan.kept(lane) {
+                cache.replace(lane, kept.cache.prefix(0, length, room(lane))?)?;
+            }
+        }
+        let blame = |error| self.blame(group, sequences, error);
+        let adapters = group.adapters.as_ref();
+        let (shared, rest) = (plan.shared(), plan.rest());
+        if shared.iter().any(|tokens| !tokens.is_empty()) {
+            let filled = engine.fill(&shared, &mut cache, adapters, None);
+            filled.map_err(blame)?;
+        }
+        for lane in lanes.clone() {
+            if let Some((from, length)) = plan.copied(lane) {
+                cache.replace(lane, cache.prefix(from, length, room(lane))?)?;
+            }
+        }
+        let read = lanes.clone().filter(|&lane| !rest[lane].is_empty());
+        let read: Vec<usize> = read.collect();
+        let rows = group.model.config().vocab_size;
+        let mut logits = vec![0.0; read.len() * rows];
+        if !read.is_empty() {
+            let filled = engine.fill(&rest, &mut cache, adapters, Some(&mut logits));
+            filled.map_err(blame)?;
+        }
+        keys.iter().for_each(|key| self.prompts.used_once(key));
+        let mut after: Vec<Option<&[f32]>> = vec![None; keys.len()];
+        for (&lane, logits) in read.iter().zip(logits.chunks(rows)) {
+            after[lane] = Some(logits);
+            if self.prompts.wants(&keys[lane]) {
+                let kept = Kept {
+                    cache: cache.prefix(lane, plan.length(lane), plan.length(lane))?,
+                    logits: logits.to_vec(),
+                };
+                self.prompts.keep(keys[lane].clone(), expert(lane), kept);
+            }
+        }
+        for lane in lanes {
+            let leader = plan.leader(lane);
+            if leader != lane {
+                cache.replace(lane, cache.prefix(leader, plan.length(lane), room(lane))?)?;
+            }
+            let kept = plan.complete(leader).map(|kept| kept.logits.as_slice());
+            let row = group.members[lane / sequences] * sequences + lane % sequences;
+            let to = &mut next.log_probs[row * next.vocab..][..next.vocab];
+            // What stands behind the shared vocabulary is padding.
+            if let Some(logits) = after[leader].or(kept) {
+                to.copy_from_slice(&logits[..next.vocab]);
+            }
+        }
+        let count = |lanes: &[&[u32]]| lanes.iter().map(|t| t.len() as u64).sum::<u64>();
+        self.prompts.count(Reading {
+            asked: keys.len() as u64,
+            read: read.len() as u64,
+            tokens_asked: keys.iter().map(|key| key.tokens().len() as u64).sum(),
+            tokens_read: count(&shared) + count(&rest),
+            ..Reading::default()
+        });
+        Ok(cache)
     }
 
     /// Mean negative log-probability of a prompt's tokens after the first, as each expert reads it, in
@@ -311,26 +381,52 @@ impl ExpertPool {
     pub fn prompt_nll(&self, prompts: &[Prompt]) -> Result<Vec<Vec<f64>>> {
         let mut out = vec![vec![0.0; self.experts.len()]; prompts.len()];
         for group in &self.groups {
-            let mut tokens = Vec::new();
+            let mut keys = Vec::new();
             for &member in &group.members {
+                let expert = self.member(member);
                 for prompt in prompts {
-                    tokens.push(self.member(member).tokens(prompt)?);
+                    keys.push(PromptKey::new(expert, expert.tokens(prompt)?));
                 }
             }
-            let first: Vec<&[u32]> = tokens.iter().map(|t| &t[..1]).collect();
-            let rest: Vec<&[u32]> = tokens.iter().map(|t| &t[1..]).collect();
-            let scored = group
-                .model
-                .log_probs(&first, &rest, group.adapters.as_ref())
-                .map_err(|e| self.blame(group, prompts.len(), e))?;
+            let known = keys.iter().map(|key| self.prompts.likelihood(key));
+            let known: Vec<Option<f64>> = known.collect();
+            let first: Vec<&[u32]> = keys.iter().map(|key| &key.tokens()[..1]).collect();
+            let rest = keys.iter().zip(&known).map(|(key, known)| match known {
+                Some(_) => &[],
+                None => &key.tokens()[1..],
+            });
+            let rest: Vec<&[u32]> = rest.collect();
+            let (tokens, asked) = (|t: &[u32]| 1 + t.len() as u64, keys.len() as u64);
+            let start = Instant::now();
+            let scored = match known.iter().all(Option::is_some) {
+                true => vec![Vec::new(); keys.len()],
+                false => group
+                    .model
+                    .log_probs(&first, &rest, group.adapters.as_ref())
+                    .map_err(|e| self.blame(group, prompts.len(), e))?,
+            };
+            self.prompts.count(Reading {
+                asked,
+                read: known.iter().filter(|known| known.is_none()).count() as u64,
+                tokens_asked: keys.iter().map(|key| key.tokens().len() as u64).sum(),
+                tokens_read: rest.iter().map(|rest| tokens(rest)).sum(),
+                time: start.elapsed(),
+            });
             for (lane, log_probs) in scored.iter().enumerate() {
-                let (member, prompt) = (lane / prompts.len(), lane % prompts.len());
-                let total: f64 = log_probs.iter().map(|v| f64::from(*v)).sum();
+                let (member, prompt) = (group.members[lane / prompts.len()], lane % prompts.len());
+                let nll = known[lane].unwrap_or_else(|| {
+                    let total: f64 = log_probs.iter().map(|v| f64::from(*v)).sum();
+                    -total / log_probs.len().max(1) as f64
+                });
+                if known[lane].is_none() && self.supports_continuous_batching() {
+                    let expert = self.member(member);
+                    self.prompts
+                        .keep_likelihood(keys[lane].clone(), expert, nll);
+                }
                 // The reference is nobody's expert.
-                let Some(nll) = out[prompt].get_mut(group.members[member]) else {
-                    continue;
-                };
-                *nll = -total / log_probs.len().max(1) as f64;
+                if let Some(to) = out[prompt].get_mut(member) {
+                    *to = nll;
+                }
             }
         }
         Ok(out)

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use experts::{Expert, ExpertPool, ExpertSpec, Files};
+use experts::{Expert, ExpertPool, ExpertSpec, Files, PromptCache};
 use indicatif::{ProgressBar, ProgressStyle};
 use lm::load::Checkpoint;
 use lm::source::{Registry, sha256};
@@ -110,6 +110,8 @@ pub struct Pools {
     experts: BTreeMap<String, Expert>,
     /// Parameters of the experts that are merged.
     sources: BTreeMap<String, Source>,
+    /// What the experts have read.
+    prompts: Arc<PromptCache>,
 }
 
 impl Pools {
@@ -127,6 +129,7 @@ impl Pools {
             base_path,
             experts: BTreeMap::new(),
             sources: BTreeMap::new(),
+            prompts: Arc::new(PromptCache::of_this_machine()),
         };
         pools.open_expert(experiment, mixing::BASE)?;
         Ok(pools)
@@ -161,6 +164,11 @@ impl Pools {
             self.experts.insert(name.into(), expert);
         }
         Ok(())
+    }
+
+    /// The prompts that were read by any of the pools.
+    pub fn prompts(&self) -> &Arc<PromptCache> {
+        &self.prompts
     }
 
     /// The base model.
@@ -210,12 +218,14 @@ impl Pools {
                 }
             });
         }
-        if !reference {
-            return Ok(ExpertPool::new(experts)?);
-        }
-        let rephrased = plan.instruction.is_some() || !plan.examples.is_empty();
-        let base = self.expert(mixing::BASE)?.clone();
-        Ok(ExpertPool::with_reference(experts, base, rephrased)?)
+        let pool = match reference {
+            false => ExpertPool::new(experts)?,
+            true => {
+                let base = self.expert(mixing::BASE)?.clone();
+                ExpertPool::with_reference(experts, base, plan.rephrases())?
+            }
+        };
+        Ok(pool.with_prompts(self.prompts.clone()))
     }
 
     fn merged(&self, name: &str, recipe: &Recipe) -> Result<Expert> {

@@ -14,10 +14,43 @@
 
 /// Largest resident memory in bytes since the process began or since [`reset_peak`]; 0 if the platform does not report it.
 pub fn peak_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+    status("VmHWM:").unwrap_or(0)
+}
+
+/// Resident memory in bytes; `None` if the platform does not report it.
+pub fn resident_bytes() -> Option<u64> {
+    status("VmRSS:")
+}
+
+/// A line of what Linux says about this process, in bytes.
+fn status(name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Memory that this process can still take, in bytes: what is free on the machine, within the limit of the process's
+/// cgroup; `None` if the platform does not report it.
+pub fn available_bytes() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = machine
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let free: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    let number = |path: &str| {
+        std::fs::read_to_string(path)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
+    let group = || {
+        let most = number("/sys/fs/cgroup/memory.max")?;
+        Some(most.saturating_sub(number("/sys/fs/cgroup/memory.current")?))
+    };
+    let free = free * 1024;
+    Some(group().map_or(free, |group| group.min(free)))
 }
 
 /// Resets the peak to what is in use now, after [`trim_heap`], so that what ran before does not count. Says whether

@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(work(&mut pace, &mut now, start + 2_000 * MS, 0), 2);
         // Patience is new.
         let start = now;
-        assert_eq!(work(&mut pace, &mut now, start + 50 * MS, 80), 1);
+        assert_eq!(work(&mut pace, &mut now, start + 100 * MS, 80), 1);
         assert_eq!(work(&mut pace, &mut now, start + 200 * MS, 0), 2);
     }
 

@@ -123,6 +123,27 @@ impl Engine {
         }
     }
 
+    /// An empty cache with room for another number of tokens in each lane, where lanes have memory of their own; else
+    /// for the largest of them in all.
+    pub fn cache_of(&self, capacities: &[usize]) -> Cache {
+        match self {
+            Self::Burn(_) => {
+                let capacity = capacities.iter().max().copied().unwrap_or(0);
+                self.cache(capacities.len(), capacity)
+            }
+            Self::Packed(decoder) => Cache::Packed(decoder.cache_of(capacities), Box::default()),
+        }
+    }
+
+    /// Bytes of the keys and values of one token in a lane, where the engine says.
+    pub fn bytes_per_token(&self) -> Option<usize> {
+        match self {
+            Self::Burn(_) => None,
+            // Lanes grow by whole blocks.
+            Self::Packed(decoder) => Some(decoder.cache(1, 1024).bytes() / 1024),
+        }
+    }
+
     /// One adapter per expert for this engine; `None` is the base itself.
     pub fn adapters(&self, adapters: &[Option<&Adapter>]) -> Adapters {
         match self {
@@ -165,6 +186,31 @@ impl Engine {
                 };
                 decoder.next_logits(tokens, cache, stack, scratch, logits)
             }
+            _ => foreign(),
+        }
+    }
+
+    /// [`Self::next_logits`] of some of the lanes, where lanes are independent: those without tokens stay as they are.
+    /// `logits` are of the others, one after another, `[lanes with tokens, vocab]`, where they are asked for.
+    ///
+    /// # Errors
+    /// Those of [`Self::next_logits`]; an engine whose lanes share their columns.
+    pub fn fill(
+        &self,
+        tokens: &[&[u32]],
+        cache: &mut Cache,
+        adapters: Option<&Adapters>,
+        logits: Option<&mut [f32]>,
+    ) -> Result<()> {
+        match (self, cache, adapters) {
+            (Self::Packed(decoder), Cache::Packed(cache, scratch), None) => {
+                decoder.fill(tokens, cache, None, scratch, logits)
+            }
+            (
+                Self::Packed(decoder),
+                Cache::Packed(cache, scratch),
+                Some(Adapters::Packed(stack)),
+            ) => decoder.fill(tokens, cache, Some(stack), scratch, logits),
             _ => foreign(),
         }
     }
@@ -265,6 +311,39 @@ impl Cache {
             Self::Burn(cache) => Self::Burn(cache.fork(lanes)?),
             Self::Packed(cache, _) => Self::Packed(cache.fork(lanes)?, Box::default()),
         })
+    }
+
+    /// Bytes of all lanes, used or not, where the engine says.
+    pub fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::Burn(_) => None,
+            Self::Packed(cache, _) => Some(cache.bytes()),
+        }
+    }
+
+    /// A cache of one lane, which has read the first `length` tokens of lane `lane` and has room for `capacity`.
+    ///
+    /// # Errors
+    /// A lane that is not there; an engine whose lanes share their columns.
+    pub fn prefix(&self, lane: usize, length: usize, capacity: usize) -> Result<Self> {
+        match self {
+            Self::Burn(_) => foreign(),
+            Self::Packed(cache, _) => {
+                let prefix = cache.prefix(lane, length, capacity)?;
+                Ok(Self::Packed(prefix, Box::default()))
+            }
+        }
+    }
+
+    /// Lane `to` becomes the only lane of another cache of the same model.
+    ///
+    /// # Errors
+    /// Caches of different models, or of an engine whose lanes share their columns; a lane that is not there.
+    pub fn replace(&mut self, to: usize, other: Self) -> Result<()> {
+        match (self, other) {
+            (Self::Packed(cache, _), Self::Packed(other, _)) => cache.replace(to, other),
+            _ => foreign(),
+        }
     }
 
     /// Adds the lanes of another cache of the same model behind these.

@@ -4,10 +4,13 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use common::{close, expected, pico_ids};
 use mope_lm::Adapter;
 use mope_lm::Format;
-use mope_lm::packed::{PackedAdapters, PackedDecoder};
+use mope_lm::packed::{PackedAdapters, PackedCache, PackedDecoder};
 
 const SHAPES: [&str; 6] = [
     "llama",
@@ -115,6 +118,79 @@ fn a_lane_is_the_same_in_any_company() {
                     "{shape} {weights:?}"
                 );
             }
+        }
+    }
+}
+
+/// How many threads work follows from what else runs on the machine, and may change in the middle of a pass.
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    if !pico::on_one_thread_and_on_two("the_number_of_threads_changes_no_bit") {
+        return;
+    }
+    let team = kernels::Team::global();
+    let lanes: Vec<Vec<u32>> = (0..3)
+        .map(|l| (0..70).map(|i| (i * i + l) % 96).collect())
+        .collect();
+    let views: Vec<&[u32]> = lanes.iter().map(Vec::as_slice).collect();
+    for weights in FORMATS {
+        let decoder = pico("qwen3", weights);
+        team.limit(1);
+        let alone = bits(&all(&decoder, &views, None));
+        team.limit(team.size());
+        assert_eq!(bits(&all(&decoder, &views, None)), alone, "{weights:?}");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for members in (1..=team.size()).cycle() {
+                    team.limit(members);
+                    std::thread::sleep(Duration::from_micros(20));
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+            for _ in 0..20 {
+                assert_eq!(bits(&all(&decoder, &views, None)), alone, "{weights:?}");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+#[test]
+fn some_lanes_read_while_others_wait() {
+    let ids = pico_ids();
+    for shape in SHAPES {
+        for weights in FORMATS {
+            let decoder = pico(shape, weights);
+            let expected = all(&decoder, &[&ids], None);
+            let row = |at: usize| bits(&expected[(at - 1) * VOCAB..at * VOCAB]);
+            let mut cache = decoder.cache_of(&[24, 0, 12]);
+            let mut logits = vec![0.0; 2 * VOCAB];
+            let fill = |cache: &mut PackedCache, lanes: [&[u32]; 3], logits: Option<&mut [f32]>| {
+                let mut scratch = Default::default();
+                let read = decoder.fill(&lanes, cache, None, &mut scratch, logits);
+                read.unwrap();
+            };
+            fill(&mut cache, [&ids[..9], &[], &[]], None);
+            assert_eq!(cache.lengths(), [9, 0, 0]);
+            // Another lane goes on from a part of what the first has read.
+            let part = cache.prefix(0, 5, 24).unwrap();
+            assert_eq!(part.lengths(), [5]);
+            cache.replace(1, part).unwrap();
+            let lanes: [&[u32]; 3] = [&[], &ids[5..24], &ids[..12]];
+            fill(&mut cache, lanes, Some(&mut logits));
+            assert_eq!(
+                bits(&logits),
+                [row(24), row(12)].concat(),
+                "{shape} {weights:?}"
+            );
+            let lanes: [&[u32]; 3] = [&ids[9..24], &[], &[]];
+            fill(&mut cache, lanes, Some(&mut logits[..VOCAB]));
+            assert_eq!(bits(&logits[..VOCAB]), row(24), "{shape} {weights:?}");
+            assert!(cache.prefix(3, 1, 1).is_err());
+            assert!(cache.replace(0, decoder.cache(2, 4)).is_err());
         }
     }
 }

@@ -89,6 +89,11 @@ impl Plan {
         names
     }
 
+    /// The experts get another prompt than the one that is asked.
+    pub fn rephrases(&self) -> bool {
+        self.instruction.is_some() || !self.examples.is_empty()
+    }
+
     /// The prompt as the experts get it.
     ///
     /// # Errors

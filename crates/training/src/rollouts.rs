@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use eval::rewards::{Shaped, ShapedReward};
 use experts::training::rebel::{Environment, Sampled};
-use experts::{Error, Expert, ExpertPool, ExpertSpec};
+use experts::{Error, Expert, ExpertPool, ExpertSpec, PromptCache};
 use lm::chat::Prompt;
 use lm::sampling::{Draws, Sampling};
 use lm::{Adapter, LanguageModel};
@@ -189,7 +189,9 @@ pub fn sample(
 ) -> experts::Result<Vec<Sampled>> {
     let name = expert.name.clone();
     let ends = expert.model.end_tokens.clone();
-    let pool = ExpertPool::new(vec![expert])?;
+    // Samples of a prompt start from one reading of it.
+    let pool =
+        ExpertPool::new(vec![expert])?.with_prompts(Arc::new(PromptCache::of_this_machine()));
     let strategy = Strategy::Single(Single {
         expert: name.clone(),
     });

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use lm::DeviceSpec;
+
 use super::{Definition, Reward, Scorer};
 use crate::{Error, Result};
 
@@ -9,7 +11,7 @@ pub(super) struct Judged;
 
 impl Definition for Judged {
     /// Never: there is nothing to open.
-    fn open(&self) -> Result<Box<dyn Reward>> {
+    fn open(&self, _: &DeviceSpec) -> Result<Box<dyn Reward>> {
         Err(Error::OnlyJudged)
     }
 

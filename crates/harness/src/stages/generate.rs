@@ -33,6 +33,7 @@ use mixing::{Generator, Request, Response};
 
 use super::bounds::Answer;
 pub use super::bounds::RunBounds;
+use super::reading;
 use super::scorer::{set_references, utility};
 use super::texts;
 use crate::failure::usage;
@@ -42,7 +43,7 @@ use crate::progress::{Progress, say};
 use crate::prompts::NamedPrompt;
 use crate::recorded::{LONGEST, Responses};
 use crate::store::folder::RunFolder;
-use crate::store::manifest::Session;
+use crate::store::manifest::{PromptsRead, Session};
 use crate::store::rows::limits;
 use crate::store::shard::Shard;
 
@@ -71,15 +72,20 @@ pub fn generate(
     session: &mut Session,
     shard: Option<Shard>,
 ) -> Result<Rows> {
+    // Whoever rates a response needs all references first; elsewhere they share their prompts with the strategies.
+    let rated = plan.entries.iter().any(|e| e.plan.samples > 1) || plan.experiment.bounds.is_some();
+    let mut bounds = None;
+    if rated {
+        let entries = [&plan.references];
+        let mut batches = Batches::new("references", plan, pools, folder, session, &entries, shard)?;
+        let references: Vec<_> = batches.rows(&unrated)?.into_iter().flatten().collect();
+        batches.finish();
+        set_references(scorer, &plan.splits.prompts, &references)?;
+        bounds = RunBounds::of(plan, &references)?;
+    }
     let mut entries = vec![&plan.references];
     entries.extend(&plan.entries);
     let mut batches = Batches::new("generate", plan, pools, folder, session, &entries, shard)?;
-    let unrated = |_: &Entry, _: &NamedPrompt, _: &str, _: &Response| Ok(0.0);
-    let references = batches.rows(&plan.references, &unrated)?;
-    if plan.entries.iter().any(|e| e.plan.samples > 1) {
-        set_references(scorer, &plan.splits.prompts, &references)?;
-    }
-    let bounds = RunBounds::of(plan, &references)?;
     let rate = |entry: &Entry, prompt: &NamedPrompt, text: &str, response: &Response| {
         let answer = Answer {
             prompt: &prompt.prompt,
@@ -95,16 +101,18 @@ pub fn generate(
         let preference = &entry.preference;
         utility(plan.experiment, scorer, preference, &prompt.id, &rewards)
     };
-    let mut generations = Vec::new();
-    for entry in &plan.entries {
-        generations.extend(batches.rows(entry, &rate)?);
-    }
+    let mut rows = batches.rows(&rate)?.into_iter();
     batches.finish();
     Ok(Rows {
-        references,
-        generations,
+        references: rows.next().unwrap_or_default(),
+        generations: rows.flatten().collect(),
         bounds,
     })
+}
+
+/// Where nothing is chosen by its utility.
+pub(super) fn unrated(_: &Entry, _: &NamedPrompt, _: &str, _: &Response) -> Result<f64> {
+    Ok(0.0)
 }
 
 /// Moves the files of these entries' stages away that belong to none of them.
@@ -137,6 +145,17 @@ pub(super) struct Batches<'a, 'b> {
     progress: Progress,
     /// Seconds by strategy.
     spent: BTreeMap<String, f64>,
+    /// The pool that made the last batch.
+    open: Option<OpenPool>,
+}
+
+/// A pool, and for which entries it serves.
+struct OpenPool {
+    pool: ExpertPool,
+    experts: Vec<String>,
+    rephrased: bool,
+    /// The one entry whose experts were merged.
+    merged_for: Option<usize>,
 }
 
 impl<'a, 'b> Batches<'a, 'b> {
@@ -171,49 +190,86 @@ impl<'a, 'b> Batches<'a, 'b> {
             session,
             entries,
             spent: BTreeMap::new(),
+            open: None,
         })
     }
 
-    /// The rows of one entry, generated where they are not there.
-    pub(super) fn rows(&mut self, entry: &Entry, rate: &Rate<'_>) -> Result<Vec<GenerationRow>> {
-        let batches = self.entries.iter().find(|(e, _)| std::ptr::eq(*e, entry));
-        let batches = batches.map_or(Vec::new(), |(_, batches)| batches.clone());
-        let mut rows = Vec::new();
-        // Opened for the first batch that is not there.
-        let mut pool = None;
-        for batch in batches {
-            let stored = |path: &Path| self.stored(entry, batch, path);
+    /// The rows of every entry, generated where they are not there.
+    pub(super) fn rows(&mut self, rate: &Rate<'_>) -> Result<Vec<Vec<GenerationRow>>> {
+        let order = reading::order(&self.entries);
+        let prompts = self.pools.prompts().clone();
+        let before = prompts.reading();
+        let uses = reading::uses(self.plan, self.pools, &self.entries, &order)?;
+        let peak = reading::peak_bytes(self.plan, self.pools, &self.entries, &uses);
+        if let Some(bytes) = peak {
+            say(&format!(
+                "memory: at most about {} MB",
+                bytes.div_ceil(1_000_000)
+            ));
+        }
+        prompts.expect(uses);
+        let mut files: Vec<BTreeMap<usize, Vec<GenerationRow>>> = Vec::new();
+        files.resize_with(self.entries.len(), BTreeMap::new);
+        for (step, &(number, batch)) in order.iter().enumerate() {
+            prompts.begin(step as u64);
+            let (entry, batches) = &self.entries[number];
+            let (entry, file) = (*entry, batches[batch]);
+            let stored = |path: &Path| self.stored(entry, file, path);
             let stored = self
                 .folder
-                .found(entry.stage.folder(), &batch.file, stored)?;
-            rows.extend(match stored {
+                .found(entry.stage.folder(), &file.file, stored)?;
+            let rows = match stored {
                 Some(stored) => {
-                    self.progress.skip(batch.limit);
+                    self.progress.skip(file.limit);
                     stored
                 }
                 None if entry.plan.text.is_some() => {
-                    self.progress.skip(batch.limit);
-                    let requests = self.plan.requests(entry, batch);
+                    self.progress.skip(file.limit);
+                    let requests = self.plan.requests(entry, file);
                     let rows = texts::rows(self.plan, self.pools, entry, &requests)?;
-                    self.write(entry, batch, &rows)?;
+                    self.write(entry, file, &rows)?;
                     rows
                 }
                 None if entry.plan.recorded.is_some() => {
-                    self.progress.skip(batch.limit);
-                    self.copy(entry, batch)?
+                    self.progress.skip(file.limit);
+                    self.copy(entry, file)?
                 }
                 None => {
-                    if pool.is_none() {
-                        kernels::memory::reset_peak();
-                        let reference = self.plan.experiment.kl;
-                        pool = Some(self.pools.pool(&entry.plan, reference)?);
-                    }
-                    let pool = pool.as_ref().context("the pool is open")?;
-                    self.make(entry, batch, pool, rate)?
+                    kernels::memory::reset_peak();
+                    let pool = self.pool(number)?;
+                    let rows = self.make(entry, file, &pool.pool, rate)?;
+                    self.open = Some(pool);
+                    rows
                 }
-            });
+            };
+            files[number].insert(batch, rows);
         }
-        Ok(rows)
+        prompts.clear();
+        self.open = None;
+        self.session.prompts.add(prompts.reading() - before);
+        let of_entry = |files: BTreeMap<usize, Vec<GenerationRow>>| {
+            files.into_values().flatten().collect::<Vec<_>>()
+        };
+        Ok(files.into_iter().map(of_entry).collect())
+    }
+
+    /// The pool of an entry: the last one, where the same experts run.
+    fn pool(&mut self, number: usize) -> Result<OpenPool> {
+        let plan = &self.entries[number].0.plan;
+        let merged_for = (!plan.merged.is_empty()).then_some(number);
+        let serves = |open: &OpenPool| {
+            let same = (&open.experts, open.rephrased) == (&plan.experts, plan.rephrases());
+            same && open.merged_for == merged_for
+        };
+        if let Some(open) = self.open.take().filter(serves) {
+            return Ok(open);
+        }
+        Ok(OpenPool {
+            pool: self.pools.pool(plan, self.plan.experiment.kl)?,
+            experts: plan.experts.clone(),
+            rephrased: plan.rephrases(),
+            merged_for,
+        })
     }
 
     /// The rows of a file, where they are those of the batch.
@@ -307,6 +363,12 @@ impl<'a, 'b> Batches<'a, 'b> {
     pub(super) fn finish(self) {
         self.session.generating.extend(self.spent);
         self.progress.finish();
+        let PromptsRead { asked, read, .. } = self.session.prompts;
+        if read > 0 {
+            say(&format!(
+                "prompts: experts read {read} of {asked}; the others were known"
+            ));
+        }
     }
 
     /// Generates a batch and writes it, and notes what it took.
@@ -320,11 +382,15 @@ impl<'a, 'b> Batches<'a, 'b> {
         let strategy = &entry.strategy;
         self.progress
             .message(format!("{strategy} {}", entry.preference));
-        let start = Instant::now();
+        let (start, prompts) = (Instant::now(), self.pools.prompts());
+        let before = prompts.reading();
         let rows = self.respond(entry, batch, pool, rate)?;
+        // Whichever strategy comes first would read for all.
+        let reading = (prompts.reading() - before).time;
+        let spent = start.elapsed().saturating_sub(reading).as_secs_f64();
         let tokens: usize = rows.iter().map(|r| r.tokens.len()).sum();
         *self.session.tokens.entry(strategy.clone()).or_default() += tokens as u64;
-        *self.spent.entry(strategy.clone()).or_default() += start.elapsed().as_secs_f64();
+        *self.spent.entry(strategy.clone()).or_default() += spent;
         let peak = self.session.peak_bytes.entry(strategy.clone()).or_default();
         *peak = kernels::memory::peak_bytes().max(*peak);
         self.write(entry, batch, &rows)?;

@@ -31,6 +31,7 @@
 
 mod bounds;
 pub mod generate;
+mod reading;
 pub mod report;
 pub mod retain;
 pub mod score;

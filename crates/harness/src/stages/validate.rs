@@ -30,14 +30,13 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use eval::rows::GenerationRow;
 use eval::scoring::ResponseScorer;
-use mixing::{BASE, Response};
+use mixing::BASE;
 
-use super::generate::Batches;
+use super::generate::{Batches, unrated};
 use super::scorer::{by_id, open_scorer, prompt_of, set_references, utility};
 use crate::models::Pools;
 use crate::plan::{Choices, Entry, RunPlan, Stage};
 use crate::progress::say;
-use crate::prompts::NamedPrompt;
 use crate::store::folder::RunFolder;
 use crate::store::manifest::Session;
 
@@ -100,13 +99,10 @@ fn answers(
 ) -> Result<BTreeMap<String, Vec<GenerationRow>>> {
     let entries: Vec<&Entry> = plan.validation.iter().collect();
     let mut batches = Batches::new("validate", plan, pools, folder, session, &entries, None)?;
-    let unrated = |_: &Entry, _: &NamedPrompt, _: &str, _: &Response| Ok(0.0);
-    let mut rows = BTreeMap::new();
-    for entry in entries {
-        rows.insert(entry.preference.clone(), batches.rows(entry, &unrated)?);
-    }
+    let rows = batches.rows(&unrated)?;
     batches.finish();
-    Ok(rows)
+    let labels = entries.iter().map(|entry| entry.preference.clone());
+    Ok(labels.zip(rows).collect())
 }
 
 fn mean_utility(

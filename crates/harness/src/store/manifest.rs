@@ -87,14 +87,44 @@ pub struct Session {
     pub seconds: BTreeMap<String, f64>,
     /// Tokens generated in this session and kept, by strategy.
     pub tokens: BTreeMap<String, u64>,
-    /// Seconds that took, by strategy, prompts' reading included.
+    /// Seconds that took, by strategy, without reading prompts.
     pub generating: BTreeMap<String, f64>,
+    /// What the experts read of the prompts; missing in version 0.1, where each strategy's seconds include it.
+    #[serde(default)]
+    pub prompts: PromptsRead,
     /// Largest resident memory of the process in bytes while it did, by strategy: all experts that are open, too.
     #[serde(default)]
     pub peak_bytes: BTreeMap<String, u64>,
     /// What was chosen on the validation set, by strategy and preference.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub chosen: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// What experts read of prompts while a session generated. A lane is one expert's reading of one prompt; a lane that
+/// another strategy, preference, sample or candidate had asked for before need not be read again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct PromptsRead {
+    /// Lanes that were asked for.
+    pub asked: u64,
+    /// Lanes that were read.
+    pub read: u64,
+    /// Tokens of the lanes that were asked for.
+    pub tokens_asked: u64,
+    /// Tokens that were read.
+    pub tokens_read: u64,
+    /// Seconds that took.
+    pub seconds: f64,
+}
+
+impl PromptsRead {
+    /// A stage read more.
+    pub fn add(&mut self, reading: experts::prompts::Reading) {
+        self.asked += reading.asked;
+        self.read += reading.read;
+        self.tokens_asked += reading.tokens_asked;
+        self.tokens_read += reading.tokens_read;
+        self.seconds += reading.time.as_secs_f64();
+    }
 }
 
 impl Manifest {

@@ -89,6 +89,11 @@ impl<E: Element> Storage<E> {
         }
     }
 
+    fn bytes(&self) -> usize {
+        let scales = self.key_scales.len() + self.value_scales.len();
+        (self.keys.len() + self.values.len()) * size_of::<E>() + scales * size_of::<f32>()
+    }
+
     /// Copies the first `used` positions of every head from one that has another number of them.
     fn copy(&mut self, from: &Self, heads: usize, used: usize, width: usize) {
         fn heads_of<T: Copy>(to: &mut [T], from: &[T], heads: usize, used: usize) {
@@ -134,13 +139,27 @@ impl Lane {
         }
     }
 
+    fn bytes(&self) -> usize {
+        match &self.storage {
+            LaneStorage::F32(storage) => storage.bytes(),
+            LaneStorage::F16(storage) => storage.bytes(),
+            LaneStorage::I8(storage) => storage.bytes(),
+        }
+    }
+
     /// A copy with room for `capacity` tokens that touches only what was read so far.
     fn fork(&self, shape: Shape, capacity: usize) -> Self {
-        let mut copy = Self::new(shape, capacity.max(self.length));
-        copy.length = self.length;
-        copy.tokens.clone_from(&self.tokens);
+        self.prefix(shape, self.length, capacity)
+    }
+
+    /// A copy of what was read first, at most `length` tokens, with room for `capacity`.
+    fn prefix(&self, shape: Shape, length: usize, capacity: usize) -> Self {
+        let length = length.min(self.length);
+        let mut copy = Self::new(shape, capacity.max(length));
+        copy.length = length;
+        copy.tokens = self.tokens[..length.min(self.tokens.len())].to_vec();
         copy.stage = self.stage;
-        let used = self.length.next_multiple_of(POSITIONS);
+        let used = length.next_multiple_of(POSITIONS);
         let (heads, width) = (shape.layers * shape.kv_heads, shape.head_dim);
         match (&mut copy.storage, &self.storage) {
             (LaneStorage::F32(to), LaneStorage::F32(from)) => to.copy(from, heads, used, width),
@@ -153,12 +172,7 @@ impl Lane {
 }
 
 impl PackedCache {
-    pub(super) fn new(
-        config: &DecoderConfig,
-        format: CacheFormat,
-        lanes: usize,
-        capacity: usize,
-    ) -> Self {
+    pub(super) fn new(config: &DecoderConfig, format: CacheFormat, capacities: &[usize]) -> Self {
         let shape = Shape {
             layers: config.layers,
             kv_heads: config.kv_heads,
@@ -167,7 +181,7 @@ impl PackedCache {
             remembers: config.depends_on_length(),
         };
         Self {
-            lanes: (0..lanes).map(|_| Lane::new(shape, capacity)).collect(),
+            lanes: capacities.iter().map(|&c| Lane::new(shape, c)).collect(),
             shape,
         }
     }
@@ -209,16 +223,52 @@ impl PackedCache {
         }
     }
 
+    /// Bytes of all lanes, used or not.
+    pub fn bytes(&self) -> usize {
+        self.lanes.iter().map(Lane::bytes).sum()
+    }
+
+    /// A cache of one lane, which has read the first `length` tokens of lane `lane` and has room for `capacity`.
+    ///
+    /// # Errors
+    /// A lane that is not there.
+    pub fn prefix(&self, lane: usize, length: usize, capacity: usize) -> Result<Self> {
+        let from = self.lane(lane)?;
+        Ok(Self {
+            lanes: vec![from.prefix(self.shape, length, capacity)],
+            shape: self.shape,
+        })
+    }
+
+    /// Lane `to` becomes the only lane of another cache of the same model.
+    ///
+    /// # Errors
+    /// A cache of another shape or number of lanes, a lane that is not there.
+    pub fn replace(&mut self, to: usize, mut other: Self) -> Result<()> {
+        let (lane, lanes) = (to, self.lanes.len());
+        match (self.lanes.get_mut(to), other.lanes.pop()) {
+            (Some(old), Some(new)) if self.shape == other.shape && other.lanes.is_empty() => {
+                *old = new;
+                Ok(())
+            }
+            (None, _) => Err(Error::NoLane { lane, lanes }),
+            _ => Err(Error::OtherModel),
+        }
+    }
+
+    fn lane(&self, lane: usize) -> Result<&Lane> {
+        let lanes = self.lanes.len();
+        self.lanes.get(lane).ok_or(Error::NoLane { lane, lanes })
+    }
+
     /// A cache whose lane `i` continues lane `lanes[i]` of this one.
     ///
     /// # Errors
     /// A lane that is not there.
     pub fn fork(&self, lanes: &[usize]) -> Result<Self> {
         let pick = |&lane: &usize| {
-            let picked = self.lanes.get(lane);
-            let picked = picked.map(|l| l.fork(self.shape, l.capacity));
-            let lanes = self.lanes.len();
-            picked.ok_or(Error::NoLane { lane, lanes })
+            let from = self.lane(lane)?;
+            Ok(from.fork(self.shape, from.capacity))
         };
         Ok(Self {
             lanes: lanes.iter().map(pick).collect::<Result<_>>()?,

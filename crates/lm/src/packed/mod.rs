@@ -52,7 +52,7 @@ const ROWS: usize = 256;
 /// Which results a call wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
-    /// Of every lane's last token.
+    /// Of the last token of every lane with tokens.
     Last,
     /// Of every token, lane after lane.
     All,
@@ -99,12 +99,17 @@ impl PackedDecoder {
 
     /// An empty cache for this model.
     pub fn cache(&self, lanes: usize, capacity: usize) -> PackedCache {
+        self.cache_of(&vec![capacity; lanes])
+    }
+
+    /// An empty cache for this model, with room for another number of tokens in each lane.
+    pub fn cache_of(&self, capacities: &[usize]) -> PackedCache {
         let format = match self.format {
             Format::F32 => CacheFormat::F32,
             Format::Bf16 => CacheFormat::F16,
             Format::Q8 | Format::Q4 => CacheFormat::I8,
         };
-        PackedCache::new(&self.config, format, lanes, capacity)
+        PackedCache::new(&self.config, format, capacities)
     }
 
     /// Adapters for this model, one per expert; `None` is the base itself.
@@ -130,8 +135,27 @@ impl PackedDecoder {
         if tokens.iter().any(|t| t.is_empty()) {
             return Err(Error::EmptyLane);
         }
+        self.fill(tokens, cache, adapters, scratch, Some(logits))
+    }
+
+    /// [`Self::next_logits`] of some of the lanes: those without tokens stay as they are. `logits` are of the others,
+    /// one after another, `[lanes with tokens, vocab]`, where they are asked for.
+    ///
+    /// # Errors
+    /// Those of [`Self::next_logits`]; no lane with tokens.
+    pub fn fill(
+        &self,
+        tokens: &[&[u32]],
+        cache: &mut PackedCache,
+        adapters: Option<&PackedAdapters>,
+        scratch: &mut Scratch,
+        logits: Option<&mut [f32]>,
+    ) -> Result<()> {
         self.read(tokens, cache, adapters, scratch, Wanted::Last)?;
-        self.head(scratch, 0..tokens.len(), logits);
+        if let Some(logits) = logits {
+            let lanes = tokens.iter().filter(|t| !t.is_empty()).count();
+            self.head(scratch, 0..lanes, logits);
+        }
         Ok(())
     }
 
@@ -284,7 +308,7 @@ impl PackedDecoder {
     ) -> Result<()> {
         let known = |lane: usize| known.get(lane).copied().unwrap_or(0);
         let results = match wanted {
-            Wanted::Last => tokens.len(),
+            Wanted::Last => tokens.iter().filter(|t| !t.is_empty()).count(),
             Wanted::All => {
                 let lanes = tokens.iter().enumerate();
                 lanes.map(|(lane, t)| t.len() - known(lane)).sum()
@@ -298,19 +322,21 @@ impl PackedDecoder {
             scratch.stages.extend(stretched);
         }
         scratch.results.resize(results, self.config.hidden_size);
-        let (mut lane, mut at, mut done, mut number) = (0, 0, 0, 0);
+        let (mut lane, mut at, mut number) = (0, 0, 0);
+        // Results so far.
+        let mut done = 0;
         while lane < tokens.len() {
             scratch.rows.clear();
             while lane < tokens.len() && scratch.rows.len() < ROWS {
                 let (own_tokens, before, start) = (tokens[lane], cache.length(lane), at);
                 at = own_tokens.len().min(at + ROWS - scratch.rows.len());
                 for (t, &token) in own_tokens.iter().enumerate().take(at).skip(start) {
-                    let result = match wanted {
-                        Wanted::Last => (t + 1 == own_tokens.len()).then_some(lane),
-                        Wanted::All => (t >= known(lane)).then_some(done),
+                    let asked = match wanted {
+                        Wanted::Last => t + 1 == own_tokens.len(),
+                        Wanted::All => t >= known(lane),
                     };
-                    done += usize::from(t >= known(lane));
-                    number += 1;
+                    let result = asked.then_some(done);
+                    (done, number) = (done + usize::from(asked), number + 1);
                     scratch.rows.push(Row {
                         number: number - 1,
                         lane,

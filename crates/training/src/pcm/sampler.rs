@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result};
 use eval::dimension::Dimensions;
 use eval::scoring::ResponseScorer;
-use experts::{Expert, ExpertPool};
+use experts::{Expert, ExpertPool, PromptCache};
 use lm::LanguageModel;
 use lm::sampling::{Draws, Sampling};
 use mixing::strategies::Choice;
@@ -45,6 +45,8 @@ pub(super) struct Sampler<'a> {
     pub wordings: BTreeMap<String, Wordings>,
     /// The base's responses by prompt.
     pub references: Mutex<HashMap<usize, Reference>>,
+    /// What the experts, which stay the same, have read in any iteration.
+    read: Arc<PromptCache>,
 }
 
 /// Reads the wordings and checks that every direction has some.
@@ -89,6 +91,7 @@ impl<'a> Sampler<'a> {
             dimensions,
             wordings,
             references: Mutex::default(),
+            read: Arc::new(PromptCache::of_this_machine()),
         })
     }
 
@@ -179,6 +182,7 @@ impl<'a> Sampler<'a> {
         } else {
             ExpertPool::new(experts)?
         };
+        let pool = pool.with_prompts(self.read.clone());
         let mut generator = Generator::new(&pool, plan, &self.base.end_tokens)?;
         let seed = self.training.seed.to_le_bytes();
         let mut requests = Vec::new();
