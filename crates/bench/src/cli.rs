@@ -141,9 +141,14 @@ pub enum Command {
         /// The run folder
         dir: PathBuf,
     },
-    /// Fetch a registered model into the cache and print its path
+    /// Fetch a registered model, or a model or adapter of the hub as it is by now, into the cache and print its path
+    #[command(after_help = "Examples:\n  \
+                      mope fetch smollm2-135m-instruct\n  \
+                      mope fetch HuggingFaceTB/SmolLM2-135M-Instruct@main\n\n\
+                      The hub's files go into the hub's own cache (HF_HOME, HF_HUB_CACHE); HF_TOKEN, HF_ENDPOINT and\n\
+                      HF_HUB_OFFLINE mean what they mean to Python's huggingface_hub.")]
     Fetch {
-        /// Name in the registry
+        /// Name in the registry, or owner/name on the hub, perhaps with @revision
         name: String,
     },
     /// Say what a model file, a model folder, an adapter folder or a PCM folder holds
@@ -153,7 +158,7 @@ pub enum Command {
     },
     /// Token ids and pieces of a text, special tokens included as the model wants them
     Tokenize {
-        /// Registered name or path
+        /// Registered name, path or id of the hub (owner/name)
         #[arg(long, value_name = "NAME|PATH")]
         model: String,
         /// The text
@@ -163,7 +168,7 @@ pub enum Command {
         #[arg(long)]
         plain: bool,
     },
-    /// Check an experiment file and say what it would do, without loading a model
+    /// Check an experiment file and say what it would do and fetch, without loading a model
     Check {
         /// The experiment
         file: PathBuf,
@@ -287,10 +292,10 @@ pub struct Stated {
 /// Which model or mixture answers, and what.
 #[derive(Debug, Args)]
 pub struct Selection {
-    /// Registered name or path; with --config, replaces the config's base model
+    /// Registered name, path or id of the hub (owner/name); with --config, replaces the config's base model
     #[arg(long, value_name = "NAME|PATH", required_unless_present = "config")]
     pub model: Option<String>,
-    /// PEFT folder on top of the model
+    /// PEFT folder on top of the model, or its id on the hub
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     pub adapter: Option<PathBuf>,
     /// Experiment whose experts and strategies are used
@@ -365,7 +370,7 @@ pub struct ScoreArgs {
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Registered name or path
+    /// Registered name, path or id of the hub (owner/name)
     #[arg(long, value_name = "NAME|PATH")]
     pub model: String,
     /// PEFT folder that is merged into the weights
@@ -519,7 +524,7 @@ pub enum BenchCommand {
 /// What a measurement runs over.
 #[derive(Debug, Args)]
 pub struct Workload {
-    /// Registered name or path
+    /// Registered name, path or id of the hub (owner/name)
     #[arg(
         long,
         value_name = "NAME|PATH",
@@ -583,7 +588,7 @@ pub struct AccuracyArgs {
     /// The text, at least 500 tokens
     #[arg(value_name = "TEXT")]
     pub text: PathBuf,
-    /// Registered name or path
+    /// Registered name, path or id of the hub (owner/name)
     #[arg(
         long,
         value_name = "NAME|PATH",

@@ -17,6 +17,7 @@ use super::rollouts::Rollouts;
 use super::session::{TrainingState, checkpoint_file, resume};
 use super::{Job, Outcome, Product, best_worst, data, results};
 use harness::failure::usage;
+use harness::models::resolve_adapter;
 use harness::progress::Progress;
 
 /// Steps of a training on given responses between two checkpoints (ours).
@@ -50,7 +51,7 @@ fn start(training: &Training, decoder: &TuningDecoder) -> Result<LoraParameters>
     match &training.start {
         None => LoraParameters::new(lora, config, training.seed).map_err(|e| usage(e.to_string())),
         Some(folder) => {
-            let adapter = Adapter::load(folder, config)?;
+            let adapter = Adapter::load(&resolve_adapter(folder)?, config)?;
             LoraParameters::from_adapter(&adapter, lora, config)
                 .map_err(|e| usage(format!("start: {}: {e}", folder.display())))
         }

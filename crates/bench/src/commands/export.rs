@@ -7,12 +7,15 @@ use serde_json::json;
 
 use super::Global;
 use crate::cli::ExportArgs;
-use harness::models::resolve;
+use harness::models::{resolve, resolve_adapter};
 
 pub fn export(global: &Global, args: &ExportArgs) -> Result<()> {
     let checkpoint = Checkpoint::open(&resolve(&args.model)?)?;
     let adapter = match &args.adapter {
-        Some(folder) => Some(Adapter::load(folder, checkpoint.config())?),
+        Some(folder) => Some(Adapter::load(
+            &resolve_adapter(folder)?,
+            checkpoint.config(),
+        )?),
         None => None,
     };
     checkpoint.export(&args.out, args.precision, adapter.as_ref())?;

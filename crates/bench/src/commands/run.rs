@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::Global;
 use crate::cli::RunArgs;
+use harness::check::Checked;
 use harness::experiment::Experiment;
 use harness::run;
 use harness::splits::Splits;
@@ -101,9 +102,10 @@ pub(super) fn records(frame: &DataFrame) -> Result<Vec<Value>> {
 
 pub fn check(global: &Global, file: &Path) -> Result<()> {
     let experiment = load(global, file)?;
+    let Checked { splits, fetched } = harness::check::check(&experiment)?;
     let Splits {
         prompts, warnings, ..
-    } = harness::check::check(&experiment)?;
+    } = splits;
     warnings
         .iter()
         .for_each(|w| eprintln!("warning: {}", printable(w)));
@@ -129,11 +131,14 @@ pub fn check(global: &Global, file: &Path) -> Result<()> {
         "prompts": prompts.len(),
         "responses": responses,
         "max_tokens": limit,
+        "would_fetch": fetched,
     });
     global.print(document, || {
+        let fetched = fetched.iter().map(|what| format!("\nwould fetch: {what}"));
+        let fetched: String = fetched.collect();
         format!(
             "{}: {} prompts × {} samples × {} strategies × {} preferences = {responses} responses, \
-             at most {limit} tokens\nmodel: {}\nexperts: {}",
+             at most {limit} tokens\nmodel: {}\nexperts: {}{fetched}",
             experiment.name,
             prompts.len(),
             experiment.samples,

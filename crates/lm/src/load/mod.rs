@@ -22,6 +22,8 @@ pub(crate) mod tensors;
 mod text;
 
 pub use gguf_model::files as gguf_files;
+#[cfg(feature = "http")]
+pub(crate) use gguf_model::is_later_part;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
