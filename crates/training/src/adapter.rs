@@ -15,7 +15,7 @@ use lm::tuning::{AdamW, Item, LoraParameters, Optimisation, TuningDecoder};
 use super::file::{Recipe, Training};
 use super::rollouts::Rollouts;
 use super::session::{TrainingState, checkpoint_file, resume};
-use super::{Job, Outcome, Product, best_worst, data, results};
+use super::{Job, Outcome, Product, best_worst, card, data, results};
 use harness::failure::usage;
 use harness::models::resolve_adapter;
 use harness::progress::Progress;
@@ -123,7 +123,9 @@ impl<'a> Run<'a> {
             pair.b.iter_mut().for_each(|b| *b *= training.strength);
         }
         let (config, precision) = (decoder.config(), training.precision);
-        adapter.save(&folder, config, Some(&training.model), precision)?;
+        let base = card::base(&training.model);
+        adapter.save(&folder, config, Some(&base), precision)?;
+        card::write(self.job, &folder, &self.state.last())?;
         Ok(folder)
     }
 

@@ -26,6 +26,7 @@
 
 mod adapter;
 mod best_worst;
+mod card;
 mod classifier;
 mod data;
 pub mod file;
