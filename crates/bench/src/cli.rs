@@ -168,10 +168,13 @@ pub enum Command {
         #[arg(long)]
         plain: bool,
     },
-    /// Check an experiment file and say what it would do and fetch, without loading a model
+    /// Check an experiment file and say what it would do, fetch and take of memory, without loading a model
     Check {
         /// The experiment
         file: PathBuf,
+        /// Load the experts, run one token, and say how each changes the distribution
+        #[arg(long)]
+        probe: bool,
     },
     /// Write a model as a Hugging Face folder, an adapter merged into it
     #[command(
@@ -276,6 +279,9 @@ pub struct TrainArgs {
     /// Stop after this many more iterations or steps; the same command resumes
     #[arg(long, value_name = "N", value_parser = positive)]
     pub stop_after: Option<usize>,
+    /// Say what would be trained and what it takes of memory, and stop
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// The preference that a strategy of a config serves.
@@ -531,6 +537,9 @@ pub struct Workload {
         default_value = "smollm2-135m-instruct"
     )]
     pub model: String,
+    /// A published model's shape with weights at random instead, as llama-3.1-8b: nothing is fetched
+    #[arg(long, value_name = "NAME", conflicts_with = "model", value_parser = shape)]
+    pub shape: Option<String>,
     /// Sequences that run together
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,4,16",
           value_parser = positive)]
@@ -604,6 +613,25 @@ pub struct AccuracyArgs {
     /// Write the table there
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+impl Workload {
+    /// The model that is measured.
+    pub fn model(&self) -> String {
+        match &self.shape {
+            Some(shape) => format!("{}{shape}", lm::shape::SCHEME),
+            None => self.model.clone(),
+        }
+    }
+}
+
+fn shape(text: &str) -> Result<String, String> {
+    let known: Vec<&str> = lm::shape::names().collect();
+    let name = text.to_ascii_lowercase();
+    match known.contains(&name.as_str()) {
+        true => Ok(name),
+        false => Err(format!("known: {}", known.join(", "))),
+    }
 }
 
 /// Most of anything that is counted on the command line (ours).

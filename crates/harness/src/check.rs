@@ -9,6 +9,7 @@ use lm::source::hub::{Wanted, id_of};
 
 use crate::experiment::Experiment;
 use crate::failure::usage;
+use crate::memory::{self, Memory};
 use crate::models::{Found, find, located_files, missing};
 use crate::splits::Splits;
 use crate::stages::retain;
@@ -19,6 +20,8 @@ pub struct Checked {
     pub splits: Splits,
     /// What a run would fetch from the hub.
     pub fetched: Vec<String>,
+    /// What a run would take of memory; `None` where the base model is not there yet.
+    pub memory: Option<Memory>,
 }
 
 /// Checks all that a run would refuse before it opens a model: prompt sets, what retention reads, the device and its
@@ -53,7 +56,16 @@ pub fn check(experiment: &Experiment) -> Result<Checked> {
         retain::check(retention)?;
     }
     let splits = Splits::load(experiment)?;
-    Ok(Checked { splits, fetched })
+    let memory = memory::of(experiment, &splits)?;
+    if let Some(memory) = &memory {
+        let remedy = "lower batch_size or max_new_tokens, or take a smaller format";
+        memory.fits("the experiment", remedy)?;
+    }
+    Ok(Checked {
+        splits,
+        fetched,
+        memory,
+    })
 }
 
 /// What would be fetched for a model.

@@ -26,12 +26,13 @@ use lm::chat::Day;
 use lm::load::Checkpoint;
 use lm::source::hub::{self, Hub, HubId, Wanted, id_of, located, located_folder};
 use lm::source::{Progress, Registry, sha256};
-use lm::{Adapter, DecoderConfig, DeviceSpec, Format, LanguageModel};
+use lm::{Adapter, DecoderConfig, DeviceSpec, Format, LanguageModel, shape};
 use mixing::Plan;
 use mixing::merging::{Merged, Recipe, Source};
 
 use crate::experiment::Experiment;
 use crate::failure::{nearest, usage};
+use crate::memory::check_weights;
 use crate::terminal::printable;
 
 /// Where a model is to be had.
@@ -59,7 +60,7 @@ pub fn find(name: &str) -> Result<Found> {
     if let Some(id) = id {
         return Ok(Found::Hub(id));
     }
-    if Path::new(name).exists() {
+    if shape::is_shape(Path::new(name)) || Path::new(name).exists() {
         return Ok(Found::Path(name.into()));
     }
     let names = || registry.entries().keys().map(String::as_str);
@@ -180,6 +181,9 @@ pub fn located_files(files: Option<&Files>) -> Result<Option<PathBuf>> {
 /// # Errors
 /// A file that cannot be read.
 pub fn hashes(path: &Path) -> Result<BTreeMap<String, String>> {
+    if let Some(hash) = shape::hash(path) {
+        return Ok([("weights".into(), hash)].into());
+    }
     let mut files = Vec::new();
     if path.is_dir() {
         for entry in std::fs::read_dir(path).with_context(|| path.display().to_string())? {
@@ -374,6 +378,12 @@ impl Models {
     }
 
     fn load(&self, checkpoint: &Checkpoint) -> Result<Arc<LanguageModel>> {
+        check_weights(
+            checkpoint.path(),
+            checkpoint.config(),
+            &self.device,
+            self.format,
+        )?;
         let mut model = LanguageModel::load(checkpoint, &self.device, self.format)?;
         model.chat = model.chat.map(|chat| chat.dated(self.day));
         Ok(Arc::new(model))

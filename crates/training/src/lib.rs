@@ -31,6 +31,7 @@ mod classifier;
 mod data;
 pub mod file;
 mod inputs;
+pub mod memory;
 mod pcm;
 mod results;
 mod reward;

@@ -98,7 +98,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Fetch { name } => fetch(&global, &name),
         Command::Inspect { path } => inspect::inspect(&global, &path),
         Command::Tokenize { model, text, plain } => tokenize(&global, &model, &text, !plain),
-        Command::Check { file } => run::check(&global, &file),
+        Command::Check { file, probe } => run::check(&global, &file, probe),
         Command::Export(args) => export::export(&global, &args),
         Command::Merge(args) => merge::merge(&global, &args),
         Command::Bench(args) => {

@@ -163,7 +163,8 @@ impl fmt::Display for HubId {
 }
 
 /// How a file in `folder` names a model: the path where something is there, or where the folder lies in which it would
-/// be; an id of the hub as `hf://owner/name`; else what it says, the name of a registered model.
+/// be; an id of the hub as `hf://owner/name`; else what it says, the name of a registered model or a
+/// [shape](crate::shape).
 ///
 /// ```
 /// use mope_lm::source::hub::located;
@@ -172,7 +173,7 @@ impl fmt::Display for HubId {
 /// assert_eq!(located(&folder, "smollm2-135m-instruct"), "smollm2-135m-instruct");
 /// ```
 pub fn located(folder: &Path, name: &str) -> String {
-    if name.starts_with(SCHEME) {
+    if name.starts_with(SCHEME) || name.starts_with(crate::shape::SCHEME) {
         return name.into();
     }
     let path = folder.join(name);
