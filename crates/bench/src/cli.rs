@@ -141,9 +141,14 @@ pub enum Command {
         /// The run folder
         dir: PathBuf,
     },
-    /// Fetch a registered model into the cache and print its path
+    /// Fetch a registered model, or a model or adapter of the hub as it is by now, into the cache and print its path
+    #[command(after_help = "Examples:\n  \
+                      mope fetch smollm2-135m-instruct\n  \
+                      mope fetch HuggingFaceTB/SmolLM2-135M-Instruct@main\n\n\
+                      The hub's files go into the hub's own cache (HF_HOME, HF_HUB_CACHE); HF_TOKEN, HF_ENDPOINT and\n\
+                      HF_HUB_OFFLINE mean what they mean to Python's huggingface_hub.")]
     Fetch {
-        /// Name in the registry
+        /// Name in the registry, or owner/name on the hub, perhaps with @revision
         name: String,
     },
     /// Say what a model file, a model folder, an adapter folder or a PCM folder holds
@@ -153,7 +158,7 @@ pub enum Command {
     },
     /// Token ids and pieces of a text, special tokens included as the model wants them
     Tokenize {
-        /// Registered name or path
+        /// Registered name, path or id of the hub (owner/name)
         #[arg(long, value_name = "NAME|PATH")]
         model: String,
         /// The text
@@ -163,10 +168,13 @@ pub enum Command {
         #[arg(long)]
         plain: bool,
     },
-    /// Check an experiment file and say what it would do, without loading a model
+    /// Check an experiment file and say what it would do, fetch and take of memory, without loading a model
     Check {
         /// The experiment
         file: PathBuf,
+        /// Load the experts, run one token, and say how each changes the distribution
+        #[arg(long)]
+        probe: bool,
     },
     /// Write a model as a Hugging Face folder, an adapter merged into it; or rows of a run for other programs
     #[command(after_help = "Examples:\n  \
@@ -286,6 +294,9 @@ pub struct TrainArgs {
     /// Stop after this many more iterations or steps; the same command resumes
     #[arg(long, value_name = "N", value_parser = positive)]
     pub stop_after: Option<usize>,
+    /// Say what would be trained and what it takes of memory, and stop
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// The preference that a strategy of a config serves.
@@ -302,10 +313,10 @@ pub struct Stated {
 /// Which model or mixture answers, and what.
 #[derive(Debug, Args)]
 pub struct Selection {
-    /// Registered name or path; with --config, replaces the config's base model
+    /// Registered name, path or id of the hub (owner/name); with --config, replaces the config's base model
     #[arg(long, value_name = "NAME|PATH", required_unless_present = "config")]
     pub model: Option<String>,
-    /// PEFT folder on top of the model
+    /// PEFT folder on top of the model, or its id on the hub
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     pub adapter: Option<PathBuf>,
     /// Experiment whose experts and strategies are used
@@ -395,7 +406,7 @@ pub struct ExportArgs {
     /// response by utility (JSON lines), or a folder for each strategy in lm-eval's layout
     #[arg(long, value_name = "ROWS", requires = "run", value_enum)]
     pub rows: Option<RowsOf>,
-    /// Registered name or path
+    /// Registered name, path or id of the hub (owner/name)
     #[arg(long, value_name = "NAME|PATH", required_unless_present = "run")]
     pub model: Option<String>,
     /// PEFT folder that is merged into the weights
@@ -549,13 +560,16 @@ pub enum BenchCommand {
 /// What a measurement runs over.
 #[derive(Debug, Args)]
 pub struct Workload {
-    /// Registered name or path
+    /// Registered name, path or id of the hub (owner/name)
     #[arg(
         long,
         value_name = "NAME|PATH",
         default_value = "smollm2-135m-instruct"
     )]
     pub model: String,
+    /// A published model's shape with weights at random instead, as llama-3.1-8b: nothing is fetched
+    #[arg(long, value_name = "NAME", conflicts_with = "model", value_parser = shape)]
+    pub shape: Option<String>,
     /// Sequences that run together
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,4,16",
           value_parser = positive)]
@@ -613,7 +627,7 @@ pub struct AccuracyArgs {
     /// The text, at least 500 tokens
     #[arg(value_name = "TEXT")]
     pub text: PathBuf,
-    /// Registered name or path
+    /// Registered name, path or id of the hub (owner/name)
     #[arg(
         long,
         value_name = "NAME|PATH",
@@ -629,6 +643,25 @@ pub struct AccuracyArgs {
     /// Write the table there
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+impl Workload {
+    /// The model that is measured.
+    pub fn model(&self) -> String {
+        match &self.shape {
+            Some(shape) => format!("{}{shape}", lm::shape::SCHEME),
+            None => self.model.clone(),
+        }
+    }
+}
+
+fn shape(text: &str) -> Result<String, String> {
+    let known: Vec<&str> = lm::shape::names().collect();
+    let name = text.to_ascii_lowercase();
+    match known.contains(&name.as_str()) {
+        true => Ok(name),
+        false => Err(format!("known: {}", known.join(", "))),
+    }
 }
 
 /// Most of anything that is counted on the command line (ours).

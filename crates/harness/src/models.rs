@@ -22,39 +22,62 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use experts::{Expert, ExpertPool, ExpertSpec, Files, PromptCache};
 use indicatif::{ProgressBar, ProgressStyle};
+use lm::chat::Day;
 use lm::load::Checkpoint;
-use lm::source::{Registry, sha256};
-use lm::{Adapter, DecoderConfig, DeviceSpec, Format, LanguageModel};
+use lm::source::hub::{self, Hub, HubId, Wanted, id_of, located, located_folder};
+use lm::source::{Progress, Registry, sha256};
+use lm::{Adapter, DecoderConfig, DeviceSpec, Format, LanguageModel, shape};
 use mixing::Plan;
 use mixing::merging::{Merged, Recipe, Source};
 
 use crate::experiment::Experiment;
 use crate::failure::{nearest, usage};
+use crate::memory::check_weights;
 use crate::terminal::printable;
 
-/// The registry, where it knows a model or where that is a path; nothing is fetched.
+/// Where a model is to be had.
+#[derive(Debug)]
+pub enum Found {
+    /// Under this path.
+    Path(PathBuf),
+    /// By its name in the registry.
+    Registered(Registry),
+    /// On the hub.
+    Hub(HubId),
+}
+
+/// Says where a model is to be had: the registry, a path, or the hub. Nothing is fetched, and the hub is not asked.
 ///
 /// # Errors
 /// An unknown name: a mistake of usage.
-pub fn find(name_or_path: &str) -> Result<Registry> {
+pub fn find(name: &str) -> Result<Found> {
     let registry = Registry::load()?;
-    let names = || registry.entries().keys().map(String::as_str);
-    if !registry.entries().contains_key(name_or_path) && !Path::new(name_or_path).exists() {
-        let hint = nearest(name_or_path, names());
-        let known = names().collect::<Vec<_>>().join(", ");
-        return Err(usage(format!(
-            "model '{name_or_path}' is neither a path nor a registered name{hint}; registered: {known}"
-        )));
+    if registry.entries().contains_key(name) {
+        return Ok(Found::Registered(registry));
     }
-    Ok(registry)
+    let located = located(Path::new(""), name);
+    let id = id_of(Path::new(&located)).map_err(|e| usage(e.to_string()))?;
+    if let Some(id) = id {
+        return Ok(Found::Hub(id));
+    }
+    if shape::is_shape(Path::new(name)) || Path::new(name).exists() {
+        return Ok(Found::Path(name.into()));
+    }
+    let names = || registry.entries().keys().map(String::as_str);
+    let hint = nearest(name, names());
+    let known = names().collect::<Vec<_>>().join(", ");
+    let hub = match HubId::parse(name) {
+        // A folder beside the file makes it a path.
+        Some(id) => format!("; if a repository of the hub is meant, write {id}"),
+        None => String::new(),
+    };
+    Err(usage(format!(
+        "model '{name}' is neither a path nor a registered name{hint}; registered: {known}{hub}"
+    )))
 }
 
-/// The path of a model, fetched if need be.
-///
-/// # Errors
-/// An unknown name (a mistake of usage), or why it could not be fetched.
-pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
-    let registry = find(name_or_path)?;
+/// Shows how far a fetch is, while it lasts.
+fn with_progress<T>(fetch: impl FnOnce(Progress<'_>) -> lm::Result<T>) -> lm::Result<T> {
     let bar = ProgressBar::no_length();
     let style = ProgressStyle::with_template(
         "     fetch {msg} [{bar:32}] {bytes}/{total_bytes} · {bytes_per_sec} · {eta} left",
@@ -62,15 +85,95 @@ pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
     if let Ok(style) = style {
         bar.set_style(style.progress_chars("━╸ "));
     }
-    let path = registry.resolve(name_or_path, &mut |name, done, total| {
+    let fetched = fetch(&mut |name, done, total| {
         bar.set_message(printable(name).into_owned());
         bar.set_position(done);
         if let Some(total) = total {
             bar.set_length(total);
         }
-    })?;
+    });
     bar.finish_and_clear();
-    Ok(path)
+    fetched
+}
+
+/// The path of a model, fetched if need be.
+///
+/// # Errors
+/// An unknown name (a mistake of usage), or why it could not be fetched.
+pub fn resolve(name: &str) -> Result<PathBuf> {
+    Ok(match find(name)? {
+        Found::Path(path) => path,
+        Found::Registered(registry) => with_progress(|p| registry.resolve(name, p))?,
+        Found::Hub(id) => {
+            let hub = Hub::from_env()?;
+            with_progress(|progress| hub.fetch(&id, Wanted::Model, progress))?
+        }
+    })
+}
+
+/// The folder of an adapter, fetched from the hub where it is named by an id.
+///
+/// # Errors
+/// Why it could not be fetched.
+pub fn resolve_adapter(folder: &Path) -> Result<PathBuf> {
+    let located = located_folder(Path::new(""), folder);
+    Ok(with_progress(|progress| {
+        hub::folder(&located, Wanted::Adapter, progress)
+    })?)
+}
+
+/// What a repository of the hub holds, an adapter or a model, as the hub has it by now.
+///
+/// # Errors
+/// Why it could not be fetched.
+pub fn update(id: &HubId) -> Result<PathBuf> {
+    let hub = Hub::from_env()?;
+    Ok(with_progress(|progress| {
+        hub.update(id, Wanted::Any, progress)
+    })?)
+}
+
+/// What would be fetched from the hub for a model or an adapter, and from where; `None` where nothing would.
+///
+/// # Errors
+/// No home folder.
+pub fn missing(id: &HubId, wanted: Wanted) -> Result<Option<String>> {
+    let hub = Hub::from_env()?;
+    let what = match wanted {
+        Wanted::Adapter => "adapter",
+        Wanted::Model | Wanted::Any => "model",
+    };
+    Ok(match hub.cached(id, wanted) {
+        Some(_) => None,
+        None => Some(format!("{what} {id} from {}", hub.endpoint())),
+    })
+}
+
+/// Where a model lies; `None` where it would have to be fetched.
+///
+/// # Errors
+/// An unknown name: a mistake of usage.
+pub fn located_model(name: &str) -> Result<Option<PathBuf>> {
+    Ok(match find(name)? {
+        Found::Path(path) => Some(path),
+        Found::Registered(registry) => registry.there(name)?,
+        Found::Hub(id) => Hub::from_env()?.cached(&id, Wanted::Model),
+    })
+}
+
+/// Where the files of an expert lie; `None` where it has none, or they would have to be fetched.
+///
+/// # Errors
+/// An unknown name: a mistake of usage.
+pub fn located_files(files: Option<&Files>) -> Result<Option<PathBuf>> {
+    match files {
+        None => Ok(None),
+        Some(Files::Model(name)) => located_model(name),
+        Some(Files::Adapter(folder)) => Ok(match id_of(folder)? {
+            None => Some(folder.clone()),
+            Some(id) => Hub::from_env()?.cached(&id, Wanted::Adapter),
+        }),
+    }
 }
 
 /// SHA-256 of every file that a model or an adapter consists of, by name.
@@ -78,6 +181,9 @@ pub fn resolve(name_or_path: &str) -> Result<PathBuf> {
 /// # Errors
 /// A file that cannot be read.
 pub fn hashes(path: &Path) -> Result<BTreeMap<String, String>> {
+    if let Some(hash) = shape::hash(path) {
+        return Ok([("weights".into(), hash)].into());
+    }
     let mut files = Vec::new();
     if path.is_dir() {
         for entry in std::fs::read_dir(path).with_context(|| path.display().to_string())? {
@@ -86,6 +192,9 @@ pub fn hashes(path: &Path) -> Result<BTreeMap<String, String>> {
             let known = file
                 .extension()
                 .is_some_and(|e| kinds.iter().any(|k| *k == e));
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            // Other programs put more into the hub's cache.
+            let known = known && (hub::commit_of(path).is_none() || hub::is_read(&name));
             if known && file.is_file() {
                 files.push(file);
             }
@@ -120,7 +229,8 @@ impl Pools {
     /// # Errors
     /// A device that this build does not have, a model that cannot be opened.
     pub fn open(experiment: &Experiment) -> Result<Self> {
-        let mut models = Models::on(&experiment.device, experiment.format)?;
+        let models = Models::on(&experiment.device, experiment.format)?;
+        let mut models = models.dated(experiment.generation.date);
         let base = models.open(&experiment.model)?;
         let base_path = models.path(&experiment.model)?;
         let mut pools = Self {
@@ -156,7 +266,8 @@ impl Pools {
         Ok(())
     }
 
-    fn open_expert(&mut self, experiment: &Experiment, name: &str) -> Result<()> {
+    /// Opens one expert, once.
+    pub(crate) fn open_expert(&mut self, experiment: &Experiment, name: &str) -> Result<()> {
         if !self.experts.contains_key(name) {
             let expert = self
                 .models
@@ -187,7 +298,7 @@ impl Pools {
     /// A model that cannot be found.
     pub fn files(&mut self, spec: &ExpertSpec) -> Result<Option<PathBuf>> {
         Ok(match spec.files() {
-            Some(Files::Adapter(folder)) => Some(folder),
+            Some(Files::Adapter(folder)) => Some(resolve_adapter(&folder)?),
             Some(Files::Model(model)) => Some(self.models.path(&model)?),
             None => None,
         })
@@ -247,6 +358,8 @@ impl Pools {
 pub struct Models {
     device: DeviceSpec,
     format: Format,
+    /// What chat templates see as today.
+    day: Day,
     /// Found, fetched and checked, by name or path as given.
     paths: BTreeMap<String, PathBuf>,
     open: BTreeMap<PathBuf, Arc<LanguageModel>>,
@@ -262,9 +375,28 @@ impl Models {
         Ok(Self {
             device: device.clone(),
             format,
+            day: Day::default(),
             paths: BTreeMap::new(),
             open: BTreeMap::new(),
         })
+    }
+
+    /// The same models, whose chat templates see this day as today.
+    #[must_use]
+    pub fn dated(self, day: Day) -> Self {
+        Self { day, ..self }
+    }
+
+    fn load(&self, checkpoint: &Checkpoint) -> Result<Arc<LanguageModel>> {
+        check_weights(
+            checkpoint.path(),
+            checkpoint.config(),
+            &self.device,
+            self.format,
+        )?;
+        let mut model = LanguageModel::load(checkpoint, &self.device, self.format)?;
+        model.chat = model.chat.map(|chat| chat.dated(self.day));
+        Ok(Arc::new(model))
     }
 
     /// Where a model lies; fetching and checking happen once.
@@ -289,7 +421,7 @@ impl Models {
         if let Some(model) = self.open.get(&path) {
             return Ok(model.clone());
         }
-        let model = Arc::new(LanguageModel::open(&path, &self.device, self.format)?);
+        let model = self.load(&Checkpoint::open(&path)?)?;
         self.open.insert(path, model.clone());
         Ok(model)
     }
@@ -310,6 +442,8 @@ impl Models {
         let opened = match spec.files() {
             None => return Ok(Source::Base),
             Some(Files::Adapter(folder)) => {
+                let folder =
+                    resolve_adapter(&folder).with_context(|| format!("expert '{name}'"))?;
                 Adapter::load(&folder, base).map(|adapter| Source::Adapter(Arc::new(adapter)))
             }
             Some(Files::Model(model)) => {
@@ -337,8 +471,8 @@ impl Models {
         let (model, adapter) = match recipe.merge(Checkpoint::open(path)?, sources)? {
             Merged::Adapter(adapter) => (base.clone(), Some(Arc::new(adapter))),
             Merged::Model(merged) => {
-                let model = LanguageModel::load(&merged, &self.device, self.format)?;
-                (Arc::new(model), None)
+                let model = self.load(&merged)?;
+                (model, None)
             }
         };
         Ok(Expert {
@@ -365,7 +499,12 @@ impl Models {
                 let opened = self.open(&model);
                 opened.with_context(|| format!("expert '{name}'"))?
             }
-            Some(Files::Adapter(_)) | None => base.clone(),
+            Some(Files::Adapter(folder)) => {
+                // Here, where progress is shown.
+                resolve_adapter(&folder).with_context(|| format!("expert '{name}'"))?;
+                base.clone()
+            }
+            None => base.clone(),
         };
         Ok(Expert::open(name, spec, base, |_| Ok(model))?)
     }

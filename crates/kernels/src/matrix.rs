@@ -169,6 +169,17 @@ impl Matrix {
         }
     }
 
+    /// Bytes of a matrix of this shape, once it is packed in a format.
+    pub fn bytes_of(format: Format, rows: usize, columns: usize) -> usize {
+        let (groups, blocks) = (rows.div_ceil(GROUP), columns.div_ceil(BLOCK));
+        match format {
+            Format::F32 => 4 * groups * columns * GROUP,
+            Format::Bf16 => 2 * groups * columns * GROUP,
+            Format::Q8 => groups * blocks * GROUP * (BLOCK + 2),
+            Format::Q4 => groups * blocks * GROUP * (BLOCK / 2 + 4),
+        }
+    }
+
     /// Bytes that one multiplication reads.
     pub fn bytes(&self) -> usize {
         match &self.data {
@@ -260,6 +271,7 @@ mod tests {
             (Format::Q4, 3.34 / 15.0 * 0.51),
         ] {
             let matrix = Matrix::pack(format, rows, columns, &weights);
+            assert_eq!(matrix.bytes(), Matrix::bytes_of(format, rows, columns));
             assert_eq!(
                 (matrix.rows(), matrix.columns(), matrix.format()),
                 (rows, columns, format)

@@ -156,6 +156,14 @@ pub enum Error {
         /// Where they belong.
         folder: PathBuf,
     },
+    /// What an id of the hub names is not to be had.
+    #[error("{id}: {message} (if a path was meant: nothing is there)")]
+    Hub {
+        /// The repository, as `hf://owner/name`.
+        id: String,
+        /// Why not, and what to do.
+        message: String,
+    },
     /// A file could not be read over the network.
     #[error("{url}: {message}; is there a network, and does the model need HF_TOKEN?")]
     Download {

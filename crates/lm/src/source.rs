@@ -3,7 +3,7 @@
 //! A file is fetched beside its place, hashed, and renamed into it, so an interrupted download
 //! leaves nothing that looks valid. Of several processes that need the same model one fetches it and
 //! the others wait. The registry is `models.ron` of this crate, extended by the file that the
-//! environment variable `MOPE_MODELS` names.
+//! environment variable `MOPE_MODELS` names. Models of the Hugging Face hub have their own names and cache: [`hub`].
 //!
 //! Without the feature `http` nothing is fetched: a model has to be in the cache or in a folder.
 //!
@@ -13,6 +13,8 @@
 //! assert!(model.description.contains("Apache-2.0"));
 //! # Ok::<(), mope_lm::Error>(())
 //! ```
+
+pub mod hub;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,7 +48,7 @@ pub struct Entry {
 pub enum Source {
     /// A folder of this machine.
     Path(PathBuf),
-    /// A repository of the Hugging Face hub; `HF_ENDPOINT` names a mirror, `HF_TOKEN` a token.
+    /// A repository of the Hugging Face hub, with the variables of [`hub`]; the files go into this program's cache.
     Hub {
         /// `owner/name`.
         repo: String,
@@ -98,6 +100,19 @@ impl Registry {
     /// All entries by name.
     pub fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
+    }
+
+    /// Where a registered model lies, if it was fetched; its hashes are not compared.
+    ///
+    /// # Errors
+    /// No place for the cache.
+    pub fn there(&self, name: &str) -> Result<Option<PathBuf>> {
+        let Some(entry) = self.entries.get(name) else {
+            return Ok(None);
+        };
+        let folder = cache_folder()?.join("models").join(name);
+        let whole = entry.files.keys().all(|file| folder.join(file).is_file());
+        Ok(whole.then(|| result(&folder, entry)))
     }
 
     /// The model's file or folder: `name_or_path` itself if it exists, else the registered model,
@@ -212,13 +227,18 @@ fn is_complete(folder: &Path, entry: &Entry) -> Result<bool> {
     Ok(true)
 }
 
+/// What is opened: the only file, else the folder.
+fn result(folder: &Path, entry: &Entry) -> PathBuf {
+    match (entry.files.len(), entry.files.keys().next()) {
+        (1, Some(file)) => folder.join(file),
+        _ => folder.into(),
+    }
+}
+
 fn fetch(name: &str, entry: &Entry, cache: &Path, progress: Progress<'_>) -> Result<PathBuf> {
     let models = cache.join("models");
     let folder = models.join(name);
-    let result = match (entry.files.len(), entry.files.keys().next()) {
-        (1, Some(file)) => folder.join(file),
-        _ => folder.clone(),
-    };
+    let result = result(&folder, entry);
     if is_complete(&folder, entry)? {
         return Ok(result);
     }
@@ -319,10 +339,11 @@ fn copy(source: &Source, entry: &Entry, to: &Path, progress: Progress<'_>) -> Re
             file,
             revision,
         } => {
+            let hub = hub::Hub::from_env()?;
             for name in entry.files.keys() {
                 let path = file.as_deref().unwrap_or(name);
-                let url = hub_address(repo, revision, path);
-                download(&url, name, &to.join(name), progress)?;
+                let url = hub.address(repo, revision, path);
+                download(&url, name, &hub, &to.join(name), progress)?;
             }
             Ok(())
         }
@@ -369,28 +390,22 @@ fn stream(
     }
 }
 
-/// Of a file in a repository, on the hub or on the mirror that `HF_ENDPOINT` names.
 #[cfg(feature = "http")]
-fn hub_address(repo: &str, revision: &str, file: &str) -> String {
-    let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty());
-    let endpoint = endpoint.as_deref().unwrap_or("https://huggingface.co");
-    let endpoint = endpoint.trim_end_matches('/');
-    format!("{endpoint}/{repo}/resolve/{revision}/{file}")
-}
-
-#[cfg(feature = "http")]
-fn download(url: &str, name: &str, to: &Path, progress: Progress<'_>) -> Result<()> {
-    // A network that answers nothing must not hold up the next source for minutes.
-    let connect = Some(std::time::Duration::from_secs(20));
-    let mut request = ureq::get(url).config().timeout_connect(connect).build();
-    if let Ok(token) = std::env::var("HF_TOKEN") {
-        request = request.header("Authorization", format!("Bearer {token}"));
+fn download(
+    url: &str,
+    name: &str,
+    hub: &hub::Hub,
+    to: &Path,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let mut response = hub.get(&hub::agent(), url, 0)?;
+    let status = response.status();
+    if !status.is_success() {
+        return Err(Error::Download {
+            url: url.into(),
+            message: format!("http status: {}", status.as_u16()),
+        });
     }
-    let failed = |e: ureq::Error| Error::Download {
-        url: url.into(),
-        message: e.to_string(),
-    };
-    let mut response = request.call().map_err(failed)?;
     let total = response.body().content_length();
     stream(name, response.body_mut().as_reader(), total, to, progress)
 }

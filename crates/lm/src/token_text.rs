@@ -36,10 +36,23 @@ impl Tokenizer {
     }
 }
 
+/// Bytes that stand for themselves in GPT-2's table.
+fn printable(byte: &u8) -> bool {
+    matches!(byte, 33..=126 | 161..=172 | 174..=255)
+}
+
+/// The letter of GPT-2's table that a byte is written as.
+pub(crate) fn letter_of(byte: u8) -> char {
+    let before = (0..byte).filter(|byte| !printable(byte)).count() as u32;
+    match printable(&byte) {
+        true => char::from(byte),
+        false => char::from_u32(256 + before).unwrap_or_default(),
+    }
+}
+
 /// The byte that a letter of GPT-2's table stands for: printable ones for themselves, the others by letters from
 /// U+0100 on, in their order.
 fn byte_of(letter: char) -> Option<u8> {
-    let printable = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     match u32::from(letter) {
         code @ 0..=255 => u8::try_from(code).ok().filter(printable),
         code => {

@@ -2,7 +2,7 @@
 
 use experts::{ExpertPool, NextTokens, PoolState};
 use kernels::{Isa, Team, math};
-use lm::chat::Prompt;
+use lm::chat::{Day, Prompt};
 use lm::sampling::{Draws, Sampling};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub struct Generation {
     pub sampling: Sampling,
     /// What the temperature divides. Default `Mixture`.
     pub temperature_of: TemperatureOf,
+    /// The day that chat templates see as today. Default 26 July 2024, LLaMA 3.x's own fallback, so that runs repeat.
+    #[serde(skip_serializing_if = "Day::is_default")]
+    pub date: Day,
 }
 
 /// What a temperature divides the logits of.
@@ -37,6 +40,7 @@ impl Default for Generation {
             max_new_tokens: 128,
             sampling: Sampling::default(),
             temperature_of: TemperatureOf::Mixture,
+            date: Day::default(),
         }
     }
 }

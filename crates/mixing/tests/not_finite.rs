@@ -72,7 +72,7 @@ fn settings(sampling: Sampling) -> Generation {
     Generation {
         max_new_tokens: 6,
         sampling,
-        temperature_of: mope_mixing::TemperatureOf::Mixture,
+        ..Generation::default()
     }
 }
 

@@ -52,6 +52,7 @@ const SETTINGS: Generation = Generation {
         min_p: 0.0,
     },
     temperature_of: mope_mixing::TemperatureOf::Mixture,
+    date: lm::chat::Day::DEFAULT,
 };
 
 fn preference() -> Preference {

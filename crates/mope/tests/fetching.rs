@@ -252,3 +252,184 @@ fn a_registry_cannot_give_pip_options_addresses_or_paths() {
         );
     }
 }
+
+/// The program over a hub on loopback, with a cache of the hub in the folder and nobody else's variables.
+fn over_hub(folder: &Path, hub: &str, arguments: &[&str]) -> Command {
+    let mut command = common::mope(folder, arguments);
+    for variable in [
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_TOKEN_PATH",
+        "XDG_CACHE_HOME",
+    ] {
+        command.env_remove(variable);
+    }
+    for proxy in ["http_proxy", "https_proxy", "all_proxy"] {
+        command.env_remove(proxy).env_remove(proxy.to_uppercase());
+    }
+    command
+        .env("HF_HOME", folder.join("hf"))
+        .env("HF_ENDPOINT", hub)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A hub with a model and an adapter, and an experiment over them.
+fn hub_experiment() -> (pico::hub::Hub, tempfile::TempDir) {
+    let hub = pico::hub::Hub::start();
+    hub.put_folder("owner/llama", &common::fixture("llama"));
+    hub.put_folder("other/plain", &common::fixture("adapter_plain"));
+    let folder = common::experiment();
+    let text = common::EXPERIMENT
+        .replace("\"MODEL\"", "\"owner/llama@v1.0\"")
+        .replace("\"PLAIN\"", "\"other/plain\"");
+    common::write(folder.path(), "hub.ron", &text);
+    (hub, folder)
+}
+
+#[test]
+fn check_says_what_would_be_fetched_and_asks_nobody() {
+    let (hub, folder) = hub_experiment();
+    let here = folder.path();
+    let output = over_hub(here, &hub.address, &["check", "hub.ron"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stdout(&output);
+    let from = format!("from {}", hub.address);
+    assert!(
+        said.contains(&format!("would fetch: adapter hf://other/plain {from}")),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("would fetch: model hf://owner/llama@v1.0 {from}")),
+        "{said}"
+    );
+    assert!(hub.take_requests().is_empty() && !here.join("hf").exists());
+}
+
+#[test]
+fn a_run_over_models_of_the_hub_is_that_over_their_files() {
+    let (hub, folder) = hub_experiment();
+    let here = folder.path();
+    std::fs::create_dir_all(here.join("hf")).unwrap();
+    std::fs::write(here.join("hf/token"), "from-a-file\n").unwrap();
+    let arguments = ["--json", "run", "hub.ron", "--out", "hub"];
+    let output = over_hub(here, &hub.address, &arguments).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let ranking = |text: &str| {
+        let document: serde_json::Value = serde_json::from_str(text).unwrap();
+        document["ranking"].clone()
+    };
+    let files = common::done(here, &["--json", "run", "pico.ron", "--out", "files"]);
+    assert_eq!(ranking(&stdout(&output)), ranking(&stdout(&files)));
+    let rows = common::contents(&here.join("hub/generations"));
+    let manifest = std::fs::read_to_string(here.join("hub/manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let repository = here.join("hf/hub/models--owner--llama");
+    let commit = std::fs::read_to_string(repository.join("refs/v1.0")).unwrap();
+    assert_eq!(manifest["hub"]["model"], commit.as_str());
+    assert_eq!(manifest["hub"].as_object().unwrap().len(), 2);
+    assert_eq!(manifest["experiment"]["model"], "hf://owner/llama@v1.0");
+    let read = manifest["inputs"]["model"].as_object().unwrap();
+    assert_eq!(read.len(), 5, "{read:?}");
+    let asked = hub.take_requests();
+    let tokens = asked
+        .iter()
+        .filter(|a| !a.path.starts_with("/elsewhere/"))
+        .map(|a| a.token.as_deref());
+    assert!(tokens.clone().all(|token| token == Some("from-a-file")) && tokens.count() > 4);
+    // Resumed without a network, though another program has put more there.
+    let snapshot = repository.join("snapshots").join(&commit);
+    std::fs::write(snapshot.join("vocab.json"), "{}").unwrap();
+    let mut again = over_hub(
+        here,
+        "http://127.0.0.1:1",
+        &["run", "hub.ron", "--out", "hub"],
+    );
+    let output = again.env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(hub.take_requests().is_empty());
+    common::same(&rows, &common::contents(&here.join("hub/generations")));
+}
+
+#[test]
+fn a_killed_download_goes_on_in_the_next_process() {
+    let (hub, folder) = hub_experiment();
+    let here = folder.path();
+    let size = std::fs::metadata(common::fixture("llama").join("model.safetensors"))
+        .unwrap()
+        .len() as usize;
+    hub.behave(
+        move |asked| match asked.path.starts_with("/elsewhere/") && asked.from == 0 {
+            true => pico::hub::Answer::Stall(size / 2),
+            false => pico::hub::Answer::Usual,
+        },
+    );
+    let blobs = here.join("hf/hub/models--owner--llama/blobs");
+    let part = || {
+        let files = std::fs::read_dir(&blobs).into_iter().flatten().flatten();
+        let mut parts = files.filter(|f| f.file_name().to_string_lossy().ends_with(".incomplete"));
+        parts
+            .next()
+            .map_or(0, |f| f.metadata().unwrap().len() as usize)
+    };
+    let mut process = over_hub(here, &hub.address, &["fetch", "owner/llama"])
+        .spawn()
+        .unwrap();
+    while part() < size / 2 {
+        assert!(process.try_wait().unwrap().is_none(), "it ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    hub.take_requests();
+    let output = over_hub(here, &hub.address, &["fetch", "owner/llama"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let from: Vec<usize> = hub
+        .take_requests()
+        .iter()
+        .map(|a| a.from)
+        .filter(|from| *from > 0)
+        .collect();
+    assert!(from.contains(&(size / 2)), "{from:?}");
+    let path = PathBuf::from(stdout(&output).trim());
+    let fetched = std::fs::read(path.join("model.safetensors")).unwrap();
+    assert!(fetched == std::fs::read(common::fixture("llama").join("model.safetensors")).unwrap());
+}
+
+#[test]
+fn a_folder_beside_the_file_makes_a_name_a_path() {
+    let (hub, folder) = hub_experiment();
+    let here = folder.path();
+    std::fs::create_dir(here.join("owner")).unwrap();
+    let output = over_hub(here, &hub.address, &["check", "hub.ron"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let error = stderr(&output);
+    assert!(
+        error.contains("is neither a path nor a registered name"),
+        "{error}"
+    );
+    let output = over_hub(here, &hub.address, &["fetch", "hf://nobody/nothing"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = stderr(&output);
+    assert!(
+        error.contains("no repository nobody/nothing") && error.contains("if a path was meant"),
+        "{error}"
+    );
+    let output = over_hub(here, &hub.address, &["fetch", "hf://nothing"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}

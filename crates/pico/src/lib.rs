@@ -4,6 +4,8 @@
 //! A crate for tests alone: what does not open panics.
 #![allow(clippy::unwrap_used, reason = "for tests")]
 
+pub mod hub;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

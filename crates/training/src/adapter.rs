@@ -15,8 +15,9 @@ use lm::tuning::{AdamW, Item, LoraParameters, Optimisation, TuningDecoder};
 use super::file::{Recipe, Training};
 use super::rollouts::Rollouts;
 use super::session::{TrainingState, checkpoint_file, resume};
-use super::{Job, Outcome, Product, best_worst, data, results};
+use super::{Job, Outcome, Product, best_worst, card, data, results};
 use harness::failure::usage;
+use harness::models::resolve_adapter;
 use harness::progress::Progress;
 
 /// Steps of a training on given responses between two checkpoints (ours).
@@ -50,7 +51,7 @@ fn start(training: &Training, decoder: &TuningDecoder) -> Result<LoraParameters>
     match &training.start {
         None => LoraParameters::new(lora, config, training.seed).map_err(|e| usage(e.to_string())),
         Some(folder) => {
-            let adapter = Adapter::load(folder, config)?;
+            let adapter = Adapter::load(&resolve_adapter(folder)?, config)?;
             LoraParameters::from_adapter(&adapter, lora, config)
                 .map_err(|e| usage(format!("start: {}: {e}", folder.display())))
         }
@@ -122,7 +123,9 @@ impl<'a> Run<'a> {
             pair.b.iter_mut().for_each(|b| *b *= training.strength);
         }
         let (config, precision) = (decoder.config(), training.precision);
-        adapter.save(&folder, config, Some(&training.model), precision)?;
+        let base = card::base(&training.model);
+        adapter.save(&folder, config, Some(&base), precision)?;
+        card::write(self.job, &folder, &self.state.last())?;
         Ok(folder)
     }
 

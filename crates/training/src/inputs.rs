@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::file::{PcmTraining, Recipe, Training};
 use harness::failure::usage;
-use harness::models::{hashes, resolve};
+use harness::models::{hashes, resolve, resolve_adapter};
 use harness::store::folder::parquet_files;
 
 /// SHA-256 of everything that a training reads; `model` is where its base model lies.
@@ -25,7 +25,9 @@ pub(super) fn inputs(training: &Training, model: &Path) -> Result<Value> {
             return Err(usage(message));
         }
     }
-    let start = training.start.as_deref().map(hashes).transpose()?;
+    let start = training.start.as_deref();
+    let start = start.map(|folder| hashes(&resolve_adapter(folder)?));
+    let start = start.transpose()?;
     let texts = texts.map(|t| hashes(t)).transpose()?;
     let (pretrained, records) = match &training.recipe {
         Recipe::Pcm(recipe) => (pretrained(recipe)?, records(recipe)?),
@@ -64,7 +66,7 @@ pub(super) fn files(recipe: &Recipe) -> (&PathBuf, Option<&PathBuf>) {
 /// Hashes of what an expert reads; `None` where that is the base alone.
 fn expert_hashes(expert: &ExpertSpec) -> Result<Option<Value>> {
     Ok(match expert.files() {
-        Some(Files::Adapter(folder)) => Some(json!(hashes(&folder)?)),
+        Some(Files::Adapter(folder)) => Some(json!(hashes(&resolve_adapter(&folder)?)?)),
         Some(Files::Model(model)) => Some(json!(hashes(&resolve(&model)?)?)),
         None => None,
     })

@@ -26,10 +26,12 @@
 
 mod adapter;
 mod best_worst;
+mod card;
 mod classifier;
 mod data;
 pub mod file;
 mod inputs;
+pub mod memory;
 mod pcm;
 mod results;
 mod reward;

@@ -8,14 +8,17 @@ use serde_json::json;
 use super::Global;
 use crate::cli::ExportArgs;
 use harness::failure::usage;
-use harness::models::resolve;
+use harness::models::{resolve, resolve_adapter};
 
 pub fn export(global: &Global, args: &ExportArgs) -> Result<()> {
     let model = args.model.as_deref();
     let model = model.ok_or_else(|| usage("--model, or a run folder with --rows"))?;
     let checkpoint = Checkpoint::open(&resolve(model)?)?;
     let adapter = match &args.adapter {
-        Some(folder) => Some(Adapter::load(folder, checkpoint.config())?),
+        Some(folder) => Some(Adapter::load(
+            &resolve_adapter(folder)?,
+            checkpoint.config(),
+        )?),
         None => None,
     };
     checkpoint.export(&args.out, args.precision, adapter.as_ref())?;

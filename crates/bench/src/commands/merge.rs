@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use experts::ExpertSpec;
 use lm::load::Checkpoint;
+use lm::source::hub::{self, Wanted, located_folder};
 use mixing::merging::{Merged, Method, Recipe, Source};
 use serde_json::json;
 
@@ -75,9 +76,12 @@ fn of_flags(global: &Global, models: &mut Models, args: &MergeArgs) -> Result<In
         if !(0.0..=1.0).contains(&weight) {
             return Err(wrong("the weight is not between 0 and 1"));
         }
-        let spec = match lm::Adapter::is_at(Path::new(path)) {
-            true => ExpertSpec::Adapter(path.into()),
-            false => ExpertSpec::Full(path.into()),
+        // Of the hub it may be either.
+        let folder = located_folder(Path::new(""), Path::new(path));
+        let folder = hub::folder(&folder, Wanted::Any, &mut |_, _, _| {})?;
+        let spec = match lm::Adapter::is_at(&folder) {
+            true => ExpertSpec::Adapter(folder),
+            false => ExpertSpec::Full(folder.to_string_lossy().into_owned()),
         };
         sources.push(models.source(path, &spec, base.config())?);
         recipe.experts.push(path.into());

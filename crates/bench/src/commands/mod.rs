@@ -21,12 +21,13 @@ use anyhow::Result;
 use clap::CommandFactory;
 use lm::load::Checkpoint;
 use lm::source::Registry;
+use lm::source::hub::{id_of, located};
 use lm::{DeviceSpec, Format, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::cli::{Cli, Command};
 use harness::failure::{nearest, usage};
-use harness::models::resolve;
+use harness::models::{resolve, update};
 use harness::terminal::printable;
 
 /// Options that every command has.
@@ -98,7 +99,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Fetch { name } => fetch(&global, &name),
         Command::Inspect { path } => inspect::inspect(&global, &path),
         Command::Tokenize { model, text, plain } => tokenize(&global, &model, &text, !plain),
-        Command::Check { file } => run::check(&global, &file),
+        Command::Check { file, probe } => run::check(&global, &file, probe),
         Command::Export(args) => match (&args.run, args.rows) {
             (Some(run), Some(rows)) => exchange::export(&global, run, rows, &args.out),
             _ => export::export(&global, &args),
@@ -116,6 +117,13 @@ pub fn run(cli: Cli) -> Result<()> {
 }
 
 fn fetch(global: &Global, name: &str) -> Result<()> {
+    let located = located(Path::new(""), name);
+    if let Some(id) = id_of(Path::new(&located)).map_err(|e| usage(e.to_string()))? {
+        let path = update(&id)?.display().to_string();
+        return global.print(json!({"name": id.to_string(), "path": path}), || {
+            path.clone()
+        });
+    }
     let registry = Registry::load()?;
     if !registry.entries().contains_key(name) {
         let names = || registry.entries().keys().map(String::as_str);

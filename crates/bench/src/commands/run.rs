@@ -8,9 +8,12 @@ use polars::prelude::{AnyValue, DataFrame};
 use serde_json::{Map, Value, json};
 
 use super::Global;
+use super::train::memory_of;
 use crate::cli::RunArgs;
+use harness::check::Checked;
 use harness::experiment::Experiment;
 use harness::failure::usage;
+use harness::probe::Probe;
 use harness::run;
 use harness::splits::Splits;
 use harness::sweep::grid;
@@ -111,11 +114,35 @@ pub(super) fn records(frame: &DataFrame) -> Result<Vec<Value>> {
     Ok(rows.into_iter().map(Value::Object).collect())
 }
 
-pub fn check(global: &Global, file: &Path) -> Result<()> {
+/// What an expert does, in words.
+fn probed(probe: &Probe) -> String {
+    let name = &probe.expert;
+    match probe.changes() {
+        false => format!("probe: expert '{name}' changes nothing: its first token is the base's"),
+        true => format!(
+            "probe: expert '{name}': KL {:.4} nats from the base, a probability by up to {:.4}, another first token for \
+             {:.0} % of prompts",
+            probe.kl,
+            probe.change,
+            100.0 * probe.other_token
+        ),
+    }
+}
+
+pub fn check(global: &Global, file: &Path, probe: bool) -> Result<()> {
     let experiment = load(global, file)?;
+    let Checked {
+        splits,
+        fetched,
+        memory,
+    } = harness::check::check(&experiment)?;
+    let probes = match probe {
+        true => harness::probe::probe(&experiment, &splits)?,
+        false => Vec::new(),
+    };
     let Splits {
         prompts, warnings, ..
-    } = harness::check::check(&experiment)?;
+    } = splits;
     warnings
         .iter()
         .for_each(|w| eprintln!("warning: {}", printable(w)));
@@ -141,11 +168,22 @@ pub fn check(global: &Global, file: &Path) -> Result<()> {
         "prompts": prompts.len(),
         "responses": responses,
         "max_tokens": limit,
+        "would_fetch": fetched,
+        "memory": memory.as_ref().map(memory_of),
+        "probes": probes,
     });
     global.print(document, || {
+        let fetched = fetched.iter().map(|what| format!("\nwould fetch: {what}"));
+        let mut rest: String = fetched.collect();
+        if let Some(memory) = &memory {
+            rest.push_str(&format!("\n{}", memory.shown()));
+        }
+        for probe in &probes {
+            rest.push_str(&format!("\n{}", probed(probe)));
+        }
         format!(
             "{}: {} prompts × {} samples × {} strategies × {} preferences = {responses} responses, \
-             at most {limit} tokens\nmodel: {}\nexperts: {}",
+             at most {limit} tokens\nmodel: {}\nexperts: {}{rest}",
             experiment.name,
             prompts.len(),
             experiment.samples,

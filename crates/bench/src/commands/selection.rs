@@ -1,10 +1,12 @@
 //! Which model or mixture a command uses, and what it is asked.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use experts::{ExpertPool, ExpertSpec};
 use lm::chat::{Message, Prompt};
+use lm::source::hub::{located, located_folder};
 use lm::{DecoderConfig, LanguageModel};
 use mixing::merging::{Recipe, Source};
 use mixing::{BASE, Generation, Plan, Preference, Strategy};
@@ -48,7 +50,7 @@ impl Selected {
         let name = selection.model.as_deref().context("no model")?;
         let base = models.open(name)?;
         let spec = match &selection.adapter {
-            Some(folder) => ExpertSpec::Adapter(folder.clone()),
+            Some(folder) => ExpertSpec::Adapter(located_folder(Path::new(""), folder)),
             None => ExpertSpec::Base,
         };
         let expert = models.expert(BASE, &spec, &base)?;
@@ -72,7 +74,7 @@ impl Selected {
         let file = selection.config.as_deref().context("no config")?;
         let mut experiment = Experiment::load(file)?;
         if let Some(model) = &selection.model {
-            experiment.model = model.clone();
+            experiment.model = located(Path::new(""), model);
         }
         let strategy = selection.strategy.as_deref().context("no strategy")?;
         let preference = preference(&experiment, &selection.stated)?;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use harness::memory::Memory;
 use serde_json::{Value, json};
 use training::{Outcome, Product, TrainOptions, Training, trainings};
 
@@ -22,6 +23,12 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(default);
     let (mut documents, mut texts) = (Vec::new(), Vec::new());
     for (name, file) in trainings(&training, &args.set)? {
+        if args.dry_run {
+            let (document, text) = planned(&file)?;
+            documents.push(document);
+            texts.push(text);
+            continue;
+        }
         let options = TrainOptions {
             source: args.file.clone(),
             out: match name.as_str() {
@@ -40,6 +47,33 @@ pub fn train(global: &Global, args: &TrainArgs) -> Result<()> {
         _ => json!({"trainings": documents}),
     };
     global.print(document, || texts.join("\n"))
+}
+
+/// What a training would take, as JSON and as text.
+///
+/// # Errors
+/// One that does not fit.
+fn planned(file: &Training) -> Result<(Value, String)> {
+    let mut document = json!({"training": file.name, "model": file.model});
+    let Some(memory) = training::memory::of(file)? else {
+        let text = format!(
+            "{}: memory is known once {} is fetched",
+            file.name, file.model
+        );
+        return Ok((document, text));
+    };
+    let remedy = "take format: Bf16, a smaller minibatch, or sampling_format: Q8";
+    memory.fits(&format!("training '{}'", file.name), remedy)?;
+    document["memory"] = memory_of(&memory);
+    Ok((document, format!("{}: {}", file.name, memory.shown())))
+}
+
+/// Parts of memory and what there is, as JSON.
+pub(super) fn memory_of(memory: &Memory) -> Value {
+    let parts = memory.parts.iter().cloned();
+    let parts: serde_json::Map<String, Value> =
+        parts.map(|(name, bytes)| (name, bytes.into())).collect();
+    json!({"bytes": memory.total(), "available": memory.available, "parts": parts})
 }
 
 /// What a training came to, as JSON and as text.

@@ -1,9 +1,10 @@
-//! The base with a low-rank adapter, in a folder as PEFT saves it.
+//! The base with a low-rank adapter, in a folder as PEFT saves it, perhaps on the hub.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use lm::Adapter;
+use lm::source::hub::{self, Wanted};
 
 use super::{Capabilities, Files, Kind, OpenModel};
 use crate::Expert;
@@ -17,7 +18,8 @@ impl Kind for Folder<'_> {
     }
 
     fn open(&self, expert: &mut Expert, _: &mut OpenModel<'_>) -> lm::Result<()> {
-        let adapter = Adapter::load(self.0, expert.model.config())?;
+        let folder = hub::folder(self.0, Wanted::Adapter, &mut |_, _, _| {})?;
+        let adapter = Adapter::load(&folder, expert.model.config())?;
         expert.adapter = Some(Arc::new(adapter));
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lm::LanguageModel;
+use lm::source::hub::{located, located_folder};
 use serde::{Deserialize, Serialize};
 
 use crate::Expert;
@@ -23,8 +24,9 @@ pub enum ExpertSpec {
     /// The base with an instruction in its system message.
     Prompted(String),
     /// The base with a PEFT folder.
+    /// After [`Self::resolve`] it may be the hub's, `hf://owner/name`.
     Adapter(PathBuf),
-    /// A model of its own, by registered name or path.
+    /// A model of its own, by registered name, path or id of the hub.
     Full(String),
     /// Another expert of which only the likeliest tokens are seen, as a remote interface shows it.
     Limited {
@@ -83,9 +85,9 @@ pub(crate) trait Kind {
 /// Files that an expert reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Files {
-    /// The folder of an adapter.
+    /// The folder of an adapter, or its id on the hub.
     Adapter(PathBuf),
-    /// A model, by registered name or path.
+    /// A model, by registered name, path or id of the hub.
     Model(String),
 }
 
@@ -129,16 +131,12 @@ impl ExpertSpec {
         self.kind().files()
     }
 
-    /// Takes the paths that it names as relative to `folder`. A model is a path where one is there, else a name.
+    /// Takes the paths that it names as relative to `folder`. A model is a path where one is there, else a name; both
+    /// models and adapters may be ids of the hub ([`lm::source::hub::located`]).
     pub fn resolve(&mut self, folder: &Path) {
         match self {
-            Self::Adapter(path) => *path = folder.join(&*path),
-            Self::Full(model) => {
-                let path = folder.join(&*model);
-                if path.exists() {
-                    *model = path.to_string_lossy().into_owned();
-                }
-            }
+            Self::Adapter(path) => *path = located_folder(folder, path),
+            Self::Full(model) => *model = located(folder, model),
             Self::Serving { of, .. } => of.resolve(folder),
             Self::Limited { of, .. } => of.resolve(folder),
             Self::Base | Self::Prompted(_) => {}

@@ -68,14 +68,10 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
     })
 }
 
-/// A model as a file names it: a path relative to the file if there is one, else a name.
+/// A model as a file names it: a path relative to the file if there is one, an id of the hub, else a name
+/// ([`lm::source::hub::located`]).
 pub fn model_path(folder: &Path, model: &str) -> String {
-    let path = folder.join(model);
-    if path.exists() {
-        path.to_string_lossy().into_owned()
-    } else {
-        model.to_string()
-    }
+    lm::source::hub::located(folder, model)
 }
 
 /// Bytes of a name: two of them and what stands beside them are a file's name, which has 255 at most.

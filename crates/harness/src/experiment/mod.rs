@@ -36,6 +36,7 @@ use eval::dimension::{Dimension, Dimensions, locate};
 use eval::rewards::Scorer;
 use eval::utility::Utility;
 use experts::ExpertSpec;
+use lm::source::hub::id_of;
 use lm::{DeviceSpec, Format};
 use mixing::{BASE, Generation, Named, Plan, Preference, Strategy};
 use serde::{Deserialize, Serialize};
@@ -61,7 +62,7 @@ pub struct Experiment {
     /// All randomness follows from it. Default 0 (ours).
     #[serde(default)]
     pub seed: u64,
-    /// Base model, by registered name or path (relative to the experiment file).
+    /// Base model, by registered name, path (relative to the experiment file) or id of the hub (`owner/name`).
     pub model: String,
     /// Where it runs. Default `Cpu`.
     #[serde(default)]
@@ -299,7 +300,9 @@ impl Experiment {
         for (name, expert) in self.experts.iter() {
             let top_k = expert.capabilities().top_k;
             anyhow::ensure!(top_k != Some(0), "expert '{name}': top_k: at least 1");
-            if let ExpertSpec::Adapter(folder) = expert.inner() {
+            if let ExpertSpec::Adapter(folder) = expert.inner()
+                && id_of(folder)?.is_none()
+            {
                 let config = folder.join("adapter_config.json");
                 anyhow::ensure!(
                     lm::Adapter::is_at(folder),

@@ -56,6 +56,8 @@ pub struct Inputs {
     by_user: BTreeMap<Input, FileHashes>,
     /// The same by where they lie: what a strategy or a scorer names.
     by_path: BTreeMap<PathBuf, FileHashes>,
+    /// The commits of what came from the hub.
+    commits: BTreeMap<Input, String>,
 }
 
 impl Inputs {
@@ -96,6 +98,9 @@ impl Inputs {
             None => hashes(path)?,
         };
         self.by_path.insert(path.into(), files.clone());
+        if let Some(commit) = lm::source::hub::commit_of(path) {
+            self.commits.insert(input.clone(), commit.into());
+        }
         Ok(self.by_user.entry(input).or_insert(files))
     }
 
@@ -115,6 +120,14 @@ impl Inputs {
     pub(super) fn model(&self) -> Result<&FileHashes> {
         let files = self.by_user.get(&Input::Model);
         files.context("the base model was not hashed")
+    }
+
+    /// The commits of what came from the hub, as the manifest holds them.
+    pub fn commits(&self) -> BTreeMap<String, String> {
+        let commits = self.commits.iter();
+        commits
+            .map(|(input, commit)| (input.to_string(), commit.clone()))
+            .collect()
     }
 
     /// All of them, as the manifest holds them.

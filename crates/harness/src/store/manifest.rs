@@ -52,6 +52,9 @@ pub struct Manifest {
     pub prompts: usize,
     /// SHA-256 of every input file.
     pub inputs: BTreeMap<String, BTreeMap<String, String>>,
+    /// Commits of what came from the hub, by the names of [`Self::inputs`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hub: BTreeMap<String, String>,
     /// SHA-256 of every file of rows, by folder and name; empty until the run is finished, and in version 0.1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rows: RowHashes,
@@ -138,6 +141,7 @@ impl Manifest {
             source,
             prompts: plan.splits.prompts.len(),
             inputs: plan.inputs.named(),
+            hub: plan.inputs.commits(),
             rows: RowHashes::new(),
             passes: plan.passes(),
             normalisers: BTreeMap::new(),

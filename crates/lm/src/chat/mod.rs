@@ -1,11 +1,13 @@
 //! Messages to prompt text by the model's own chat template.
 
 mod bounds;
+mod day;
 mod filters;
 mod template;
 
 use serde::{Deserialize, Serialize};
 
+pub use day::Day;
 pub use template::ChatTemplate;
 
 use crate::{Error, Result};

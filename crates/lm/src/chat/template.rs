@@ -10,7 +10,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
 use regex::Regex;
 
 use super::filters::Kept;
-use super::{Message, bounds, filters};
+use super::{Day, Message, bounds, filters};
 use crate::load::Checkpoint;
 use crate::{Error, Result};
 
@@ -22,8 +22,6 @@ const TAG: usize = 2000;
 const STATEMENTS: usize = 5000;
 /// Stack of the thread that compiles it, in bytes: several times what these limits need (ours).
 const STACK: usize = 128 << 20;
-/// The date that templates get unless the caller gives one: the one that LLaMA 3.x's template falls back to.
-const DATE: NaiveDate = NaiveDate::from_ymd_opt(2024, 7, 26).expect("a day");
 
 /// A compiled chat template. It runs exactly as the file has it, in the Jinja dialect of transformers (`trim_blocks`,
 /// `lstrip_blocks`, Python's string and list methods, `strftime_now`, `{% generation %}`), within limits of
@@ -201,15 +199,16 @@ impl ChatTemplate {
             compiled: compile(source),
             bos_token,
             eos_token,
-            date: DATE,
+            date: Day::default().into(),
         };
-        template.dated(DATE)
+        template.dated(Day::default())
     }
 
     /// The same template with this day as today for `strftime_now`. Default 26 July 2024, which the templates of
     /// LLaMA 3.x fall back to.
     #[must_use]
-    pub fn dated(mut self, date: NaiveDate) -> Self {
+    pub fn dated(mut self, day: impl Into<NaiveDate>) -> Self {
+        let date = day.into();
         self.date = date;
         self.environment
             .add_function("strftime_now", move |format: &str| strftime(date, format));

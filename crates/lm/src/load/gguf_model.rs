@@ -69,7 +69,7 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Whether a file is a part of a model other than the first, by the name that `gguf-split` gave it.
-pub(super) fn is_later_part(path: &Path) -> bool {
+pub(crate) fn is_later_part(path: &Path) -> bool {
     let stem = path.file_stem().and_then(|s| s.to_str());
     let number = stem.and_then(|s| s.rsplit_once("-of-")?.0.rsplit_once('-').map(|(_, n)| n));
     number.is_some_and(|n| n.len() == 5 && n.parse::<u32>().is_ok_and(|n| n > 1))

@@ -47,6 +47,14 @@ impl Mapped {
         })
     }
 
+    /// No file, under the name of one: all tensors in it are zeros.
+    pub(crate) fn empty(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            map: None,
+        }
+    }
+
     /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path

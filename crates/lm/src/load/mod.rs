@@ -24,11 +24,13 @@ pub(crate) mod layout;
 pub mod mapped;
 pub mod peft;
 mod rope_fields;
-mod scales;
+pub(crate) mod scales;
 pub(crate) mod tensors;
 mod text;
 
 pub use gguf_model::files as gguf_files;
+#[cfg(feature = "http")]
+pub(crate) use gguf_model::is_later_part;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -59,11 +61,11 @@ pub struct Checkpoint {
     pub(crate) eos_token: Option<String>,
     /// Tokens that end a response, as far as the files say.
     pub(crate) end_tokens: Vec<u32>,
-    files: Vec<Mapped>,
+    pub(crate) files: Vec<Mapped>,
     /// By Hugging Face name: file and place.
-    tensors: HashMap<String, (usize, StoredTensor)>,
+    pub(crate) tensors: HashMap<String, (usize, StoredTensor)>,
     /// Of weights in 8-bit floats.
-    scales: scales::Scales,
+    pub(crate) scales: scales::Scales,
     /// Header of a GGUF file, which also holds the tokenizer.
     pub(crate) gguf: Option<gguf::Header>,
     /// What becomes of each tensor on its way out.
@@ -88,8 +90,8 @@ impl Checkpoint {
         &self.end_tokens
     }
 
-    /// Opens a `.gguf` file (of a model in parts the first), a Hugging Face folder, or a folder that holds one
-    /// model in `.gguf`. Only headers are read, and a head that may be the embedding again.
+    /// Opens a `.gguf` file (of a model in parts the first), a Hugging Face folder, a folder that holds one
+    /// model in `.gguf`, or a [shape](crate::shape) with weights at random. Only headers are read, and a head that may be the embedding again.
     ///
     /// # Errors
     /// Missing, damaged or unsupported files, by name and position.
@@ -105,6 +107,9 @@ impl Checkpoint {
     }
 
     fn open_any(path: &Path) -> Result<Self> {
+        if crate::shape::is_shape(path) {
+            return crate::shape::open(path);
+        }
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if !metadata.is_dir() {
             return gguf_model::open(path);
@@ -127,12 +132,20 @@ impl Checkpoint {
         }
     }
 
-    /// The same model with every tensor changed as it is read, one at a time: a merged model is neither
-    /// written nor held twice.
+    /// The same model with every tensor changed as it is read, one at a time, after what changes it already: a merged
+    /// model is neither written nor held twice.
     #[must_use]
     pub fn edited(self, edit: Edit) -> Self {
-        let edit = Some(edit);
-        Self { edit, ..self }
+        let edit: Edit = match self.edit {
+            None => edit,
+            Some(first) => {
+                Box::new(move |name, shape, data| edit(name, shape, first(name, shape, data)?))
+            }
+        };
+        Self {
+            edit: Some(edit),
+            ..self
+        }
     }
 
     /// The same model with `score.weight`, `[outputs, hidden]`, as its head in place of the one over the vocabulary.

@@ -15,7 +15,7 @@ const SUFFIX: &str = "_scale_inv";
 
 /// Scales by the names of their weights.
 #[derive(Default)]
-pub(super) struct Scales {
+pub(crate) struct Scales {
     /// Rows and columns that share a factor, `weight_block_size`; `None`: all of a matrix.
     block: Option<[usize; 2]>,
     tensors: HashMap<String, (usize, StoredTensor)>,

@@ -50,6 +50,10 @@ impl Tokenizer {
             let bytes = serde_json::to_vec(&json).map_err(refused)?;
             return Self::parse(&checkpoint.path, &bytes);
         }
+        if crate::shape::is_shape(&checkpoint.path) {
+            let json = crate::shape::tokenizer(checkpoint.config.vocab_size);
+            return Self::build(json).map_err(|e| Error::format(&checkpoint.path, e.to_string()));
+        }
         let path = checkpoint.path.join("tokenizer.json");
         let text = crate::load::read_text(&path)?;
         Self::parse(&path, text.as_bytes())

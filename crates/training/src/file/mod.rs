@@ -31,6 +31,7 @@ use experts::training::offline::OfflineConfig;
 use experts::training::rebel::RebelConfig;
 use lm::parameter::{above_zero, at_least_one, from_zero_on};
 use lm::save::Precision;
+use lm::source::hub::located_folder;
 use lm::tuning::LoraConfig;
 use lm::{DeviceSpec, Format};
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,7 @@ pub struct Training {
     /// All randomness follows from it. Default 0 (ours).
     #[serde(default)]
     pub seed: u64,
-    /// Base model, by registered name or path (relative to this file).
+    /// Base model, by registered name, path (relative to this file) or id of the hub (`owner/name`).
     pub model: String,
     /// Where it samples, scores and fits. Default: this program's own engine on the processor. A training that began on
     /// one device may go on, on another.
@@ -68,7 +69,7 @@ pub struct Training {
     /// Shape of the adapter.
     #[serde(default)]
     pub lora: LoraConfig,
-    /// Adapter to start from, a PEFT folder of the same shape; else a fresh one.
+    /// Adapter to start from, a PEFT folder of the same shape, perhaps on the hub; else a fresh one.
     #[serde(default)]
     pub start: Option<PathBuf>,
     /// What the written adapter's update is multiplied with. Default 1. Where a training moved the right way but
@@ -245,7 +246,7 @@ impl Training {
         let folder = path.parent().unwrap_or(Path::new("."));
         training.model = model_path(folder, &training.model);
         if let Some(start) = &mut training.start {
-            *start = folder.join(&*start);
+            *start = located_folder(folder, start);
         }
         match &mut training.recipe {
             Recipe::Sft(t) | Recipe::Dpo(t) => t.data = folder.join(&t.data),

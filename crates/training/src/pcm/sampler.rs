@@ -203,6 +203,7 @@ impl<'a> Sampler<'a> {
                 ..Sampling::GREEDY
             },
             temperature_of: TemperatureOf::Experts,
+            ..Generation::default()
         };
         Ok(generator.generate(requests, WIDTH, &settings, |_, _| ())?)
     }

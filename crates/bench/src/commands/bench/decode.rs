@@ -72,7 +72,7 @@ pub(super) fn measure(
     let mut rows = Vec::new();
     for &format in formats {
         let mut models = Models::on(device, format)?;
-        let model = models.open(&args.workload.model)?;
+        let model = models.open(&args.workload.model())?;
         for strategy in &args.strategy {
             for &experts in &args.experts {
                 for &sequences in &args.workload.sequences {

@@ -21,6 +21,7 @@ use serde_json::json;
 
 use super::Global;
 use crate::cli::{BenchCommand, FORMATS};
+use harness::models::resolve_adapter;
 
 /// What prompts are cut from; one is as long as the others.
 const PASSAGE: &str = include_str!("passage.txt");
@@ -86,7 +87,10 @@ fn experts_of(
 ) -> Result<Vec<Expert>> {
     let named: Vec<Arc<Adapter>> = adapters
         .iter()
-        .map(|folder| Ok(Arc::new(Adapter::load(folder, model.config())?)))
+        .map(|folder| {
+            let folder = resolve_adapter(folder)?;
+            Ok(Arc::new(Adapter::load(&folder, model.config())?))
+        })
         .collect::<Result<_>>()?;
     let adapter = |i: usize| match named.len() {
         0 => Arc::new(random_adapter(model.config(), rank, seed + i as u64)),

@@ -41,7 +41,7 @@ pub(super) fn measure(
     seed: u64,
 ) -> Result<Vec<MeasuredEpoch>> {
     let mut models = Models::on(device, Format::F32)?;
-    let model = models.open(&args.workload.model)?;
+    let model = models.open(&args.workload.model())?;
     let passage = model.tokenizer.encode(PASSAGE, false)?;
     let mut rows = Vec::new();
     for &experts in &args.experts {

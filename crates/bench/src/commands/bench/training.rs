@@ -42,7 +42,7 @@ pub(super) fn measure(
     formats: &[Format],
     seed: u64,
 ) -> Result<Vec<MeasuredTraining>> {
-    let path = resolve(&args.model)?;
+    let path = resolve(&args.model())?;
     let checkpoint = Checkpoint::open(&path)?;
     let ids = Tokenizer::load(&checkpoint)?.encode(PASSAGE, false)?;
     let mut rows = Vec::new();
