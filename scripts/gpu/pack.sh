@@ -26,7 +26,7 @@ elif ! ls "$out"/libvulkan1_*.deb >/dev/null 2>&1; then
 fi
 rm -rf "$out/pico"
 mkdir "$out/pico"
-for model in llama qwen3 mistral_window adapter_plain; do
+for model in llama qwen3 adapter_plain; do
     cp -r "crates/lm/tests/fixtures/pico/$model" "$out/pico/"
 done
 cp scripts/gpu/run.sh scripts/gpu/table.py "$out/"

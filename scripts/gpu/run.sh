@@ -32,7 +32,7 @@ measure() {
     shift 2
     left=$((deadline - SECONDS))
     [ "$limit" -le "$left" ] || limit="$left"
-    began="$(date +%s.%N)"
+    began="$SECONDS"
     if [ "$limit" -lt 3 ]; then
         code=124
         : >stdout
@@ -43,7 +43,7 @@ measure() {
     fi
     [ "$first" = 1 ] || printf ',\n' >>"$out"
     first=0
-    printf '"%s": {"code": %s, "seconds": %s, ' "$name" "$code" "$(echo "$(date +%s.%N) - $began" | bc)" >>"$out"
+    printf '"%s": {"code": %s, "seconds": %s, ' "$name" "$code" "$((SECONDS - began))" >>"$out"
     if [ "$code" = 0 ] && [ -s stdout ]; then
         printf '"result": %s}' "$(cat stdout)" >>"$out"
     else
@@ -58,7 +58,7 @@ printf '{"device": "%s", "processor": "%s", "card": "%s", "date": "%s",\n' \
     "$device" "$processor" "$card" "$(date -u +%F)" >"$out"
 
 measure devices 30 devices
-for model in llama qwen3 mistral_window; do
+for model in llama qwen3; do
     for where in Cpu "$device"; do
         measure "parity $model $where" 40 --device "$where" score --model "$here/pico/$model" --raw \
             --prompt "Why is it so?" --response " Because it is."

@@ -7,12 +7,12 @@
 //! (judges behind servers). Without them rewards, utility, metrics, comparisons and statistics remain.
 #![forbid(unsafe_code)]
 
+pub mod bounds;
 #[cfg(any(feature = "plots", feature = "tables"))]
 mod colours;
 pub mod comparison;
 pub mod dimension;
 mod error;
-pub mod bounds;
 mod escape;
 mod files;
 pub mod frontier;

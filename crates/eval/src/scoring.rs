@@ -626,7 +626,7 @@ mod tests {
         let words = dimension(Scorer::Informativeness, "short", "long", (1.0, 0.5));
         let wit = dimension(Scorer::Judged, "dull", "witty", (0.0, 1.0));
         let open = || [("words", &words), ("wit", &wit)];
-        let scorer = ResponseScorer::of_run(open(), Utility::Mean, 64).unwrap();
+        let scorer = ResponseScorer::of_run(open(), Utility::Mean, 64, &DeviceSpec::Cpu).unwrap();
         assert_eq!(scorer.dimensions().collect::<Vec<_>>(), ["words"]);
         let shares = [("long", 0.25), ("witty", 0.75)];
         assert_eq!(scorer.utility(shares, &[0.5], &[0.0]).unwrap(), 0.5);

@@ -44,7 +44,11 @@ fn a_run_writes_everything_and_a_second_process_writes_the_same() {
         assert!(first.contains_key(&format!("plots/{plot}.png")));
     }
     let ranking = String::from_utf8(first["tables/ranking.csv"].clone()).unwrap();
-    assert!(ranking.starts_with("rank,strategy,utility,utility_low,utility_high,kl,kl_low,kl_high,kl_is,a,"));
+    assert!(
+        ranking.starts_with(
+            "rank,strategy,utility,utility_low,utility_high,kl,kl_low,kl_high,kl_is,a,"
+        )
+    );
     // Tables that don't rank keep the order of the file.
     let quality = String::from_utf8(first["tables/quality.csv"].clone()).unwrap();
     let names = quality.lines().skip(1).filter_map(|l| l.split(',').next());
