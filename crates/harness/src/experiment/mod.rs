@@ -541,10 +541,10 @@ mod tests {
             error.contains("experts 'friendly' and 'warm' both serve 'friendly'"),
             "{error}"
         );
-        let error = load(&changed.replace("serves: \"friendly\"", "serves: \"freindly\""));
+        let error = load(&changed.replace("serves: \"friendly\"", "serves: \"warmth\""));
         let error = format!("{:#}", error.unwrap_err());
         assert!(
-            error.contains("expert 'warm'") && error.contains("'freindly'"),
+            error.contains("expert 'warm'") && error.contains("'warmth'"),
             "{error}"
         );
         // One that nobody asks for is told.
