@@ -37,7 +37,7 @@ fn near(name: &str, got: &[Vec<f32>], expected: &[Vec<f32>]) {
 
 #[test]
 fn scores_are_those_of_transformers_on_both_engines() {
-    for name in ["llama", "mistral", "qwen2", "qwen3"] {
+    for name in ["llama", "mistral", "qwen2", "gemma2", "qwen3"] {
         let expected = expected(name);
         for device in [DeviceSpec::Cpu, DeviceSpec::BurnFlex] {
             let model = ScoredModel::open(&folder(name), &device, Format::F32).unwrap();
