@@ -178,9 +178,7 @@ fn every_tensor_of_an_adapter_is_refused_by_name() {
 fn scales(format: Stored) -> &'static [usize] {
     match format {
         // The scale of MXFP4 is a power of two in eight bits.
-        Stored::F32 | Stored::F16 | Stored::BF16 | Stored::MXFP4 | Stored::F8_E4M3 => {
-            &[]
-        }
+        Stored::F32 | Stored::F16 | Stored::BF16 | Stored::MXFP4 | Stored::F8_E4M3 => &[],
         Stored::Q4_0 | Stored::Q5_0 | Stored::Q8_0 | Stored::IQ4_NL | Stored::IQ4_XS => &[0],
         Stored::Q4_1 | Stored::Q5_1 | Stored::Q4_K | Stored::Q5_K => &[0, 2],
         Stored::Q2_K => &[80, 82],

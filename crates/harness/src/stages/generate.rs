@@ -77,7 +77,8 @@ pub fn generate(
     let mut bounds = None;
     if rated {
         let entries = [&plan.references];
-        let mut batches = Batches::new("references", plan, pools, folder, session, &entries, shard)?;
+        let mut batches =
+            Batches::new("references", plan, pools, folder, session, &entries, shard)?;
         let references: Vec<_> = batches.rows(&unrated)?.into_iter().flatten().collect();
         batches.finish();
         set_references(scorer, &plan.splits.prompts, &references)?;
