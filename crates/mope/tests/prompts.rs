@@ -43,7 +43,7 @@ fn several(here: &Path) {
     let patterns = common::fixture("adapter_patterns");
     let text = text.replace("PATTERNS", patterns.to_str().unwrap());
     write(here, "several.ron", &text);
-    std::fs::write(here.join("others.txt"), "How so?\nWho?\nWhy?\n").unwrap();
+    std::fs::write(here.join("others.txt"), "How so?\nWho?\nWhose?\n").unwrap();
     let many: String = (0..9).map(|i| format!("Question {i}?\n")).collect();
     let prompts = std::fs::read_to_string(here.join("prompts.jsonl")).unwrap();
     let lines = many.lines().map(|q| format!("{{\"prompt\": \"{q}\"}}\n"));
