@@ -301,7 +301,7 @@ fn hypotheses_are_written_down_before() {
         "before.json",
     ];
     assert!(fails(here, &other, 2).contains("registered for another run"));
-    let text = EXPERIMENT.replace("prompts:", &hypotheses.replace("\"fixed\"", "\"fxed\""));
+    let text = EXPERIMENT.replace("prompts:", &hypotheses.replace("\"fixed\"", "\"fixed2\""));
     write(here, "wrong.ron", &text);
-    assert!(fails(here, &["check", "wrong.ron"], 2).contains("no strategy 'fxed'"));
+    assert!(fails(here, &["check", "wrong.ron"], 2).contains("no strategy 'fixed2'"));
 }
