@@ -222,14 +222,20 @@ fn file_name(layout: Layout, name: &str) -> String {
         let part = from.iter().find(|part| name.contains(**part))?;
         Some(name.replace(part, to))
     };
-    let fused = match () {
-        () if layout.fused_qkv => replaced(&[".q_proj.", ".k_proj.", ".v_proj."], ".qkv_proj."),
-        () => None,
-    };
-    let fused = fused.or_else(|| match layout.fused_gate_up {
-        true => replaced(&[".gate_proj.", ".up_proj."], ".gate_up_proj."),
-        false => None,
-    });
+    let joined = [
+        (
+            layout.fused_qkv,
+            &[".q_proj.", ".k_proj.", ".v_proj."][..],
+            ".qkv_proj.",
+        ),
+        (
+            layout.fused_gate_up,
+            &[".gate_proj.", ".up_proj."][..],
+            ".gate_up_proj.",
+        ),
+    ];
+    let mut joined = joined.into_iter().filter(|(joins, ..)| *joins);
+    let fused = joined.find_map(|(_, parts, fused)| replaced(parts, fused));
     if let Some(fused) = fused {
         return fused;
     }

@@ -417,6 +417,7 @@ impl SharedLane<'_> {
     ///
     /// # Safety
     /// Nobody writes to this head of this layer meanwhile.
+    #[allow(clippy::too_many_arguments, reason = "those of `attend_capped`")]
     pub unsafe fn attend(
         &self,
         isa: Isa,

@@ -294,12 +294,12 @@ impl PackedDecoder {
             )
         };
         math::softmax(self.isa, scores);
-        for i in 0..chosen {
+        for (i, weight) in weights.iter_mut().enumerate() {
             let (before, rest) = choices.split_at_mut(i);
             let free = (0..count).filter(|e| !before.contains(&(*e as u32)));
             let best = free.reduce(|best, e| if scores[e] > scores[best] { e } else { best });
             let best = best.unwrap_or(0);
-            (rest[0], weights[i]) = (best as u32, scores[best]);
+            (rest[0], *weight) = (best as u32, scores[best]);
         }
         if experts.normalised {
             let sum: f32 = weights.iter().sum();
