@@ -138,11 +138,12 @@ impl Criteria {
 pub fn together(wins: &[Option<f64>]) -> Option<f64> {
     let known: Vec<f64> = wins.iter().flatten().copied().collect();
     let lead: f64 = known.iter().map(|win| win - 0.5).sum();
-    (!known.is_empty()).then(|| match lead {
+    let verdict = match lead {
         lead if lead > 0.0 => 1.0,
         lead if lead < 0.0 => 0.0,
         _ => 0.5,
-    })
+    };
+    (!known.is_empty()).then_some(verdict)
 }
 
 #[cfg(test)]

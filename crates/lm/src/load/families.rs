@@ -449,7 +449,7 @@ fn experts(f: &Fields<'_>, family: &str, layers: usize) -> Result<Option<Experts
                 None => f.size("num_local_experts", count)?,
             };
             let dense = |layer: &usize| {
-                only.contains(layer) || count == 0 || (layer + 1) % step.max(1) != 0
+                only.contains(layer) || count == 0 || !(layer + 1).is_multiple_of(step.max(1))
             };
             let shared = match second {
                 true => Some(f.size("shared_expert_intermediate_size", 5632)?),

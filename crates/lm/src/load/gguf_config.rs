@@ -247,7 +247,7 @@ fn kinds(k: &Keys<'_>, layers: usize, windowed: bool) -> Result<Vec<LayerKind>> 
         "smollm3" => {
             let kind = |layer: usize| LayerKind {
                 sliding: false,
-                rope: if (layer + 1) % 4 == 0 {
+                rope: if (layer + 1).is_multiple_of(4) {
                     LayerRope::None
                 } else {
                     LayerRope::Main
@@ -274,7 +274,7 @@ fn kinds(k: &Keys<'_>, layers: usize, windowed: bool) -> Result<Vec<LayerKind>> 
     let local = k.arch != "gemma2";
     let kind = |layer: usize| {
         let listed = listed.as_ref().and_then(|all| all.get(layer).copied());
-        let sliding = listed.unwrap_or((layer + 1) % period != 0);
+        let sliding = listed.unwrap_or(!(layer + 1).is_multiple_of(period));
         let rope = if sliding && local {
             LayerRope::Local
         } else {

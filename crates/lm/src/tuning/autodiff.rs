@@ -53,7 +53,7 @@ struct Pairs {
 /// What the way forward leaves of a block.
 enum Kept {
     /// Its input.
-    Input(Tensor<3>),
+    Input(Box<Tensor<3>>),
     /// Its whole graph.
     Graph(Box<Graph>),
 }
@@ -211,7 +211,7 @@ impl AutodiffTuning {
                     kept.push(Kept::Graph(Box::new(graph)));
                 }
                 Some(_) => {
-                    kept.push(Kept::Input(x.clone()));
+                    kept.push(Kept::Input(Box::new(x.clone())));
                     x = self.block(layer, x, &pass, pairs)?;
                 }
             }
@@ -369,7 +369,7 @@ impl AutodiffTuning {
         for (layer, kept) in kept.into_iter().enumerate().rev() {
             let graph = match kept {
                 Kept::Graph(graph) => *graph,
-                Kept::Input(x) => self.graph(layer, x, pass, pairs)?,
+                Kept::Input(x) => self.graph(layer, *x, pass, pairs)?,
             };
             let mut gradients = (graph.output * d.clone()).sum().backward();
             let mut values = Vec::new();
