@@ -499,8 +499,9 @@ mod tests {
         assert_eq!(buckets(&[&long]), [vec![0]]);
     }
 
+    /// Some operations round differently where a graph is kept.
     #[test]
-    fn a_graph_that_is_made_again_gives_the_same_numbers() {
+    fn a_graph_that_is_made_again_gives_the_same_gradient() {
         let shape = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pico/qwen3");
         let checkpoint = Checkpoint::open(shape.as_ref()).unwrap();
         let mut tuning = AutodiffTuning::load(&checkpoint, &Device::flex(), Format::F32).unwrap();
@@ -515,6 +516,14 @@ mod tests {
         };
         let kept = gradient(GRAPHS);
         assert!(kept.values.iter().any(|v| *v != 0.0));
-        assert_eq!(gradient(0), kept);
+        let again = gradient(0);
+        let length = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let pairs = kept.values.iter().zip(&again.values);
+        let off: Vec<f32> = pairs.map(|(a, b)| a - b).collect();
+        let off = length(&off) / length(&kept.values);
+        assert!(off < 1e-6, "{off:e}");
+        for (a, b) in kept.losses.iter().zip(&again.losses) {
+            assert!((a - b).abs() < 1e-6, "{a} {b}");
+        }
     }
 }
