@@ -62,11 +62,16 @@ impl Engine {
     /// it, `Bf16`.
     ///
     /// # Errors
-    /// A format that the device lacks, a device that this build lacks, or what loading reports.
+    /// A format that the device lacks, a device that this build lacks, or what loading reports. A mixture of experts on
+    /// WebGPU: some have wrong logits there.
     pub fn load(checkpoint: &Checkpoint, device: &DeviceSpec, format: Format) -> Result<Self> {
         if *device == DeviceSpec::Cpu {
             let decoder = PackedDecoder::load(checkpoint, format)?;
             return Ok(Self::Packed(Box::new(decoder)));
+        }
+        if matches!(device, DeviceSpec::Wgpu(_)) && checkpoint.config().family.experts.is_some() {
+            let what = "a mixture of experts on WebGPU";
+            return Err(Error::unsupported(checkpoint.path(), what, "other devices"));
         }
         Self::burn(checkpoint, &device.open()?, format)
     }

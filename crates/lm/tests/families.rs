@@ -7,6 +7,7 @@ mod common;
 use std::path::PathBuf;
 
 use common::{close, expected, fixture};
+use mope_lm::device::WgpuKind;
 use mope_lm::engine::Adapters;
 use mope_lm::load::Checkpoint;
 use mope_lm::save::Precision;
@@ -46,8 +47,12 @@ fn open(family: &str) -> Checkpoint {
     Checkpoint::open(&folder(family)).unwrap()
 }
 
+/// On every device of the build that runs it.
 fn engines(checkpoint: &Checkpoint) -> Vec<(String, Engine)> {
-    let specs = DeviceSpec::built().into_iter();
+    let experts = checkpoint.config().family.experts.is_some();
+    let mut specs = DeviceSpec::built();
+    specs.retain(|spec| !experts || !matches!(spec, DeviceSpec::Wgpu(_)));
+    let specs = specs.into_iter();
     let engine = |spec: DeviceSpec| {
         let engine = Engine::load(checkpoint, &spec, Format::F32).unwrap();
         (spec.to_string(), engine)
@@ -441,6 +446,17 @@ fn packed_training_refuses_other_families_by_name() {
         let error = TuningDecoder::load(&open(family), &DeviceSpec::Cpu, Format::F32).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+#[test]
+fn experts_are_refused_on_webgpu() {
+    let device = DeviceSpec::Wgpu(WgpuKind::Cpu);
+    let error = Engine::load(&open("qwen3_moe"), &device, Format::F32).unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("a mixture of experts on WebGPU"),
+        "{message}"
+    );
 }
 
 /// Through burn all dense families train: log-probabilities are transformers', and the gradient is their slope.
