@@ -15,7 +15,7 @@ use crate::sync::{
     AbortOnPanic, Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, UnsafeCell,
     nanoseconds, spawn, spin, thread_nanoseconds,
 };
-use crate::waiting::Bed;
+use crate::waiting::WaitQueue;
 
 /// How long a thread spins before it sleeps, in nanoseconds: at a barrier, and for the next job (ours).
 const AT_BARRIER: u64 = 50_000;
@@ -42,7 +42,7 @@ struct State {
     missed: AtomicU64,
     pace: Mutex<Pace>,
     /// Members of a job sleep here.
-    bed: Bed,
+    queue: WaitQueue,
     closing: AtomicBool,
 }
 
@@ -51,7 +51,7 @@ struct State {
 struct Start {
     /// Counts its jobs; a change is what it waits for.
     jobs: AtomicUsize,
-    bed: Bed,
+    queue: WaitQueue,
 }
 
 // SAFETY: `job` is written only between jobs, before a worker's `jobs` change (release), and read only after
@@ -174,7 +174,7 @@ impl<'a> Member<'a> {
             last();
             state.arrived.store(0, Ordering::Relaxed);
             state.phase.store(phase.wrapping_add(1), Ordering::Release);
-            state.bed.wake();
+            state.queue.wake();
         } else {
             self.wait(state, || state.phase.load(Ordering::Acquire) != phase);
         }
@@ -182,7 +182,7 @@ impl<'a> Member<'a> {
 
     fn wait(&self, state: &State, done: impl Fn() -> bool) {
         if !spin(AT_BARRIER, &done) {
-            let slept = self.clock.slept.get() + state.bed.sleep(done);
+            let slept = self.clock.slept.get() + state.queue.sleep(done);
             self.clock.slept.set(slept);
         }
     }
@@ -231,7 +231,7 @@ impl Team {
         let size = size.max(1);
         let start = || Start {
             jobs: AtomicUsize::new(0),
-            bed: Bed::new(),
+            queue: WaitQueue::new(),
         };
         let state = Arc::new(State {
             size,
@@ -244,7 +244,7 @@ impl Team {
             limit: AtomicUsize::new(size),
             missed: AtomicU64::new(0),
             pace: Mutex::new(Pace::new(size)),
-            bed: Bed::new(),
+            queue: WaitQueue::new(),
             closing: AtomicBool::new(false),
         });
         for index in 1..state.size {
@@ -314,7 +314,7 @@ impl Team {
         for start in starts {
             start.jobs.fetch_add(1, Ordering::Release);
         }
-        starts.iter().for_each(|start| start.bed.wake());
+        starts.iter().for_each(|start| start.queue.wake());
         let guard = AbortOnPanic;
         let member = Member::of(state, 0);
         job(&member);
@@ -407,7 +407,7 @@ impl Drop for Team {
         self.state.closing.store(true, Ordering::Release);
         for start in &self.state.starts {
             start.jobs.fetch_add(1, Ordering::Release);
-            start.bed.wake();
+            start.queue.wake();
         }
     }
 }
@@ -423,12 +423,12 @@ fn threads(text: &str) -> Result<usize, String> {
 }
 
 fn work(state: &State, index: usize) {
-    let Start { jobs, bed } = &state.starts[index - 1];
+    let Start { jobs, queue } = &state.starts[index - 1];
     let mut seen = 0;
     loop {
         let next = || jobs.load(Ordering::Acquire) != seen;
         if !spin(FOR_JOB, next) {
-            bed.sleep(next);
+            queue.sleep(next);
         }
         seen = jobs.load(Ordering::Acquire);
         if state.closing.load(Ordering::Acquire) {
@@ -445,7 +445,7 @@ fn work(state: &State, index: usize) {
             member.count(state, A_WHILE);
         }
         if state.busy.fetch_sub(1, Ordering::Release) == 1 {
-            state.bed.wake();
+            state.queue.wake();
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::sync::{AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, fence, nanos
 /// Where threads sleep until a condition holds. Who makes it hold calls [`Self::wake`], which costs a fence and a
 /// look while nobody sleeps.
 #[derive(Debug)]
-pub(crate) struct Bed {
+pub(crate) struct WaitQueue {
     sleepers: AtomicUsize,
     /// When somebody was woken last, in nanoseconds.
     woken: AtomicU64,
@@ -15,7 +15,7 @@ pub(crate) struct Bed {
     bell: Condvar,
 }
 
-impl Bed {
+impl WaitQueue {
     pub fn new() -> Self {
         Self {
             sleepers: AtomicUsize::new(0),

@@ -8,7 +8,7 @@ use eval::comparison::interval;
 use eval::dimension::locate;
 use eval::judges::{
     Asked, Beside, Criteria, Endpoint, Judge, JudgeSpec, Local, Question, Record, Reply, Rewarded,
-    Store, TOGETHER, Verdict, Wish, agreement, kappa, length_controlled, together,
+    StatedPreference, Store, TOGETHER, Verdict, agreement, kappa, length_controlled, together,
 };
 use eval::rewards::Scorer;
 use eval::rows::{GenerationRow, Identity, ScoreRow};
@@ -433,7 +433,7 @@ impl Asking<'_> {
             stated.push((direction.as_str(), opposite.as_str()));
         }
         let text = preference.text.as_str();
-        Ok(self.criteria.of(&Wish { text, stated }))
+        Ok(self.criteria.of(&StatedPreference { text, stated }))
     }
 
     /// The verdict where it is known, or the key of the question.

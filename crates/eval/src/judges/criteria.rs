@@ -1,17 +1,17 @@
 //! What a judge is asked of a pair: questions that read the preference, and one for each direction that it states.
 //!
-//! A *criterion* is asked of every pair, with `{preference}` replaced by the wish in words. A question of a *direction*
-//! is asked only where the preference states it; where only its opposite has a question, that one is asked and counts the
-//! other way round. [`together`] makes one win of a pair's directions, as the protocol of arXiv 2310.11564 and
+//! A *criterion* is asked of every pair, with `{preference}` replaced by the preference in words. A question of a
+//! *direction* is asked only where the preference states it; where only its opposite has a question, that one is asked
+//! and counts the other way round. [`together`] makes one win of a pair's directions, as the protocol of arXiv 2310.11564 and
 //! 2407.04181 does.
 //!
 //! ```
-//! use mope_eval::judges::{Criteria, Wish};
+//! use mope_eval::judges::{Criteria, StatedPreference};
 //! let criteria = Criteria {
 //!     always: vec![],
 //!     directions: vec![("friendly".into(), "Which of two responses is friendlier?".into())],
 //! };
-//! let cold = Wish {
+//! let cold = StatedPreference {
 //!     text: "be cold",
 //!     stated: vec![("unfriendly", "friendly")],
 //! };
@@ -20,7 +20,7 @@
 //! assert_eq!((asked[0].criterion.as_str(), asked[0].sign), ("unfriendly", -1.0));
 //! ```
 
-/// Stands in questions for the wish in words.
+/// Stands in questions for the preference in words.
 const PREFERENCE: &str = "{preference}";
 
 /// Name of the criterion that all stated directions together are.
@@ -37,7 +37,7 @@ pub struct Criteria {
 
 /// What a person wants, as judges need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish<'a> {
+pub struct StatedPreference<'a> {
     /// In words.
     pub text: &'a str,
     /// Stated directions, each with the other end of its dimension.
@@ -93,9 +93,9 @@ impl Criteria {
         }
     }
 
-    /// What is asked of a pair that answers a wish.
-    pub fn of(&self, wish: &Wish<'_>) -> Vec<Asked> {
-        let fill = |text: &str| text.replace(PREFERENCE, wish.text);
+    /// What is asked of a pair that answers a preference.
+    pub fn of(&self, preference: &StatedPreference<'_>) -> Vec<Asked> {
+        let fill = |text: &str| text.replace(PREFERENCE, preference.text);
         let always = self.always.iter().map(|(name, text)| Asked {
             criterion: name.clone(),
             text: fill(text),
@@ -110,18 +110,21 @@ impl Criteria {
             all.find(|(name, _)| name == direction)
                 .map(|(_, text)| text)
         };
-        let stated = wish.stated.iter().filter_map(|(direction, opposite)| {
-            let (text, sign) = match question(direction) {
-                Some(text) => (text, 1.0),
-                None => (question(opposite)?, -1.0),
-            };
-            Some(Asked {
-                criterion: direction.to_string(),
-                text: fill(text),
-                sign,
-                beside: Beside::Reward,
-            })
-        });
+        let stated = preference
+            .stated
+            .iter()
+            .filter_map(|(direction, opposite)| {
+                let (text, sign) = match question(direction) {
+                    Some(text) => (text, 1.0),
+                    None => (question(opposite)?, -1.0),
+                };
+                Some(Asked {
+                    criterion: direction.to_string(),
+                    text: fill(text),
+                    sign,
+                    beside: Beside::Reward,
+                })
+            });
         always.chain(stated).collect()
     }
 }
@@ -155,25 +158,25 @@ mod tests {
         let criteria = Criteria {
             always: vec![
                 (
-                    "wish".into(),
+                    "preference".into(),
                     "Which serves \"{preference}\" better?".into(),
                 ),
                 ("sense".into(), "Which makes more sense?".into()),
             ],
             directions: Criteria::paper().directions,
         };
-        let wish = Wish {
+        let preference = StatedPreference {
             text: "be brief",
             stated: vec![("concise", "informative")],
         };
-        let asked = criteria.of(&wish);
+        let asked = criteria.of(&preference);
         let names: Vec<&str> = asked.iter().map(|a| a.criterion.as_str()).collect();
-        assert_eq!(names, ["wish", "sense", "concise"]);
+        assert_eq!(names, ["preference", "sense", "concise"]);
         assert_eq!(asked[0].text, "Which serves \"be brief\" better?");
         let beside: Vec<Beside> = asked.iter().map(|a| a.beside).collect();
         assert_eq!(beside, [Beside::Utility, Beside::Nothing, Beside::Reward]);
         assert!(asked[2].text.contains("be brief") && asked[2].sign == 1.0);
-        let other = Wish {
+        let other = StatedPreference {
             text: "",
             stated: vec![("funny", "dry")],
         };
@@ -190,11 +193,11 @@ mod tests {
         };
         let mut wins = Vec::new();
         for (direction, opposite) in [("friendly", "unfriendly"), ("unfriendly", "friendly")] {
-            let wish = Wish {
+            let preference = StatedPreference {
                 text: "",
                 stated: vec![(direction, opposite)],
             };
-            let asked = criteria.of(&wish);
+            let asked = criteria.of(&preference);
             // The judge names the friendlier response: ours for the friends, the other's for the rest.
             let named = if direction == "friendly" { 1.0 } else { 0.0 };
             wins.push(0.5 + asked[0].sign * (named - 0.5));

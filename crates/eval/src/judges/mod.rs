@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 
 pub use agreement::{agreement, kappa, length_controlled};
-pub use criteria::{Asked, Beside, Criteria, TOGETHER, Wish, together};
+pub use criteria::{Asked, Beside, Criteria, StatedPreference, TOGETHER, together};
 #[cfg(feature = "http")]
 pub use endpoint::Endpoint;
 pub use endpoint::EndpointSpec;

@@ -37,6 +37,7 @@ use super::reading;
 use super::scorer::{set_references, utility};
 use super::texts;
 use crate::failure::usage;
+use crate::memory::gigabytes;
 use crate::models::Pools;
 use crate::plan::{Batch, Entry, RunPlan, Stage};
 use crate::progress::{Progress, say};
@@ -203,10 +204,7 @@ impl<'a, 'b> Batches<'a, 'b> {
         let uses = reading::uses(self.plan, self.pools, &self.entries, &order)?;
         let peak = reading::peak_bytes(self.plan, self.pools, &self.entries, &uses);
         if let Some(bytes) = peak {
-            say(&format!(
-                "memory: at most about {} MB",
-                bytes.div_ceil(1_000_000)
-            ));
+            say(&format!("memory: at most about {}", gigabytes(bytes)));
         }
         prompts.expect(uses);
         let mut files: Vec<BTreeMap<usize, Vec<GenerationRow>>> = Vec::new();

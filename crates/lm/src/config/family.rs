@@ -156,3 +156,57 @@ pub enum Names {
     /// Experts as Mixtral calls them.
     Mixtral,
 }
+
+impl Family {
+    /// What a family is whatever its files say: norms, layout, and the multiplier that follows from the width.
+    pub(crate) fn of(name: &str, hidden_size: usize) -> Self {
+        let plain = Self::default();
+        let layout = Layout::default();
+        match name {
+            "gemma2" | "gemma3" | "gemma3_text" => Self {
+                norms: Norms::Around,
+                embedding_multiplier: (hidden_size as f32).sqrt(),
+                layout: Layout {
+                    norm_offset: true,
+                    ..layout
+                },
+                ..plain
+            },
+            "phi3" => Self {
+                layout: Layout {
+                    fused_qkv: true,
+                    fused_gate_up: true,
+                    ..layout
+                },
+                ..plain
+            },
+            "olmo2" | "olmo3" => Self {
+                norms: Norms::After,
+                wide_qk_norm: true,
+                ..plain
+            },
+            "glm" | "glm4" => Self {
+                norms: if name == "glm4" {
+                    Norms::Around
+                } else {
+                    Norms::Before
+                },
+                layout: Layout {
+                    fused_gate_up: true,
+                    interleaved: true,
+                    names: Names::Glm,
+                    ..layout
+                },
+                ..plain
+            },
+            "mixtral" => Self {
+                layout: Layout {
+                    names: Names::Mixtral,
+                    ..layout
+                },
+                ..plain
+            },
+            _ => plain,
+        }
+    }
+}

@@ -8,9 +8,7 @@ use serde_json::{Map, Value};
 use super::fields::Fields;
 use super::rope_fields::{Ropes, ropes};
 use super::scales;
-use crate::config::{
-    Activation, DecoderConfig, Experts, Family, LayerKind, LayerRope, Layout, Names, Norms,
-};
+use crate::config::{Activation, DecoderConfig, Experts, Family, LayerKind, LayerRope};
 use crate::{Error, Result};
 
 /// The families that can be read, by `model_type`.
@@ -360,14 +358,13 @@ fn biases(f: &Fields<'_>, family: &str) -> Result<Biases> {
 
 /// Norms, multipliers, caps and the layout of files.
 fn traits(f: &Fields<'_>, family: &str, hidden_size: usize) -> Result<Family> {
-    let plain = Family::default();
+    let plain = Family::of(family, hidden_size);
     Ok(match family {
         "gemma2" | "gemma3_text" => {
             let first = family == "gemma2";
             let cap = |name: &str, default: Option<f64>| f.number_or_null(name, default);
             let scalar = f.number("query_pre_attn_scalar", 256.0)?;
             Family {
-                norms: Norms::Around,
                 attention_scale: Some(scalar.powf(-0.5)),
                 // transformers reads the cap of Gemma 3's scores, and does not use it.
                 attention_cap: match first {
@@ -375,53 +372,14 @@ fn traits(f: &Fields<'_>, family: &str, hidden_size: usize) -> Result<Family> {
                     false => None,
                 },
                 logit_cap: cap("final_logit_softcapping", first.then_some(30.0))?,
-                embedding_multiplier: (hidden_size as f32).sqrt(),
-                layout: Layout {
-                    norm_offset: true,
-                    ..Layout::default()
-                },
                 ..plain
             }
         }
-        "phi3" => Family {
-            layout: Layout {
-                fused_qkv: true,
-                fused_gate_up: true,
-                ..Layout::default()
-            },
-            ..plain
-        },
-        "olmo2" | "olmo3" => Family {
-            norms: Norms::After,
-            wide_qk_norm: true,
-            ..plain
-        },
         "granite" => Family {
             attention_scale: Some(f.number("attention_multiplier", 1.0)?),
             embedding_multiplier: f.number("embedding_multiplier", 1.0)?,
             residual_multiplier: f.number("residual_multiplier", 1.0)?,
             logit_divisor: f.number("logits_scaling", 1.0)?,
-            ..plain
-        },
-        "glm" | "glm4" => Family {
-            norms: if family == "glm4" {
-                Norms::Around
-            } else {
-                Norms::Before
-            },
-            layout: Layout {
-                fused_gate_up: true,
-                interleaved: true,
-                names: Names::Glm,
-                ..Layout::default()
-            },
-            ..plain
-        },
-        "mixtral" => Family {
-            layout: Layout {
-                names: Names::Mixtral,
-                ..Layout::default()
-            },
             ..plain
         },
         _ => plain,

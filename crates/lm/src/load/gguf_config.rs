@@ -7,8 +7,7 @@ use std::path::Path;
 use super::gguf::{Header, Value};
 use super::mapped::StoredTensor;
 use crate::config::{
-    Activation, DecoderConfig, Experts, Family, LayerKind, LayerRope, Layout, Names, Norms, Rope,
-    RopeScaling,
+    Activation, DecoderConfig, Experts, Family, LayerKind, LayerRope, Rope, RopeScaling,
 };
 use crate::{Error, Result};
 
@@ -312,14 +311,13 @@ fn experts(k: &Keys<'_>) -> Result<Option<Experts>> {
 
 /// Norms, multipliers, caps and the layout that files of Hugging Face have.
 fn traits(k: &Keys<'_>, layers: usize, hidden_size: usize, heads: usize) -> Family {
-    let plain = Family::default();
+    let plain = Family::of(k.arch, hidden_size);
     match k.arch {
         "gemma2" | "gemma3" => {
             // As llama.cpp: the largest of each divide by another width than that of their heads.
             let largest = if k.arch == "gemma2" { 46 } else { 62 };
             let scale = ((hidden_size / heads.max(1)) as f32).powf(-0.5);
             Family {
-                norms: Norms::Around,
                 activation: Activation::GeluTanh,
                 attention_scale: (layers == largest).then_some(scale),
                 attention_cap: match k.arch {
@@ -330,42 +328,14 @@ fn traits(k: &Keys<'_>, layers: usize, hidden_size: usize, heads: usize) -> Fami
                     "gemma2" => Some(k.number("final_logit_softcapping").unwrap_or(30.0)),
                     _ => k.number("final_logit_softcapping"),
                 },
-                embedding_multiplier: (hidden_size as f32).sqrt(),
-                layout: Layout {
-                    norm_offset: true,
-                    ..Layout::default()
-                },
                 ..plain
             }
         }
-        "phi3" => Family {
-            layout: Layout {
-                fused_qkv: true,
-                fused_gate_up: true,
-                ..Layout::default()
-            },
-            ..plain
-        },
-        "olmo2" => Family {
-            norms: Norms::After,
-            wide_qk_norm: true,
-            ..plain
-        },
         "granite" => Family {
             attention_scale: k.number("attention.scale").filter(|v| *v != 0.0),
             embedding_multiplier: k.number("embedding_scale").unwrap_or(1.0),
             residual_multiplier: k.number("residual_scale").unwrap_or(1.0),
             logit_divisor: k.number("logit_scale").unwrap_or(1.0),
-            ..plain
-        },
-        "glm4" => Family {
-            norms: Norms::Around,
-            layout: Layout {
-                fused_gate_up: true,
-                interleaved: true,
-                names: Names::Glm,
-                ..Layout::default()
-            },
             ..plain
         },
         _ => plain,
